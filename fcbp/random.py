@@ -1,0 +1,180 @@
+"""Random numbers as pure functions of a key: SplitMix64 in counter mode.
+
+A key is a 0-d ``int64`` tensor, and every function here maps a key to a draw: the same key gives
+the same numbers, on any device, inside and outside ``torch.compile``, alone or under ``vmap``.
+Nothing reads or advances a global state. Use a key once; make new ones with :func:`split`.
+
+The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+generators", OOPSLA 2014; the finaliser is Stafford's variant 13, as in Java's ``SplittableRandom``
+and Vigna's ``splitmix64.c``): the ``i``-th word of a key is ``mix(key + (i + 1) * gamma)``. It was
+chosen because one word costs twelve elementwise operations, where Threefry takes ninety, and eager users
+pay for each. As in JAX, draws of one key with different shapes share their leading words.
+
+    >>> import fcbp
+    >>> left, right = fcbp.random.split(fcbp.random.key(0))
+    >>> fcbp.random.uniform(left, (2,))
+    tensor([...])
+    >>> torch.vmap(lambda k: fcbp.random.normal(k, (3,)))(fcbp.random.split(right, 10)).shape
+    torch.Size([10, 3])
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+__all__ = [
+    "bernoulli",
+    "bits",
+    "fold_in",
+    "key",
+    "normal",
+    "permutation",
+    "randint",
+    "split",
+    "uniform",
+]
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_STAFFORD_1 = _signed(0xBF58476D1CE4E5B9)
+_STAFFORD_2 = _signed(0x94D049BB133111EB)
+_MURMUR_1 = _signed(0xFF51AFD7ED558CCD)
+_MURMUR_2 = _signed(0xC4CEB9FE1A85EC53)
+_FOLD = _signed(0xD1B54A32D192ED03)
+
+
+def _shift_right(x: Tensor, count: int) -> Tensor:
+    """Logical shift: torch's ``>>`` repeats the sign bit."""
+    return (x >> count) & ((1 << (64 - count)) - 1)
+
+
+def _mix(x: Tensor, first: int, second: int, shifts: tuple[int, int, int]) -> Tensor:
+    x = (x ^ _shift_right(x, shifts[0])) * first
+    x = (x ^ _shift_right(x, shifts[1])) * second
+    return x ^ _shift_right(x, shifts[2])
+
+
+def _word(state: Tensor) -> Tensor:
+    return _mix(state, _STAFFORD_1, _STAFFORD_2, (30, 27, 31))
+
+
+def _child(state: Tensor) -> Tensor:
+    # Another mixing function than that of the words, so that children are not among the draws.
+    # SplittableRandom derives its gammas by the same (MurmurHash3's) finaliser.
+    return _mix(state, _MURMUR_1, _MURMUR_2, (33, 33, 33))
+
+
+def _counters(n: int, device: torch.device) -> Int64[Tensor, "n"]:
+    return torch.arange(1, n + 1, dtype=torch.int64, device=device) * _GAMMA
+
+
+def key(seed: int | Tensor, device: torch.device | str | None = None) -> Int64[Tensor, "..."]:
+    """A key from a seed.
+
+    Args:
+        seed: an integer, or an integer tensor of seeds (each gives one key, elementwise).
+        device: where the key, and so every draw from it, lives; by default the seed's.
+    """
+    if isinstance(seed, Tensor):
+        if seed.is_floating_point() or seed.dtype == torch.bool:
+            raise ValueError(f"seed has dtype {seed.dtype}; expected an integer or an integer tensor")
+        state = seed.to(device=device, dtype=torch.int64)
+    else:
+        if isinstance(seed, bool) or int(seed) != seed:
+            raise ValueError(f"seed is {seed!r}; expected an integer or an integer tensor")
+        state = torch.tensor(_signed(int(seed) % (1 << 64)), dtype=torch.int64, device=device)
+    return _word(state + _GAMMA)
+
+
+def split(key: Int64[Tensor, ""], num: int = 2) -> Int64[Tensor, "num"]:
+    """``num`` keys from one, independent of one another and of the draws of ``key``."""
+    return _child(key + _counters(num, key.device))
+
+
+def fold_in(key: Int64[Tensor, ""], data: int | Tensor) -> Int64[Tensor, ""]:
+    """A key from a key and an integer, such as a step or a member's number.
+
+    An integer tensor ``data`` of any shape gives that many keys.
+    """
+    if isinstance(data, Tensor):
+        offset: int | Tensor = data.to(torch.int64) * _GAMMA
+    else:
+        offset = _signed(data * _GAMMA % (1 << 64))
+    return _child((key ^ _FOLD) + offset)
+
+
+def bits(key: Int64[Tensor, ""], shape: Sequence[int] = ()) -> Int64[Tensor, "*shape"]:
+    """Uniform 64-bit words, as ``int64``.
+
+    With ``key`` as the raw state, ``bits(key, (n,))`` are the first ``n`` outputs of SplitMix64.
+    """
+    return _word(key + _counters(math.prod(shape), key.device)).reshape(tuple(shape))
+
+
+def _unit_interval(words: Tensor, dtype: torch.dtype) -> Tensor:
+    # The highest bits, as many as the significand holds: every value is exact in dtype.
+    digits = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}.get(dtype)
+    if digits is None:
+        raise ValueError(f"dtype is {dtype}; expected a floating-point dtype")
+    return _shift_right(words, 64 - digits).to(dtype) * 2.0**-digits
+
+
+def uniform(
+    key: Int64[Tensor, ""],
+    shape: Sequence[int] = (),
+    dtype: torch.dtype = torch.float32,
+    minval: float | Tensor = 0.0,
+    maxval: float | Tensor = 1.0,
+) -> Float[Tensor, "*shape"]:
+    """Uniform in ``[minval, maxval)``."""
+    unit = _unit_interval(bits(key, shape), dtype)
+    if not isinstance(minval, Tensor) and not isinstance(maxval, Tensor) and (minval, maxval) == (0, 1):
+        return unit
+    return minval + (maxval - minval) * unit
+
+
+def normal(
+    key: Int64[Tensor, ""], shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*shape"]:
+    """Standard normal, by Box and Muller (1958), one word a value.
+
+    Computed in float64 and rounded to ``dtype``: the logarithms of different devices and compilers differ in
+    the last place, which the rounding removes (for float32 in all but about one draw in 10^8).
+    """
+    words = bits(key, shape)
+    # 32 bits each for radius and angle; the half keeps the radius finite.
+    radius = (_shift_right(words, 32).to(torch.float64) + 0.5) * 2.0**-32
+    angle = (words & 0xFFFFFFFF).to(torch.float64) * (2.0**-32 * 2 * math.pi)
+    return (torch.sqrt(-2 * torch.log(radius)) * torch.cos(angle)).to(dtype)
+
+
+def randint(
+    key: Int64[Tensor, ""], shape: Sequence[int], minval: int | Tensor, maxval: int | Tensor
+) -> Int64[Tensor, "*shape"]:
+    """Uniform integers in ``[minval, maxval)``; a range of ``r`` is biased by ``r / 2^63`` at most."""
+    if not isinstance(minval, Tensor) and not isinstance(maxval, Tensor) and maxval <= minval:
+        raise ValueError(f"maxval is {maxval}; expected more than minval, {minval}")
+    return minval + _shift_right(bits(key, shape), 1) % (maxval - minval)
+
+
+def bernoulli(
+    key: Int64[Tensor, ""], p: float | Tensor = 0.5, shape: Sequence[int] | None = None
+) -> Bool[Tensor, "*shape"]:
+    """True with probability ``p``; ``shape`` is by default that of ``p``."""
+    if shape is None:
+        shape = p.shape if isinstance(p, Tensor) else ()
+    return uniform(key, shape) < p
+
+
+def permutation(key: Int64[Tensor, ""], n: int) -> Int64[Tensor, "n"]:
+    """A uniform permutation of ``0 .. n-1``."""
+    return torch.argsort(bits(key, (n,)), stable=True)

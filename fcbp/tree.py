@@ -1,0 +1,56 @@
+"""Pytree access by path: what optree leaves to its users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Path = tuple[str | int, ...]
+
+__all__ = ["Path", "get", "replace", "show"]
+
+
+def _child(node: Any, entry: str | int) -> Any:
+    if isinstance(node, Mapping) or (isinstance(node, (list, tuple)) and isinstance(entry, int)):
+        return node[entry]
+    if isinstance(node, tuple) and entry in getattr(node, "_fields", ()):
+        return getattr(node, str(entry))
+    raise KeyError(entry)
+
+
+def get(tree: Any, path: Path) -> Any:
+    """The subtree at ``path``: keys of mappings, positions of sequences, fields of named tuples.
+
+    Raises:
+        KeyError: there is nothing at ``path``.
+    """
+    for entry in path:
+        try:
+            tree = _child(tree, entry)
+        except (KeyError, IndexError):
+            raise KeyError(path) from None
+    return tree
+
+
+def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
+    """``tree`` with ``updates`` in place of its own leaves; containers on the way are new, the rest is shared."""
+    if not updates:
+        return tree
+    if () in updates:
+        return updates[()]
+    below: dict[str | int, dict[Path, Any]] = {}
+    for path, value in updates.items():
+        below.setdefault(path[0], {})[path[1:]] = value
+    new = {entry: replace(_child(tree, entry), rest) for entry, rest in below.items()}
+    if isinstance(tree, Mapping):
+        out = dict(tree)
+        out.update(new)
+        return out if type(tree) is dict else type(tree)(out)  # type: ignore[call-arg]
+    if hasattr(tree, "_replace"):
+        return tree._replace(**{tree._fields[e] if isinstance(e, int) else e: v for e, v in new.items()})
+    return type(tree)(new.get(i, child) for i, child in enumerate(tree))
+
+
+def show(path: Path) -> str:
+    """``path`` for a message: ``0.weight``, ``layers/0/weight``."""
+    return "/".join(map(str, path))

@@ -1,0 +1,343 @@
+"""Where a group's numbers live: ``Slice`` and ``UnitGroup``, and reading and writing through them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optree
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from fcbp import tree
+from fcbp.tree import Path
+
+__all__ = ["Slice", "UnitGroup", "check_features", "check_units"]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Where a group's units lie along one axis of one leaf.
+
+    Unit ``u`` owns the entries ``start + u * stride + k * block_stride`` for ``k < block`` along ``axis``.
+
+    Attributes:
+        path: the leaf: ``("0.weight",)`` in ``dict(model.named_parameters())``, ``(0, "kernel")`` in a
+            list of dicts.
+        axis: the axis of the leaf that counts units; may be negative.
+        start: the first entry of unit 0.
+        stride: the distance between two units' first entries.
+        block: entries a unit owns: more than 1 where a conv map is flattened into a linear layer
+            (``stride=positions, block=positions``), or where gates lie side by side.
+        block_stride: the distance between a unit's entries.
+        partial: entries of the axis that no group owns are meant (they read an input, say), not a wrong size.
+            Only :func:`check_units` reads it; it takes no part in comparisons.
+
+    Example:
+        >>> Slice(("0.weight",), axis=0) == Slice(("0.weight",), 0, start=0, stride=1)
+        True
+    """
+
+    path: Path
+    axis: int
+    start: int = 0
+    stride: int = 1
+    block: int = 1
+    block_stride: int = 1
+    partial: bool = field(default=False, compare=False)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether unit ``u`` owns just entry ``start + u``."""
+        return self.block == 1 and self.stride == 1
+
+    @property
+    def is_run_of_blocks(self) -> bool:
+        """Whether unit ``u`` owns the ``block`` entries from ``start + u * block`` on."""
+        return self.stride == self.block and self.block_stride == 1
+
+    def entries(self, size: int) -> list[list[int]]:
+        """Entries along the axis, a list for each of ``size`` units."""
+        return [[self.start + u * self.stride + k * self.block_stride for k in range(self.block)] for u in range(size)]
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """The units of one layer, interchangeable with one another, and every place their numbers live.
+
+    Static and hashable: close over it, print it, write it by hand, edit it with ``dataclasses.replace``.
+
+    Attributes:
+        name: the group's key in ``features``, ``replaced`` and the state.
+        size: number of units.
+        incoming: weights that make the unit; a replaced unit's are re-drawn.
+        bias: their biases; set to 0.
+        outgoing: weights that read the unit; set to 0.
+        outgoing_bias: for each outgoing slice the leaf that bias transfer adds to, or ``None``.
+        norm_scale: scales of norms over the units; set to 1.
+        norm_shift: shifts of norms over the units; set to 0.
+        running_mean: buffers of running means; set to 0.
+        running_var: buffers of running variances; set to 1.
+        activation: the module whose input is the group's activation.
+        activation_axis: the unit axis of that input.
+
+    Example:
+        >>> UnitGroup(
+        ...     "0", 5,
+        ...     incoming=(Slice(("0.weight",), 0),), bias=(Slice(("0.bias",), 0),),
+        ...     outgoing=(Slice(("2.weight",), 1),), outgoing_bias=(("2.bias",),), activation="2",
+        ... ).size
+        5
+    """
+
+    name: str
+    size: int
+    incoming: tuple[Slice, ...]
+    bias: tuple[Slice, ...]
+    outgoing: tuple[Slice, ...]
+    outgoing_bias: tuple[Path | None, ...]
+    norm_scale: tuple[Slice, ...] = ()
+    norm_shift: tuple[Slice, ...] = ()
+    running_mean: tuple[Slice, ...] = ()
+    running_var: tuple[Slice, ...] = ()
+    activation: str = ""
+    activation_axis: int = -1
+
+    def parameter_slices(self) -> tuple[Slice, ...]:
+        """Every slice of a parameter that belongs to the units."""
+        return self.incoming + self.bias + self.outgoing + self.norm_scale + self.norm_shift
+
+    def buffer_slices(self) -> tuple[Slice, ...]:
+        """Every slice of a buffer that belongs to the units."""
+        return self.running_mean + self.running_var
+
+
+def _owners(s: Slice, size: int, length: int, outside: int) -> tuple[list[int], list[int]]:
+    """For each entry of an axis the unit that owns it (or ``outside``) and which of the unit's entries it is."""
+    unit_of, k_of = [outside] * length, [0] * length
+    for u, unit in enumerate(s.entries(size)):
+        for k, entry in enumerate(unit):
+            unit_of[entry], k_of[entry] = u, k
+    return unit_of, k_of
+
+
+def take(leaf: Shaped[Tensor, "..."], s: Slice, size: int) -> Shaped[Tensor, "*rest units block"]:
+    """The entries of ``leaf`` that each unit owns, last; the other axes before them, in order."""
+    x = leaf.movedim(s.axis, -1)
+    run = slice(s.start, s.start + size * s.block)
+    if s.is_run_of_blocks:
+        return x[..., run].unflatten(-1, (size, s.block))
+    if s.stride == 1 and s.block_stride == size:
+        return x[..., run].unflatten(-1, (s.block, size)).transpose(-1, -2)
+    index = torch.tensor(s.entries(size), device=leaf.device)
+    return x.index_select(-1, index.flatten()).unflatten(-1, (size, s.block))
+
+
+def spread(values: Shaped[Tensor, "units"], s: Slice, leaf: Tensor, fill: Any) -> Shaped[Tensor, "..."]:
+    """A value a unit, laid along the slice's axis so that it broadcasts against ``leaf``; ``fill`` elsewhere."""
+    axis = s.axis % leaf.ndim
+    size, length = values.shape[0], leaf.shape[axis]
+    if s.is_run_of_blocks and length == size * s.block:
+        if s.block > 1:
+            values = values.unsqueeze(1).expand(-1, s.block).reshape(length)
+    else:
+        unit_of, _ = _owners(s, size, length, outside=size)
+        outside = torch.full((1,), fill, dtype=values.dtype, device=values.device)
+        values = torch.cat([values, outside])[torch.tensor(unit_of, device=values.device)]
+    return values.reshape((length,) + (1,) * (leaf.ndim - axis - 1))
+
+
+def put(leaf: Tensor, s: Slice, mask: Bool[Tensor, "units"], value: float | Tensor) -> Tensor:
+    """``leaf`` with the masked units' entries set to ``value``: a number, or a tensor that broadcasts to ``leaf``."""
+    where = spread(mask, s, leaf, False)
+    if isinstance(value, Tensor):
+        return torch.where(where, value, leaf)
+    return leaf.masked_fill(where, value)
+
+
+def put_rows(
+    leaf: Tensor,
+    s: Slice,
+    slot: Shaped[Tensor, "units"],
+    mask: Bool[Tensor, "units"],
+    rows: Shaped[Tensor, "slots ..."],
+) -> Tensor:
+    """``leaf`` with unit ``u``'s entries set to ``rows[slot[u]]`` where ``mask[u]``.
+
+    ``rows`` has the shape that :func:`row_shape` gives.
+    """
+    axis = s.axis % leaf.ndim
+    if rows.shape[0] == 1 and s.block == 1:
+        return put(leaf, s, mask, rows.movedim(0, axis))
+    size, length = mask.shape[0], leaf.shape[axis]
+    by_unit = rows[slot.clamp(0, rows.shape[0] - 1)]
+    if s.block > 1 or length != size:
+        unit_of, k_of = _owners(s, size, length, outside=0)
+        by_unit = by_unit.reshape(size, s.block, *leaf.movedim(axis, 0).shape[1:])
+        by_unit = by_unit[torch.tensor(unit_of, device=leaf.device), torch.tensor(k_of, device=leaf.device)]
+    return put(leaf, s, mask, by_unit.movedim(0, axis))
+
+
+def row_shape(leaf: Tensor, s: Slice, count: int) -> tuple[int, ...]:
+    """The shape of ``count`` units' entries, units first, the block axis only where a unit owns several."""
+    rest = leaf.movedim(s.axis, 0).shape[1:]
+    return (count, *((s.block,) if s.block > 1 else ()), *rest)
+
+
+def fans(leaf: Tensor, s: Slice) -> tuple[int, int]:
+    """``fan_in`` and ``fan_out`` of a weight whose slice's axis counts outputs, as ``torch.nn.init`` has them."""
+    outputs = leaf.shape[s.axis]
+    positions = leaf.shape[2:].numel() if leaf.ndim > 2 else 1
+    return leaf.numel() // max(outputs, 1), outputs * positions
+
+
+def update(
+    params: Any, units: Iterable[UnitGroup], write: Callable[[UnitGroup, Slice, Tensor], Tensor], roles: str
+) -> Any:
+    """``params`` with ``write(group, slice, leaf)`` in place of every leaf that the groups' ``roles`` name."""
+    new: dict[Path, Tensor] = {}
+    for group in units:
+        for role in roles.split():
+            for s in getattr(group, role):
+                leaf = new[s.path] if s.path in new else tree.get(params, s.path)
+                new[s.path] = write(group, s, leaf)
+    return tree.replace(params, new)
+
+
+# --- checks ---------------------------------------------------------------------------------------------
+
+
+def _check_slice(group: UnitGroup, role: str, s: Slice, params: Any) -> None:
+    where = f"units: group {group.name!r}, {role}: {s}"
+    try:
+        leaf = tree.get(params, s.path)
+    except KeyError:
+        leaf = None
+    if not isinstance(leaf, Tensor):
+        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)}")
+    if not leaf.is_floating_point():
+        raise ValueError(f"{where} names a leaf of dtype {leaf.dtype}; expected a floating-point tensor")
+    if not -leaf.ndim <= s.axis < leaf.ndim:
+        raise ValueError(
+            f"{where} has axis {s.axis}; expected one of the {leaf.ndim} axes of a leaf {tuple(leaf.shape)}"
+        )
+    entries = [entry for unit in s.entries(group.size) for entry in unit]
+    length = leaf.shape[s.axis]
+    if min(entries) < 0 or max(entries) >= length:
+        raise ValueError(
+            f"{where}: sizes disagree: {group.size} units reach entries {min(entries)} to {max(entries)}; expected "
+            f"entries within 0 to {length - 1} on axis {s.axis} of a leaf {tuple(leaf.shape)}"
+        )
+    if len(set(entries)) != len(entries):
+        raise ValueError(f"{where} gives one entry to two units; expected disjoint entries")
+
+
+def _some_paths(params: Any) -> str:
+    return ", ".join(str(p) for p in optree.tree_paths(params)[:4])  # type: ignore[arg-type]
+
+
+def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
+    """Check groups against the parameters (and buffers) that they name.
+
+    Raises:
+        ValueError: a group names a missing leaf or an axis out of range, its sizes disagree, a leaf is not
+            floating-point, or groups overlap: two of them name one entry in the same role.
+    """
+    units = tuple(units)
+    for group in units:
+        if not isinstance(group, UnitGroup):
+            raise ValueError(f"units holds {group!r}; expected UnitGroup")
+    for name, count in Counter(g.name for g in units).items():
+        if count > 1:
+            raise ValueError(f"units: {count} groups are called {name!r}; expected distinct names")
+    owners: dict[tuple[str, Path, int], dict[int, str]] = {}
+    for group in units:
+        if group.size < 1 or not (group.incoming or group.outgoing):
+            raise ValueError(
+                f"units: group {group.name!r} has size {group.size}, {len(group.incoming)} incoming and "
+                f"{len(group.outgoing)} outgoing slices; expected at least one of each"
+            )
+        if len(group.outgoing_bias) != len(group.outgoing):
+            raise ValueError(
+                f"units: group {group.name!r} has {len(group.outgoing_bias)} outgoing_bias for "
+                f"{len(group.outgoing)} outgoing slices; expected one (or None) each"
+            )
+        for role, s, holder in _slices(group, params, buffers):
+            _check_slice(group, role, s, holder)
+            axis = s.axis % tree.get(holder, s.path).ndim
+            taken = owners.setdefault(("reads" if role == "outgoing" else "makes", s.path, axis), {})
+            for entry in (e for unit in s.entries(group.size) for e in unit):
+                other = taken.setdefault(entry, group.name)
+                if other != group.name:
+                    raise ValueError(
+                        f"units: groups {other!r} and {group.name!r} overlap: both own entry {entry} of axis "
+                        f"{axis} of {tree.show(s.path)}; expected disjoint groups"
+                    )
+        for s, path in zip(group.outgoing, group.outgoing_bias, strict=True):
+            if path is not None:
+                _check_outgoing_bias(group, s, path, params)
+    for group in units:
+        for role, s, holder in _slices(group, params, buffers):
+            leaf = tree.get(holder, s.path)
+            taken = owners["reads" if role == "outgoing" else "makes", s.path, s.axis % leaf.ndim]
+            if s.is_run and s.start == 0 and not s.partial and len(taken) != leaf.shape[s.axis]:
+                raise ValueError(
+                    f"units: group {group.name!r}, {role}: sizes disagree: {group.size} units, but axis {s.axis} of "
+                    f"{tree.show(s.path)} {tuple(leaf.shape)} has {leaf.shape[s.axis]} entries; expected equal "
+                    "sizes (or partial=True in the Slice, where the rest of the axis is no unit's)"
+                )
+
+
+def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, Slice, Any]]:
+    for role in ("incoming", "bias", "outgoing", "norm_scale", "norm_shift"):
+        yield from ((role, s, params) for s in getattr(group, role))
+    if buffers is not None:
+        for role in ("running_mean", "running_var"):
+            yield from ((role, s, buffers) for s in getattr(group, role))
+
+
+def output_axis(s: Slice) -> int:
+    """The axis of a consumer's weight that counts its outputs: the first other than the one that reads units."""
+    return 1 if s.axis == 0 else 0
+
+
+def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) -> None:
+    where = f"units: group {group.name!r}, outgoing_bias {tree.show(path)}"
+    try:
+        bias = tree.get(params, path)
+    except KeyError:
+        raise ValueError(f"{where} names no leaf; expected a path such as {_some_paths(params)}") from None
+    weight = tree.get(params, s.path)
+    if weight.ndim > 1 and tuple(bias.shape) != (weight.shape[output_axis(s)],):
+        raise ValueError(
+            f"{where} has shape {tuple(bias.shape)}; expected ({weight.shape[output_axis(s)]},), "
+            f"one entry for each output of {tree.show(s.path)} {tuple(weight.shape)}"
+        )
+
+
+def check_features(units: Iterable[UnitGroup], features: Mapping[str, Tensor]) -> None:
+    """Check that ``features`` holds every group's activation with its unit axis in place.
+
+    Raises:
+        ValueError: a group's activation is missing, or its unit axis does not match the group.
+    """
+    for group in units:
+        if group.name not in features:
+            raise ValueError(
+                f"features has no entry for group {group.name!r}; expected one tensor a group, found {sorted(features)}"
+            )
+        h = features[group.name]
+        axis = group.activation_axis
+        if not -h.ndim <= axis < h.ndim or h.shape[axis] not in unit_axis_sizes(group):
+            sizes = " or ".join(map(str, sorted(unit_axis_sizes(group))))
+            raise ValueError(
+                f"features[{group.name!r}] has shape {tuple(h.shape)}; expected {sizes} entries on its unit axis {axis}"
+            )
+
+
+def unit_axis_sizes(group: UnitGroup) -> set[int]:
+    """Lengths that the unit axis of the activation may have: the units, or units times flattened positions."""
+    return {group.size} | {group.size * s.block for s in group.outgoing}
