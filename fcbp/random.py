@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -30,6 +31,8 @@ from torch import Tensor
 __all__ = [
     "bernoulli",
     "bits",
+    "bits_at",
+    "check_key",
     "fold_in",
     "key",
     "normal",
@@ -77,6 +80,34 @@ def _counters(n: int, device: torch.device) -> Int64[Tensor, "n"]:
     return torch.arange(1, n + 1, dtype=torch.int64, device=device) * _GAMMA
 
 
+def check_key(key: Int64[Tensor, ""]) -> None:
+    """Check that ``key`` is one key.
+
+    Raises:
+        ValueError: it is no 0-d ``int64`` tensor.
+    """
+    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim:
+        raise ValueError(
+            f"key is {key!r}; expected a 0-d int64 tensor, such as fcbp.random.key(0) (torch.vmap takes many keys)"
+        )
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, (int, torch.SymInt)) or value < 0:
+        raise ValueError(f"{name} is {value!r}; expected a whole number, 0 or more")
+
+
+def _check_shape(shape: Sequence[int]) -> None:
+    if not isinstance(shape, Sequence) or any(n < 0 for n in shape):
+        raise ValueError(f"shape is {shape!r}; expected a sequence of sizes, such as (3, 4)")
+
+
+def _is_integer(value: object) -> bool:
+    if isinstance(value, Tensor):
+        return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
+    return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
+
+
 def key(seed: int | Tensor, device: torch.device | str | None = None) -> Int64[Tensor, "..."]:
     """A key from a seed.
 
@@ -84,27 +115,31 @@ def key(seed: int | Tensor, device: torch.device | str | None = None) -> Int64[T
         seed: an integer, or an integer tensor of seeds (each gives one key, elementwise).
         device: where the key, and so every draw from it, lives; by default the seed's.
     """
+    if not _is_integer(seed):
+        kind = f"a tensor of dtype {seed.dtype}" if isinstance(seed, Tensor) else repr(seed)
+        raise ValueError(f"seed is {kind}; expected an integer or an integer tensor")
     if isinstance(seed, Tensor):
-        if seed.is_floating_point() or seed.dtype == torch.bool:
-            raise ValueError(f"seed has dtype {seed.dtype}; expected an integer or an integer tensor")
         state = seed.to(device=device, dtype=torch.int64)
     else:
-        if isinstance(seed, bool) or int(seed) != seed:
-            raise ValueError(f"seed is {seed!r}; expected an integer or an integer tensor")
         state = torch.tensor(_signed(int(seed) % (1 << 64)), dtype=torch.int64, device=device)
     return _word(state + _GAMMA)
 
 
 def split(key: Int64[Tensor, ""], num: int = 2) -> Int64[Tensor, "num"]:
     """``num`` keys from one, independent of one another and of the draws of ``key``."""
+    check_key(key)
+    _check_count("num", num)
     return _child(key + _counters(num, key.device))
 
 
-def fold_in(key: Int64[Tensor, ""], data: int | Tensor) -> Int64[Tensor, ""]:
+def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     """A key from a key and an integer, such as a step or a member's number.
 
     An integer tensor ``data`` of any shape gives that many keys.
     """
+    check_key(key)
+    if not _is_integer(data):
+        raise ValueError(f"data is {data!r}; expected an integer or an integer tensor")
     if isinstance(data, Tensor):
         offset: int | Tensor = data.to(torch.int64) * _GAMMA
     else:
@@ -117,15 +152,25 @@ def bits(key: Int64[Tensor, ""], shape: Sequence[int] = ()) -> Int64[Tensor, "*s
 
     With ``key`` as the raw state, ``bits(key, (n,))`` are the first ``n`` outputs of SplitMix64.
     """
+    check_key(key)
+    _check_shape(shape)
     return _word(key + _counters(math.prod(shape), key.device)).reshape(tuple(shape))
 
 
-def _unit_interval(words: Tensor, dtype: torch.dtype) -> Tensor:
-    # The highest bits, as many as the significand holds: every value is exact in dtype.
-    digits = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}.get(dtype)
-    if digits is None:
-        raise ValueError(f"dtype is {dtype}; expected a floating-point dtype")
-    return _shift_right(words, 64 - digits).to(dtype) * 2.0**-digits
+def bits_at(key: Int64[Tensor, ""], index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    """The words of ``key`` at these positions: ``bits_at(key, arange(n))`` equals ``bits(key, (n,))``."""
+    check_key(key)
+    return _word(key + (index + 1) * _GAMMA)
+
+
+# The bits of each significand.
+_DIGITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+
+
+def _digits(dtype: torch.dtype) -> int:
+    if dtype not in _DIGITS:
+        raise ValueError(f"dtype is {dtype}; expected one of {', '.join(map(str, _DIGITS))}")
+    return _DIGITS[dtype]
 
 
 def uniform(
@@ -135,11 +180,19 @@ def uniform(
     minval: float | Tensor = 0.0,
     maxval: float | Tensor = 1.0,
 ) -> Float[Tensor, "*shape"]:
-    """Uniform in ``[minval, maxval)``."""
-    unit = _unit_interval(bits(key, shape), dtype)
-    if not isinstance(minval, Tensor) and not isinstance(maxval, Tensor) and (minval, maxval) == (0, 1):
+    """Uniform in ``[minval, maxval)``; the unit interval's draws are multiples of the dtype's precision."""
+    digits = _digits(dtype)
+    plain = not isinstance(minval, Tensor) and not isinstance(maxval, Tensor)
+    if plain and not -math.inf < minval <= maxval < math.inf:
+        raise ValueError(f"minval, maxval are {minval}, {maxval}; expected finite numbers in ascending order")
+    # The highest bits, as many as the significand holds: every value is exact in dtype.
+    unit = _shift_right(bits(key, shape), 64 - digits).to(dtype) * 2.0**-digits
+    if plain and (minval, maxval) == (0, 1):
         return unit
-    return minval + (maxval - minval) * unit
+    low = minval.to(dtype) if isinstance(minval, Tensor) else minval
+    high = maxval.to(dtype) if isinstance(maxval, Tensor) else maxval
+    draw = low + (high - low) * unit
+    return torch.where(draw < high, draw, low)  # what rounding took up to maxval
 
 
 def normal(
@@ -150,6 +203,7 @@ def normal(
     Computed in float64 and rounded to ``dtype``: the logarithms of different devices and compilers differ in
     the last place, which the rounding removes (for float32 in all but about one draw in 10^8).
     """
+    _digits(dtype)
     words = bits(key, shape)
     # 32 bits each for radius and angle; the half keeps the radius finite.
     radius = (_shift_right(words, 32).to(torch.float64) + 0.5) * 2.0**-32
@@ -161,20 +215,26 @@ def randint(
     key: Int64[Tensor, ""], shape: Sequence[int], minval: int | Tensor, maxval: int | Tensor
 ) -> Int64[Tensor, "*shape"]:
     """Uniform integers in ``[minval, maxval)``; a range of ``r`` is biased by ``r / 2^63`` at most."""
-    if not isinstance(minval, Tensor) and not isinstance(maxval, Tensor) and maxval <= minval:
-        raise ValueError(f"maxval is {maxval}; expected more than minval, {minval}")
+    for name, value in (("minval", minval), ("maxval", maxval)):
+        if not _is_integer(value):
+            raise ValueError(f"{name} is {value!r}; expected an integer or an integer tensor")
+    if not isinstance(minval, Tensor) and not isinstance(maxval, Tensor) and not 0 < maxval - minval < 1 << 63:
+        raise ValueError(f"maxval is {maxval}; expected more than minval, {minval}, by less than 2^63")
     return minval + _shift_right(bits(key, shape), 1) % (maxval - minval)
 
 
 def bernoulli(
     key: Int64[Tensor, ""], p: float | Tensor = 0.5, shape: Sequence[int] | None = None
 ) -> Bool[Tensor, "*shape"]:
-    """True with probability ``p``; ``shape`` is by default that of ``p``."""
+    """True with probability ``p``, to within 2^-53; ``shape`` is by default that of ``p``."""
+    if not isinstance(p, Tensor) and not 0 <= p <= 1:
+        raise ValueError(f"p is {p}; expected a probability")
     if shape is None:
         shape = p.shape if isinstance(p, Tensor) else ()
-    return uniform(key, shape) < p
+    return uniform(key, shape, torch.float64) < p
 
 
 def permutation(key: Int64[Tensor, ""], n: int) -> Int64[Tensor, "n"]:
     """A uniform permutation of ``0 .. n-1``."""
+    _check_count("n", n)
     return torch.argsort(bits(key, (n,)), stable=True)
