@@ -104,8 +104,7 @@ def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""
     """
     units = tuple(units)
     check_units(units, params)
-    if not isinstance(key, Tensor) or key.dtype != torch.int64 or key.ndim:
-        raise ValueError(f"key is {key!r}; expected a 0-d int64 tensor, such as fcbp.random.key(0)")
+    random.check_key(key)
     age, util, mean, owed = {}, {}, {}, {}
     for group in units:
         leaf = tree.get(params, (group.incoming + group.outgoing)[0].path)
@@ -152,6 +151,7 @@ def update_utility(
     """
     units = tuple(units)
     check_hyperparams(hyper)
+    _check_by_group("state.age", state.age, units)
     check_features(units, features)
     instantaneous = utility.get(measure)
     age, util, mean, key = dict(state.age), dict(state.utility), dict(state.mean_activation), state.key
@@ -220,6 +220,7 @@ def select_and_reset(
     """
     units = tuple(units)
     check_hyperparams(hyper)
+    _check_by_group("state.age", state.age, units)
     draw_rows = initializers.get(initializer)
     if rounding not in ("accumulate", "stochastic"):
         raise unknown("rounding", rounding, ("accumulate", "stochastic"))
@@ -239,11 +240,10 @@ def select_and_reset(
         debiased = state.utility[name] / _bias_correction(state.age[name], hyper.decay_rate, state.utility[name])
         eligible = (state.age[name] > hyper.maturity_threshold) & torch.isfinite(debiased)
         number_eligible = eligible.sum(dtype=torch.int32)
-        due, owed[name] = _due(
-            owed[name], number_eligible, group.size, hyper.replacement_rate, rounding, rate_counts, rounds, i
-        )
-        number = torch.minimum(due, number_eligible.clamp(max=limits[name]))
-        owed[name] = owed[name] + (due - number)
+        counted = number_eligible if rate_counts == "eligible" else group.size * (number_eligible > 0)
+        due = _due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
+        number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limits[name]))
+        owed[name] = due - number
         slots[name] = _rank_lowest(torch.where(eligible, debiased, torch.inf), limits[name])
         replaced[name] = slots[name] < number
 
@@ -296,9 +296,10 @@ def reset_moments(opt_state: Any, replaced: Replaced, *, units: Iterable[UnitGro
         units: the groups.
 
     Raises:
-        ValueError: ``opt_state`` holds tensors, but no subtree shaped like ``params``.
+        ValueError: ``opt_state`` holds tensors, but no subtree shaped like ``params``; ``replaced`` lacks a group.
     """
     units = tuple(units)
+    _check_by_group("replaced", replaced, units)
 
     def zero(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
         return put(leaf, s, replaced[group.name], 0) if leaf.ndim else leaf
@@ -307,12 +308,10 @@ def reset_moments(opt_state: Any, replaced: Replaced, *, units: Iterable[UnitGro
 
     def walk(node: Any) -> Any:
         nonlocal found
-        if isinstance(node, Tensor) or not isinstance(node, (Mapping, tuple, list)):
-            return node
         if all(_holds(node, s) for group in units for s in group.parameter_slices()):
             found = True
-            for role in ("incoming", "bias", "outgoing", "norm_scale", "norm_shift"):
-                node = update(node, units, zero, role)
+            return update(node, units, zero, "incoming bias outgoing norm_scale norm_shift")
+        if not isinstance(node, (Mapping, tuple, list)):
             return node
         entries = node.keys() if isinstance(node, Mapping) else range(len(node))
         return tree.replace(node, {(entry,): walk(node[entry]) for entry in entries})
@@ -334,8 +333,16 @@ def reset_buffers(buffers: Mapping[str, Tensor], replaced: Replaced, *, units: I
         buffers: a pytree of buffers, such as ``dict(model.named_buffers())``.
         replaced: the masks that :func:`select_and_reset` returned.
         units: the groups.
+
+    Raises:
+        ValueError: ``buffers`` lacks a running mean or variance that a group names; ``replaced`` lacks a group.
     """
     units = tuple(units)
+    _check_by_group("replaced", replaced, units)
+    for group in units:
+        for s in group.buffer_slices():
+            if not _holds(buffers, s):
+                raise ValueError(f"buffers has no {tree.show(s.path)}, a running statistic of group {group.name!r}")
     buffers = update(buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 0.0), "running_mean")
     return update(buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 1.0), "running_var")
 
@@ -381,25 +388,18 @@ def _capacity(group: UnitGroup, rate: float | Tensor, capacity: int | None) -> i
 
 def _due(
     owed: Float[Tensor, ""],
-    eligible: Int[Tensor, ""],
-    size: int,
+    counted: Int[Tensor, ""],
     rate: float | Tensor,
     rounding: str,
-    rate_counts: str,
     key: Int64[Tensor, ""],
     index: int,
-) -> tuple[Int[Tensor, ""], Float[Tensor, ""]]:
-    """The whole number of replacements due, and what is owed beyond them."""
-    counted = eligible if rate_counts == "eligible" else size * (eligible > 0)
+) -> Float[Tensor, ""]:
+    """The replacements due: what is owed and ``rate`` times the units counted, rounded here if at random."""
     fresh = counted.to(owed.dtype) * (rate.to(owed.dtype) if isinstance(rate, Tensor) else rate)
     if rounding == "accumulate":
-        total = owed + fresh
-        whole = torch.floor(total)
-        return whole.to(torch.int32), total - whole
+        return owed + fresh
     whole = torch.floor(fresh)
-    # What is owed under stochastic rounding was deferred by the capacity, and is whole.
-    chance = random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole
-    return (owed + whole + chance).to(torch.int32), torch.zeros_like(owed)
+    return owed + whole + (random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole)
 
 
 _PAIRWISE_LIMIT = 64
@@ -436,6 +436,13 @@ def _transfer_biases(
             lost = take(tree.get(params, s.path), s, group.size) * removed.to(bias.dtype)
             new[path] = bias + lost.sum(tuple(range(bias.ndim, lost.ndim)))
     return tree.replace(params, new)
+
+
+def _check_by_group(argument: str, values: Mapping[str, Tensor], units: tuple[UnitGroup, ...]) -> None:
+    for group in units:
+        if group.name not in values or values[group.name].shape != (group.size,):
+            found = {name: tuple(value.shape) for name, value in values.items()}
+            raise ValueError(f"{argument} holds {found}; expected ({group.size},) for group {group.name!r}")
 
 
 def _holds(node: Any, s: Slice) -> bool:

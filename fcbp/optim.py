@@ -1,8 +1,8 @@
 """Optimisers as pairs of pure functions: ``init(params)`` and ``update(grads, opt_state, params, step_size)``.
 
 Numbers match ``torch.optim`` to rounding. Step counts are kept per element, so that a replaced unit's bias
-correction starts afresh (:func:`fcbp.reset_moments`). Updates are not differentiated through. Any number may be a tensor: build the optimiser inside the
-vmapped function to sweep it.
+correction starts afresh (:func:`fcbp.reset_moments`). Updates are not differentiated through. Any number may be a
+tensor: build the optimiser inside the vmapped function to sweep it.
 
     >>> import torch
     >>> adam = adamw(weight_decay=0.01)
@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import optree
 import torch
 from torch import Tensor
+
+from fcbp import tree
 
 __all__ = ["AdamState", "Optimizer", "SGDState", "adam", "adamw", "sgd"]
 
@@ -74,16 +76,18 @@ def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number 
         raise ValueError("nesterov is True and momentum 0; expected a positive momentum")
 
     def init(params: Params) -> SGDState:
+        _check_params(params)
         return SGDState(optree.tree_map(torch.zeros_like, params) if has_momentum else ())
 
     @torch.no_grad()
     def update(grads: Params, opt_state: SGDState, params: Params, step_size: Number) -> tuple[Params, SGDState]:
+        _check("step_size", step_size)
         grads = _add_decay(grads, params, weight_decay)
         if has_momentum:
-            buffers = optree.tree_map(lambda g, b: momentum * b + g, grads, opt_state.momentum)
+            buffers = optree.tree_map(lambda g, b: _like(momentum, b) * b + g, grads, opt_state.momentum)
             opt_state = SGDState(buffers)
-            grads = optree.tree_map(lambda g, b: g + momentum * b, grads, buffers) if nesterov else buffers
-        return optree.tree_map(lambda p, g: p - step_size * g, params, grads), opt_state
+            grads = optree.tree_map(lambda g, b: g + _like(momentum, b) * b, grads, buffers) if nesterov else buffers
+        return optree.tree_map(lambda p, g: p - _like(step_size, p) * g, params, grads), opt_state
 
     return Optimizer(init, update)
 
@@ -115,13 +119,15 @@ def adamw(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, we
 
     @torch.no_grad()
     def update(grads: Params, opt_state: AdamState, params: Params, step_size: Number) -> tuple[Params, AdamState]:
-        decayed = optree.tree_map(lambda p: p * (1 - step_size * weight_decay), params)
+        decayed = optree.tree_map(lambda p: p * _like(1 - step_size * weight_decay, p), params)
         return moments.update(grads, opt_state, decayed, step_size)
 
     return Optimizer(moments.init, update)
 
 
 def _adam(betas: tuple[Number, Number], eps: Number) -> Optimizer:
+    if len(betas) != 2:
+        raise ValueError(f"betas is {betas}; expected two numbers in [0, 1)")
     for i, beta in enumerate(betas):
         if not isinstance(beta, Tensor) and not 0 <= beta < 1:
             raise ValueError(f"betas[{i}] is {beta}; expected a number in [0, 1)")
@@ -129,6 +135,7 @@ def _adam(betas: tuple[Number, Number], eps: Number) -> Optimizer:
     beta1, beta2 = betas
 
     def init(params: Params) -> AdamState:
+        _check_params(params)
         return AdamState(
             optree.tree_map(torch.zeros_like, params),
             optree.tree_map(torch.zeros_like, params),
@@ -137,34 +144,52 @@ def _adam(betas: tuple[Number, Number], eps: Number) -> Optimizer:
 
     @torch.no_grad()
     def update(grads: Params, opt_state: AdamState, params: Params, step_size: Number) -> tuple[Params, AdamState]:
-        mean = optree.tree_map(lambda g, m: beta1 * m + (1 - beta1) * g, grads, opt_state.mean)
-        square = optree.tree_map(lambda g, v: beta2 * v + (1 - beta2) * g * g, grads, opt_state.mean_square)
+        _check("step_size", step_size)
+        mean = optree.tree_map(lambda g, m: _average(beta1, m, g), grads, opt_state.mean)
+        square = optree.tree_map(lambda g, v: _average(beta2, v, g * g), grads, opt_state.mean_square)
         step = optree.tree_map(lambda t: t + 1, opt_state.step)
 
         def move(p: Tensor, m: Tensor, v: Tensor, t: Tensor) -> Tensor:
-            root = torch.sqrt(v / _debias(beta2, t, v)) + eps
-            return p - step_size * (m / _debias(beta1, t, m)) / root
+            root = torch.sqrt(v / _debias(beta2, t, v)) + _like(eps, v)
+            return p - _like(step_size, p) * (m / _debias(beta1, t, m)) / root
 
         return optree.tree_map(move, params, mean, square, step), AdamState(mean, square, step)
 
     return Optimizer(init, update)
 
 
+def _like(number: Number, leaf: Tensor) -> Number:
+    """``number`` in the leaf's dtype: a tensor would else promote a leaf that is 0-d itself."""
+    return number.to(leaf.dtype) if isinstance(number, Tensor) else number
+
+
+def _average(beta: Number, old: Tensor, new: Tensor) -> Tensor:
+    return _like(beta, old) * old + _like(1 - beta, old) * new
+
+
 def _debias(beta: Number, step: Tensor, like: Tensor) -> Tensor:
-    """``1 - beta ** step``."""
+    """``1 - beta ** step``, in float32 at least."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
     if isinstance(beta, Tensor):
-        log_beta: Number = torch.log(beta.to(torch.float64)).to(like.dtype)
+        log_beta: Number = torch.log(beta.to(torch.float64)).to(dtype)
     else:
         log_beta = math.log(beta) if beta else -math.inf
-    return -torch.expm1(step.to(like.dtype) * log_beta)
+    return -torch.expm1(step.to(dtype) * log_beta).to(like.dtype)
 
 
 def _add_decay(grads: Params, params: Params, weight_decay: Number) -> Params:
     if not isinstance(weight_decay, Tensor) and weight_decay == 0:
         return grads
-    return optree.tree_map(lambda g, p: g + weight_decay * p, grads, params)
+    return optree.tree_map(lambda g, p: g + _like(weight_decay, p) * p, grads, params)
 
 
 def _check(name: str, value: Number) -> None:
     if not isinstance(value, Tensor) and not value >= 0:
         raise ValueError(f"{name} is {value}; expected a number, 0 or more")
+
+
+def _check_params(params: Params) -> None:
+    for path, leaf in zip(optree.tree_paths(params), optree.tree_leaves(params), strict=True):
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
+            raise ValueError(f"params holds {kind} at {tree.show(path)}; expected floating-point tensors")

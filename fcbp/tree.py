@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -11,10 +12,14 @@ __all__ = ["Path", "get", "replace", "show"]
 
 
 def _child(node: Any, entry: str | int) -> Any:
-    if isinstance(node, Mapping) or (isinstance(node, (list, tuple)) and isinstance(entry, int)):
-        return node[entry]
-    if isinstance(node, tuple) and entry in getattr(node, "_fields", ()):
-        return getattr(node, str(entry))
+    if isinstance(node, Mapping):
+        if entry in node:  # asked first: a defaultdict would make an entry
+            return node[entry]
+    elif isinstance(node, (list, tuple)):
+        if isinstance(entry, int) and 0 <= entry < len(node):
+            return node[entry]
+        if entry in getattr(node, "_fields", ()):
+            return getattr(node, str(entry))
     raise KeyError(entry)
 
 
@@ -27,7 +32,7 @@ def get(tree: Any, path: Path) -> Any:
     for entry in path:
         try:
             tree = _child(tree, entry)
-        except (KeyError, IndexError):
+        except KeyError:
             raise KeyError(path) from None
     return tree
 
@@ -42,10 +47,12 @@ def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
     for path, value in updates.items():
         below.setdefault(path[0], {})[path[1:]] = value
     new = {entry: replace(_child(tree, entry), rest) for entry, rest in below.items()}
-    if isinstance(tree, Mapping):
-        out = dict(tree)
+    if isinstance(tree, MutableMapping):
+        out = copy.copy(tree)
         out.update(new)
-        return out if type(tree) is dict else type(tree)(out)  # type: ignore[call-arg]
+        return out
+    if isinstance(tree, Mapping):
+        return type(tree)({**tree, **new})  # type: ignore[call-arg]
     if hasattr(tree, "_replace"):
         return tree._replace(**{tree._fields[e] if isinstance(e, int) else e: v for e, v in new.items()})
     return type(tree)(new.get(i, child) for i, child in enumerate(tree))

@@ -174,7 +174,7 @@ def put_rows(
         return put(leaf, s, mask, rows.movedim(0, axis))
     size, length = mask.shape[0], leaf.shape[axis]
     by_unit = rows[slot.clamp(0, rows.shape[0] - 1)]
-    if s.block > 1 or length != size:
+    if not (s.is_run and length == size):
         unit_of, k_of = _owners(s, size, length, outside=0)
         by_unit = by_unit.reshape(size, s.block, *leaf.movedim(axis, 0).shape[1:])
         by_unit = by_unit[torch.tensor(unit_of, device=leaf.device), torch.tensor(k_of, device=leaf.device)]
@@ -189,9 +189,10 @@ def row_shape(leaf: Tensor, s: Slice, count: int) -> tuple[int, ...]:
 
 def fans(leaf: Tensor, s: Slice) -> tuple[int, int]:
     """``fan_in`` and ``fan_out`` of a weight whose slice's axis counts outputs, as ``torch.nn.init`` has them."""
-    outputs = leaf.shape[s.axis]
-    positions = leaf.shape[2:].numel() if leaf.ndim > 2 else 1
-    return leaf.numel() // max(outputs, 1), outputs * positions
+    axis = s.axis % leaf.ndim
+    # Kernels are (outputs, inputs, *positions) or the like, or (*positions, inputs, outputs).
+    positions = leaf.shape[2:] if axis < 2 else leaf.shape[:-2]
+    return leaf.numel() // max(leaf.shape[axis], 1), leaf.shape[axis] * positions.numel()
 
 
 def update(
@@ -224,6 +225,8 @@ def _check_slice(group: UnitGroup, role: str, s: Slice, params: Any) -> None:
         raise ValueError(
             f"{where} has axis {s.axis}; expected one of the {leaf.ndim} axes of a leaf {tuple(leaf.shape)}"
         )
+    if s.block < 1:
+        raise ValueError(f"{where} has block {s.block}; expected 1 or more entries a unit")
     entries = [entry for unit in s.entries(group.size) for entry in unit]
     length = leaf.shape[s.axis]
     if min(entries) < 0 or max(entries) >= length:
@@ -236,7 +239,7 @@ def _check_slice(group: UnitGroup, role: str, s: Slice, params: Any) -> None:
 
 
 def _some_paths(params: Any) -> str:
-    return ", ".join(str(p) for p in optree.tree_paths(params)[:4])  # type: ignore[arg-type]
+    return ", ".join(map(str, optree.tree_paths(params)[:4]))
 
 
 def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
@@ -268,7 +271,7 @@ def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, T
         for role, s, holder in _slices(group, params, buffers):
             _check_slice(group, role, s, holder)
             axis = s.axis % tree.get(holder, s.path).ndim
-            taken = owners.setdefault(("reads" if role == "outgoing" else "makes", s.path, axis), {})
+            taken = owners.setdefault((_side(role), s.path, axis), {})
             for entry in (e for unit in s.entries(group.size) for e in unit):
                 other = taken.setdefault(entry, group.name)
                 if other != group.name:
@@ -282,13 +285,17 @@ def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, T
     for group in units:
         for role, s, holder in _slices(group, params, buffers):
             leaf = tree.get(holder, s.path)
-            taken = owners["reads" if role == "outgoing" else "makes", s.path, s.axis % leaf.ndim]
-            if s.is_run and s.start == 0 and not s.partial and len(taken) != leaf.shape[s.axis]:
+            taken = owners[_side(role), s.path, s.axis % leaf.ndim]
+            if s.start == 0 and not s.partial and len(taken) != leaf.shape[s.axis]:
                 raise ValueError(
                     f"units: group {group.name!r}, {role}: sizes disagree: {group.size} units, but axis {s.axis} of "
                     f"{tree.show(s.path)} {tuple(leaf.shape)} has {leaf.shape[s.axis]} entries; expected equal "
                     "sizes (or partial=True in the Slice, where the rest of the axis is no unit's)"
                 )
+
+
+def _side(role: str) -> str:
+    return {"outgoing": "reads", "running_mean": "buffers", "running_var": "buffers"}.get(role, "makes")
 
 
 def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, Slice, Any]]:
@@ -299,9 +306,9 @@ def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, 
             yield from ((role, s, buffers) for s in getattr(group, role))
 
 
-def output_axis(s: Slice) -> int:
-    """The axis of a consumer's weight that counts its outputs: the first other than the one that reads units."""
-    return 1 if s.axis == 0 else 0
+def _outputs(s: Slice, weight: Tensor) -> tuple[int, ...]:
+    """The shape of a consumer's outputs: the first axis of its weight other than the one that reads units."""
+    return weight.movedim(s.axis, -1).shape[:-1][:1]
 
 
 def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) -> None:
@@ -309,11 +316,13 @@ def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) ->
     try:
         bias = tree.get(params, path)
     except KeyError:
-        raise ValueError(f"{where} names no leaf; expected a path such as {_some_paths(params)}") from None
+        bias = None
+    if not isinstance(bias, Tensor):
+        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)}")
     weight = tree.get(params, s.path)
-    if weight.ndim > 1 and tuple(bias.shape) != (weight.shape[output_axis(s)],):
+    if tuple(bias.shape) != _outputs(s, weight):
         raise ValueError(
-            f"{where} has shape {tuple(bias.shape)}; expected ({weight.shape[output_axis(s)]},), "
+            f"{where} has shape {tuple(bias.shape)}; expected {tuple(_outputs(s, weight))}, "
             f"one entry for each output of {tree.show(s.path)} {tuple(weight.shape)}"
         )
 
