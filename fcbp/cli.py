@@ -1,0 +1,263 @@
+"""The ``fcbp`` command.
+
+``fcbp run NAME`` runs a named experiment (several values after a flag sweep it), ``fcbp plot RUN`` draws a run's
+pictures again, ``fcbp list`` tells what there is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+
+from fcbp import experiment as experiments
+from fcbp import sweeps
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["main"]
+
+STORE = "results.zarr"
+CONFIG = "config.json"
+SWEPT = {"replacement_rate": (0.0, 1e-4, 1e-3)}
+"""Swept where the command line names no values: a run shows the loss of plasticity and its cure."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: by default those of the process.
+
+    Returns:
+        The exit status: 0, or 2 where an argument was wrong.
+    """
+    try:
+        import tyro
+    except ImportError:
+        print("fcbp: the command needs tyro; install it with: pip install 'fcbp[cli]'", file=sys.stderr)
+        return 2
+    run_arguments = _run_arguments()
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"run": run_arguments, "plot": tyro.conf.configure(tyro.conf.PositionalRequiredArgs)(Plot), "list": List},
+        prog="fcbp",
+        description="Continual Backpropagation, vmapped over seeds and settings.",
+        args=arguments,
+        sort_subcommands=False,
+    )
+    try:
+        return run(command) if isinstance(command, run_arguments) else command()
+    except (ValueError, ImportError) as error:
+        print(f"fcbp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nfcbp: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _run_arguments() -> type:
+    """A dataclass with a flag for every setting of an experiment."""
+    import tyro
+
+    def flag(kind: Any, help: str) -> Any:
+        return Annotated[kind, tyro.conf.arg(help=help)]
+
+    fields: list[tuple[str, Any, Any]] = [
+        ("experiment", tyro.conf.Positional[flag(str, f"one of: {', '.join(experiments.EXPERIMENTS)}")], ...),
+        ("seeds", flag(int, "number of seeds, from 0 on"), 10),
+        ("steps", flag(int, "examples that every member sees"), 1_000_000),
+        ("bin", flag(int | None, "examples averaged into one value; by default a fiftieth of the run"), None),
+        ("out", flag(Path | None, "run directory, new or empty; by default runs/NAME-TIME"), None),
+        ("compile", flag(bool | None, "by default where it pays back"), None),
+        ("device", flag(str, "cpu or cuda"), "cpu"),
+    ]
+    for setting in dataclasses.fields(experiments.Experiment):
+        if setting.name in ("seed", "hidden"):
+            continue
+        kind = {"int": int, "float": float, "bool": bool, "str": str}[str(setting.type)]
+        default = SWEPT.get(setting.name, (setting.default,))
+        fields.append((setting.name, flag(tuple[kind, ...], setting.metadata["help"]), default))  # type: ignore[valid-type]
+    fields.append(("hidden", flag(tuple[int, ...], "units of each hidden layer"), (5,)))
+    arguments = dataclasses.make_dataclass(
+        "Run",
+        [(name, kind) if default is ... else (name, kind, default) for name, kind, default in fields],
+    )
+    arguments.__doc__ = "Run a named experiment; several values after a flag sweep it."
+    return arguments
+
+
+def run(arguments: Any) -> int:
+    """Sweep, save, draw, and print a table."""
+    base = experiments.get(arguments.experiment)
+    out = arguments.out or Path("runs") / f"{arguments.experiment}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"--out is {out}, which exists and holds something; expected a new or an empty directory")
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more")
+    swept, fixed = {}, {"hidden": arguments.hidden}
+    for setting in dataclasses.fields(experiments.Experiment):
+        values = getattr(arguments, setting.name, ())
+        if setting.name == "hidden" or setting.name == "seed":
+            continue
+        if not values:
+            raise ValueError(f"--{setting.name.replace('_', '-')} has no value; expected at least one")
+        if len(values) > 1:
+            swept[setting.name] = values
+        else:
+            fixed[setting.name] = values[0]
+    members = sweeps.grid(seed=range(arguments.seeds), **swept)
+    base = dataclasses.replace(base, **fixed)
+    base.check()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+        results = sweeps.sweep(
+            base,
+            members,
+            steps=arguments.steps,
+            bin=arguments.bin,
+            compile=arguments.compile,
+            device=arguments.device,
+        )
+    save(results, out)
+    print(table(results))
+    print(
+        f"\n{len(members)} members x {arguments.steps:,} steps in {results.attrs['seconds']:.0f} s; "
+        f"{results.attrs['members_with_nan']} members with NaN"
+    )
+    print(f"data      {out / STORE}")
+    _draw(results, out)
+    return 0
+
+
+@dataclass
+class Plot:
+    """Draw a run's pictures."""
+
+    run: Path
+    """run directory, such as `fcbp list` prints"""
+
+    def __call__(self) -> int:
+        _draw(load(self.run), self.run)
+        return 0
+
+
+@dataclass
+class List:
+    """List the named experiments, and the runs in a folder."""
+
+    runs: Path = Path("runs")
+    """where runs are"""
+
+    def __call__(self) -> int:
+        print("experiments")
+        for name, experiment in experiments.EXPERIMENTS.items():
+            print(f"  {name}: {experiment.describe()}")
+        configs = sorted(self.runs.glob(f"*/{CONFIG}"))
+        print(f"runs in {self.runs}/" if configs else f"no runs in {self.runs}/")
+        for path in configs:
+            attributes = json.loads(path.read_text())
+            sizes = " x ".join(f"{size} {name}" for name, size in attributes["sizes"].items())
+            print(f"  {path.parent}: {sizes}, {attributes['seconds']:.0f} s")
+        return 0
+
+
+def save(results: xarray.Dataset, out: Path) -> None:
+    """Write a run directory: the results as Zarr, and the configuration beside them."""
+    out.mkdir(parents=True, exist_ok=True)
+    results.to_zarr(out / STORE, mode="w", consolidated=False)
+    config = {**results.attrs, "experiment": json.loads(results.attrs["experiment"]), "sizes": dict(results.sizes)}
+    (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load(path: Path) -> xarray.Dataset:
+    """The results of a run directory.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    import xarray
+
+    if not (path / STORE).is_dir():
+        raise ValueError(f"RUN is {path}, which holds no {STORE}; expected a run directory, such as `fcbp list` prints")
+    return xarray.open_zarr(path / STORE, consolidated=False)
+
+
+def _draw(results: xarray.Dataset, out: Path) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        print("no pictures: matplotlib is not installed; pip install 'fcbp[plot]'", file=sys.stderr)
+        return
+    matplotlib.use("Agg")
+    from fcbp import plots
+
+    for path in plots.save(results, out):
+        print(f"picture   {path}")
+
+
+def table(results: xarray.Dataset) -> str:
+    """A line for each setting: loss at the start and at the end of the run, and what happened to its units.
+
+    Errors are means over seeds, the last with its standard error; the best is marked.
+    """
+    from fcbp import plots
+
+    rows = list(_rows(results, plots))
+    best = min((row for row in rows if np.isfinite(row["end"])), key=lambda row: row["end"], default=None)
+    names = [name for name in rows[0]["setting"] if results.sizes[name] > 1]
+    header = [*names, "loss, first fifth", "loss, last fifth", "units replaced", "inactive units", "NaN", ""]
+    lines = [
+        [
+            *(_show(row["setting"][name]) for name in names),
+            f"{row['start']:.3f}",
+            f"{row['end']:.3f} ± {row['error']:.3f}",
+            f"{row['replaced']:.1f}",
+            f"{row['inactive']:.1%}",
+            str(row["failed"]),
+            "best" if row is best and len(rows) > 1 else "",
+        ]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rule = ["-" * width for width in widths]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in (header, rule, *lines)
+    )
+
+
+def _rows(results: xarray.Dataset, plots: Any) -> Iterator[dict[str, Any]]:
+    loss = results["loss"]
+    fifth = max(1, round(0.2 * loss.sizes["step"]))
+    for setting, curve in plots.settings_of(loss, keep=("step", "seed")):
+        chosen = results.sel(setting)
+        end = plots.end_of_run(curve).values
+        good = end[np.isfinite(end)]
+        yield {
+            "setting": setting,
+            "start": float(curve.isel(step=slice(0, fifth)).mean()),
+            "end": good.mean() if good.size else np.nan,
+            "error": good.std(ddof=1) / np.sqrt(good.size) if good.size > 1 else np.nan,
+            "replaced": float(chosen["units_replaced"].sum("step").mean()),
+            "inactive": float(plots.end_of_run(chosen["inactive_units"]).mean()),
+            "failed": int(np.size(end) - good.size),
+        }
+
+
+def _show(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float, np.number)) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""A learner: model, loss, optimiser and method as one pair of pure functions, ``init`` and ``step``.
+
+    batch -> forward with features -> gradients -> optimiser -> utility -> selection -> reset
+
+    >>> import torch, fcbp
+    >>> model = fcbp.nets.mlp(20, (5,), 1)
+    >>> learner = make_learner(model, fcbp.find_units(model, torch.zeros(1, 20)), method=fcbp.methods.cbp())
+    >>> hyper = LearnerHyperparams(step_size=0.01, method=fcbp.Hyperparams(replacement_rate=1e-3))
+    >>> state = learner.init(fcbp.random.key(0))
+    >>> state, info = learner.step(state, (torch.ones(1, 20), torch.ones(1, 1)), hyper)
+    >>> sorted(info)
+    ['loss', 'replaced']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from fcbp import initializers, random
+from fcbp.cbp import Hyperparams
+from fcbp.methods import Method, backprop
+from fcbp.names import lookup
+from fcbp.optim import Optimizer, sgd
+from fcbp.units import UnitGroup, forward_with_features
+
+__all__ = ["LOSSES", "Learner", "LearnerHyperparams", "LearnerState", "draw_params", "make_learner"]
+
+Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]
+Params = dict[str, Tensor]
+
+LOSSES: dict[str, Loss] = {
+    "mse": nn.functional.mse_loss,
+    "cross_entropy": nn.functional.cross_entropy,
+}
+
+
+class LearnerHyperparams(NamedTuple):
+    """The numbers of a learner; floats or 0-d tensors, which may be vmapped."""
+
+    step_size: float | Tensor = 0.01
+    """Step size of the optimiser."""
+    method: Any = Hyperparams()
+    """The method's own; :class:`fcbp.Hyperparams` for CBP."""
+
+
+class LearnerState(NamedTuple):
+    """All that a learner carries from step to step."""
+
+    params: Params
+    """Parameters by name."""
+    buffers: Params
+    """Buffers by name."""
+    opt_state: Any
+    """The optimiser's state."""
+    method: Any
+    """The method's state."""
+
+
+class Learner(NamedTuple):
+    """A pair of pure functions for one learner; ``vmap`` them for a population."""
+
+    init: Callable[[Tensor], LearnerState]
+    """``init(key) -> state``"""
+    step: Callable[..., tuple[LearnerState, dict[str, Any]]]
+    """``step(state, (inputs, targets), hyper) -> (state, info)``: ``info["loss"]`` is the loss before the step,
+    ``info["replaced"]`` the mask ``(units,)`` of each group."""
+
+
+def make_learner(
+    model: nn.Module,
+    units: Iterable[UnitGroup],
+    *,
+    loss: str | Loss = "mse",
+    optimizer: Optimizer | None = None,
+    method: Method | None = None,
+    draw: Callable[[Int64[Tensor, ""]], Params] | None = None,
+) -> Learner:
+    """A learner from its parts.
+
+    Args:
+        model: any module; it is copied.
+        units: the groups that the method manages.
+        loss: a name of :data:`LOSSES`, or a function ``(output, targets) -> scalar``.
+        optimizer: by default plain :func:`fcbp.optim.sgd`.
+        method: by default plain backpropagation.
+        draw: ``key -> params``; by default :func:`draw_params`'s kaiming-uniform weights.
+
+    Raises:
+        ValueError: the loss is unknown, or a group does not fit the model.
+    """
+    units = tuple(units)
+    optimizer = sgd() if optimizer is None else optimizer
+    method = backprop() if method is None else method
+    loss_function = loss if callable(loss) else lookup("loss", loss, LOSSES)
+    forward = forward_with_features(model, units)
+    initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+    def init(key: Int64[Tensor, ""]) -> LearnerState:
+        draw_key, method_key = random.split(key).unbind()
+        params = draw_params(model, draw_key) if draw is None else draw(draw_key)
+        buffers = {name: buffer.clone() for name, buffer in initial_buffers.items()}
+        return LearnerState(params, buffers, optimizer.init(params), method.init(units, params, method_key))
+
+    def objective(
+        params: Params, buffers: Params, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, tuple[dict[str, Tensor], Params]]:
+        output, features, buffers = forward(params, buffers, inputs)
+        return loss_function(output, targets), (features, buffers)
+
+    def step(
+        state: LearnerState, batch: tuple[Tensor, Tensor], hyper: LearnerHyperparams
+    ) -> tuple[LearnerState, dict[str, Any]]:
+        inputs, targets = batch
+        gradient = torch.func.grad_and_value(objective, has_aux=True)
+        grads, (value, (features, buffers)) = gradient(state.params, state.buffers, inputs, targets)
+        params, opt_state = optimizer.update(grads, state.opt_state, state.params, step_size=hyper.step_size)
+        params, opt_state, buffers, method_state, info = method.update(
+            state.method,
+            params,
+            opt_state,
+            buffers,
+            units=units,
+            grads=grads,
+            features=features,
+            hyper=hyper.method,
+        )
+        return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **info}
+
+    return Learner(init, step)
+
+
+def draw_params(
+    model: nn.Module,
+    key: Int64[Tensor, ""],
+    *,
+    initializer: str | initializers.Initializer = "kaiming_uniform",
+    nonlinearity: str = "relu",
+) -> Params:
+    """Initial parameters for ``model``, as the published CBP code draws them.
+
+    Weights of linear and convolutional layers are drawn by ``initializer``, with the gain of ``nonlinearity`` and in
+    the last of them with gain 1; their biases are 0. Other parameters (norms, embeddings) keep the model's values.
+
+    Args:
+        model: read, not changed.
+        key: a key of :mod:`fcbp.random`; under ``vmap`` every member draws its own.
+        initializer: a name or a function; see :mod:`fcbp.initializers`.
+        nonlinearity: a name of :func:`fcbp.initializers.gain`.
+    """
+    params = {name: p.detach().clone() for name, p in model.named_parameters()}
+    layers = {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    }
+    for i, (name, layer) in enumerate(layers.items()):
+        last = i == len(layers) - 1
+        draw = initializers.get(initializer, "linear" if last else nonlinearity)
+        weight = layer.weight
+        fan_in = weight[0].numel()
+        fan_out = weight.shape[0] * weight[0, 0].numel()
+        prefix = f"{name}." if name else ""
+        params[f"{prefix}weight"] = draw(
+            random.fold_in(key, i), tuple(weight.shape), fan_in, fan_out, weight.dtype, weight.device
+        )
+        if layer.bias is not None:
+            params[f"{prefix}bias"] = torch.zeros_like(layer.bias, requires_grad=False)
+    return params

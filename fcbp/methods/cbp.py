@@ -1,0 +1,67 @@
+"""Continual Backpropagation as a method: :mod:`fcbp.cbp`'s functions in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from fcbp import initializers, utility
+from fcbp.cbp import (
+    CBPState,
+    Hyperparams,
+    init_state,
+    reset_buffers,
+    reset_moments,
+    select_and_reset,
+    update_utility,
+)
+from fcbp.methods.base import Method
+from fcbp.units import UnitGroup
+
+__all__ = ["cbp"]
+
+
+def cbp(
+    measure: str | utility.Measure = "contribution",
+    *,
+    initializer: str | initializers.Initializer = "kaiming_uniform",
+    transfer_bias: bool = False,
+    rounding: str = "accumulate",
+    rate_counts: str = "eligible",
+    capacity: int | None = None,
+) -> Method:
+    """Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.Hyperparams`.
+
+    The options are those of :func:`fcbp.update_utility` and :func:`fcbp.select_and_reset`.
+    """
+
+    def update(
+        state: CBPState,
+        params: Any,
+        opt_state: Any,
+        buffers: Mapping[str, Tensor],
+        *,
+        units: Iterable[UnitGroup],
+        grads: Any,
+        features: Mapping[str, Tensor],
+        hyper: Hyperparams,
+    ) -> tuple[Any, Any, Any, CBPState, dict[str, Any]]:
+        state = update_utility(state, params, features, hyper, units=units, measure=measure, grads=grads)
+        params, state, replaced = select_and_reset(
+            state,
+            params,
+            hyper,
+            units=units,
+            initializer=initializer,
+            transfer_bias=transfer_bias,
+            rounding=rounding,
+            rate_counts=rate_counts,
+            capacity=capacity,
+        )
+        opt_state = reset_moments(opt_state, replaced, units=units)
+        buffers = reset_buffers(buffers, replaced, units=units)
+        return params, opt_state, buffers, state, {"replaced": replaced}
+
+    return Method(init_state, update)

@@ -1,0 +1,164 @@
+"""Slowly-changing regression, or bit-flipping: the simplest problem that shows loss of plasticity."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fcbp import random
+from fcbp.streams.base import Stream
+
+__all__ = ["BitFlippingState", "bit_flipping"]
+
+
+class BitFlippingState(NamedTuple):
+    """State of :func:`bit_flipping`."""
+
+    key: Int64[Tensor, ""]
+    """Fixed for the whole run; draws are a function of it and the step."""
+    step: Int64[Tensor, ""]
+    """Examples drawn so far."""
+    flipping: Float[Tensor, "flipping_bits"]
+    """The slow bits of the last example, 0 or 1."""
+    hidden_weight: Float[Tensor, "target_units input_bits"]
+    """The target's first layer, -1 or 1."""
+    threshold: Float[Tensor, "target_units"]
+    """What a target unit's weighted sum of the bits (without its bias) must exceed."""
+    output_weight: Float[Tensor, "target_units"]
+    """The target's second layer, -1 or 1."""
+    output_bias: Float[Tensor, ""]
+    """-1 or 1."""
+
+
+def bit_flipping(
+    *,
+    input_bits: int = 20,
+    flipping_bits: int = 15,
+    flip_period: int = 10_000,
+    target_units: int = 100,
+    beta: float = 0.7,
+    redraw_all: bool = False,
+    batch_size: int = 1,
+) -> Stream:
+    """The slowly-changing regression problem of Dohare et al. (Nature 2024, Methods; arXiv 2108.06325).
+
+    An example has ``input_bits`` bits. The first ``flipping_bits`` stay as they are for ``flip_period`` examples,
+    after which one of them, drawn at random, flips; the others are drawn anew for every example. The target is the
+    output of a fixed random network: ``target_units`` linear-threshold units and a linear output, weights and biases -1
+    or 1. A unit fires where its input sum exceeds ``beta * (input_bits + 1) - S``.
+
+    ``S`` is computed as in the original code, ``(input_bits - sum(w) + b) / 2``, whose sign of ``b`` differs from the
+    count of negative weights that the paper describes; the published curves are the code's.
+
+    Args:
+        input_bits: m of the paper.
+        flipping_bits: f of the paper.
+        flip_period: T of the paper, in examples.
+        target_units: linear-threshold units of the target.
+        beta: what fraction of the weights must agree for a unit to fire.
+        redraw_all: at the end of a period draw all flipping bits anew, as the original's default configuration does,
+            where the paper's text flips one.
+        batch_size: examples per batch; a batch lies within one period where ``flip_period`` is a multiple of it.
+
+    Returns:
+        A stream of inputs ``(length, batch_size, input_bits)`` and targets ``(length, batch_size, 1)``, float32.
+
+    Raises:
+        ValueError: a size is not positive, or there are more flipping bits than bits.
+
+    Example:
+        >>> import fcbp
+        >>> stream = bit_flipping()
+        >>> state, (inputs, targets) = stream.sample(stream.init(fcbp.random.key(0)), 1000)
+        >>> inputs.shape, targets.shape
+        (torch.Size([1000, 1, 20]), torch.Size([1000, 1, 1]))
+    """
+    sizes = {
+        "input_bits": input_bits,
+        "flip_period": flip_period,
+        "target_units": target_units,
+        "batch_size": batch_size,
+    }
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; expected 1 or more")
+    if not 0 <= flipping_bits <= input_bits:
+        raise ValueError(f"flipping_bits is {flipping_bits}; expected 0 to input_bits = {input_bits}")
+    random_bits = input_bits - flipping_bits
+
+    def signs(key: Int64[Tensor, ""], *shape: int) -> Tensor:
+        return ((random.bits(key, shape) & 1) * 2 - 1).to(torch.float32)
+
+    def init(key: Int64[Tensor, ""]) -> BitFlippingState:
+        run, start, weight, bias, out_weight, out_bias = random.split(key, 6).unbind()
+        hidden_weight = signs(weight, target_units, input_bits)
+        hidden_bias = signs(bias, target_units)
+        s = (input_bits - hidden_weight.sum(-1) + hidden_bias) / 2
+        return BitFlippingState(
+            key=run,
+            step=torch.zeros_like(key),
+            flipping=(random.bits(start, (flipping_bits,)) & 1).to(torch.float32),
+            hidden_weight=hidden_weight,
+            threshold=beta * (input_bits + 1) - s - hidden_bias,
+            output_weight=signs(out_weight, target_units),
+            output_bias=signs(out_bias),
+        )
+
+    def target(state: BitFlippingState, inputs: Float[Tensor, "*examples bits"]) -> Float[Tensor, "*examples"]:
+        fired = inputs @ state.hidden_weight.T > state.threshold
+        return fired.to(torch.float32) @ state.output_weight + state.output_bias
+
+    def slow_bits(state: BitFlippingState, periods: Int64[Tensor, "periods"]) -> Float[Tensor, "periods flipping"]:
+        """The flipping bits of consecutive periods, the first of which is the state's or the next."""
+        key = random.fold_in(state.key, 0)
+        slots = torch.arange(flipping_bits, device=periods.device)
+        later = (periods > _period_of_last(state, flip_period)).unsqueeze(-1)
+        if redraw_all:
+            draws = random.bits_at(key, periods.unsqueeze(-1) * flipping_bits + slots)
+            return torch.where(later, (draws & 1).to(torch.float32), state.flipping)
+        # torch's remainder takes the sign of the divisor: 0 to flipping_bits - 1.
+        which = random.bits_at(key, periods) % max(flipping_bits, 1)
+        flips = later & (which.unsqueeze(-1) == slots)
+        return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
+
+    def sample(state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, Tensor]]:
+        examples = length * batch_size
+        steps = state.step + torch.arange(examples, device=state.key.device)
+        first = state.step // flip_period
+        slow = slow_bits(state, first + torch.arange((examples - 1) // flip_period + 2, device=steps.device))
+        which = steps // flip_period - first
+        words_per_example = -(-random_bits // 64)
+        index = steps.unsqueeze(-1) * words_per_example + torch.arange(words_per_example, device=steps.device)
+        words = random.bits_at(random.fold_in(state.key, 1), index)
+        fast = unpack(words)[:, :random_bits]
+        inputs = torch.cat([slow[which], fast], -1)
+        if 0 < random_bits <= 10 and examples > 1 << random_bits:
+            # Few fast bits: the target of every possible example is cheaper than that of every example.
+            codes = torch.arange(1 << random_bits, device=steps.device)
+            every = torch.cat(
+                [
+                    slow.unsqueeze(1).expand(-1, len(codes), -1),
+                    unpack(codes.unsqueeze(-1)).expand(len(slow), -1, -1),
+                ],
+                -1,
+            )
+            targets = target(state, every).flatten()[which * len(codes) + (words[:, 0] & (len(codes) - 1))]
+        else:
+            targets = target(state, inputs)
+        state = state._replace(step=state.step + examples, flipping=inputs[-1, :flipping_bits])
+        shape = (length, batch_size, -1)
+        return state, (inputs.reshape(shape), targets.reshape(shape))
+
+    def unpack(words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
+        bits = words.unsqueeze(-1) >> torch.arange(min(random_bits, 64), device=words.device)
+        return (bits & 1).flatten(-2).to(torch.float32)
+
+    return Stream(init, sample)
+
+
+def _period_of_last(state: BitFlippingState, flip_period: int) -> Int64[Tensor, ""]:
+    """The period of the example drawn last, whose slow bits the state holds."""
+    return (state.step - 1).clamp(min=0) // flip_period

@@ -1,0 +1,345 @@
+"""Sweeps: an experiment for many seeds and settings side by side.
+
+>>> import fcbp
+>>> members = fcbp.grid(seed=range(3), replacement_rate=[0.0, 1e-3])
+>>> len(members)
+6
+>>> results = fcbp.sweep("bit-flipping", members, steps=200, bin=100, progress=False)
+>>> dict(results.sizes)
+{'seed': 3, 'replacement_rate': 2, 'step': 2}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import platform
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fcbp import experiment as experiments
+from fcbp import loop, random
+from fcbp.experiment import NUMBERS, Experiment
+from fcbp.names import unknown
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["COMPILE_FROM", "Members", "grid", "paired", "sweep"]
+
+CHUNK = 1000
+"""Steps per call of the compiled program, whose examples are drawn at once."""
+COMPILE_FROM = 8_000
+"""Steps from which on compiling (10 to 30 s) pays: an eager step of any small population takes 2 to 5 ms."""
+PROBE_SAMPLES = 200
+"""Examples on which units and ranks are measured at the end of a bin."""
+
+VARIABLES = {
+    "loss": ("mean loss over the bin", "1"),
+    "units_replaced": ("units replaced in the bin", "units"),
+    "inactive_units": ("fraction of dead or saturated units", "1"),
+    "weight_magnitude": ("mean absolute weight", "1"),
+    "effective_rank": ("effective rank of the activations", "1"),
+    "stable_rank": ("stable rank of the activations", "1"),
+}
+
+
+@dataclass(frozen=True)
+class Members:
+    """The members of a sweep.
+
+    Attributes:
+        axes: the dimensions of the results: a swept name, or ``"member"``, with its values.
+        settings: for each member what it sets; in row-major order of ``axes``.
+    """
+
+    axes: Mapping[str, tuple[Any, ...]]
+    settings: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.settings)
+
+
+def grid(**values: Any) -> Members:
+    """The cartesian product of settings; a value alone stands for itself.
+
+    Args:
+        values: fields of :class:`fcbp.experiment.Experiment`, each a value or several.
+
+    Raises:
+        ValueError: a setting has no values, or one value twice.
+
+    Example:
+        >>> list(grid(seed=range(2), step_size=0.1))
+        [{'seed': 0, 'step_size': 0.1}, {'seed': 1, 'step_size': 0.1}]
+    """
+    axes = _axes(values)
+    return Members(axes, tuple(dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())))
+
+
+def paired(**values: Any) -> Members:
+    """Settings side by side: the first member takes every first value, and so on.
+
+    Raises:
+        ValueError: the settings have different numbers of values.
+
+    Example:
+        >>> list(paired(seed=[0, 1], step_size=[0.1, 0.01]))
+        [{'seed': 0, 'step_size': 0.1}, {'seed': 1, 'step_size': 0.01}]
+    """
+    columns = {name: tuple(_several(value)) for name, value in values.items()}
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"members have different lengths: {lengths}; expected one value of each for every member")
+    rows = tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    return Members({"member": tuple(range(len(rows)))}, rows)
+
+
+def _several(value: Any) -> Iterable[Any]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return (value,)
+    return value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
+
+
+def _axes(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    axes = {name: tuple(_several(value)) for name, value in values.items()}
+    for name, axis in axes.items():
+        if not axis:
+            raise ValueError(f"{name} is {values[name]!r}; expected at least one value")
+        if len(set(axis)) < len(axis):
+            raise ValueError(f"{name} is {list(axis)}; expected different values")
+    return axes
+
+
+def sweep(
+    experiment: str | Experiment,
+    members: Members | Mapping[str, Any],
+    *,
+    steps: int = 1_000_000,
+    bin: int | None = None,
+    compile: bool | None = None,
+    progress: bool = True,
+    device: torch.device | str | None = None,
+) -> xarray.Dataset:
+    """Train every member side by side and measure it in bins.
+
+    Members that differ only in seed and numbers (step size, rates) share one program; others are run group by group. A
+    member's results do not depend on which others run.
+
+    Args:
+        experiment: a name of :data:`fcbp.experiment.EXPERIMENTS`, or an experiment.
+        members: what :func:`grid` or :func:`paired` gives; a mapping is taken for a grid.
+        steps: learner steps (examples) of every member.
+        bin: steps averaged into one value; by default a fiftieth of the run, at most 20,000.
+        compile: by default where it pays back in the run's length; see :data:`COMPILE_FROM`.
+        progress: show a bar with steps per second and the time left, and say what may surprise.
+        device: by default the CPU.
+
+    Returns:
+        A dataset with the swept names and ``step`` (the last of each bin) as dimensions. A member whose loss became
+        NaN or infinite is NaN from there on.
+
+    Raises:
+        ValueError: a setting is unknown or out of range, or ``steps`` or ``bin`` is not positive.
+        ImportError: the extra ``fcbp[sweep]`` is not installed.
+    """
+    xarray = _import("xarray")
+    base = experiments.get(experiment) if isinstance(experiment, str) else experiment
+    if not isinstance(members, Members):
+        members = grid(**members)
+    runs = [_with_settings(base, settings) for settings in members]
+    if not runs:
+        raise ValueError("members is empty; expected at least one")
+    for name, value in {"steps": steps, "bin": 1 if bin is None else bin}.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected a whole number of steps, 1 or more")
+    bin = min(bin or max(1, min(steps // 50, 20_000)), steps)
+    compile = steps >= COMPILE_FROM if compile is None else compile
+
+    groups: dict[Experiment, list[int]] = {}
+    for i, run in enumerate(runs):
+        static = {name: getattr(base, name) for name in (*NUMBERS, "seed")}
+        groups.setdefault(dataclasses.replace(run, **static), []).append(i)
+    for message in surprises(runs, steps):
+        warnings.warn(message, UserWarning, stacklevel=2)
+
+    started = time.time()
+    ends = [*range(bin, steps, bin), steps]
+    results = {name: np.full((len(runs), len(ends)), np.nan, np.float32) for name in VARIABLES}
+    with _bar(steps * len(groups), len(runs), progress) as bar:
+        if not compile and progress:
+            bar.write(f"{steps:,} steps: running eagerly, compiling (10 to 30 s) would not pay back.")
+        for program_settings, indices in groups.items():
+            group = [runs[i] for i in indices]
+            values = _run(program_settings, group, steps, ends, compile, bar, device)
+            for name, array in values.items():
+                results[name][indices] = array
+    failed = ~np.isfinite(results["loss"])
+    for array in results.values():
+        array[failed] = np.nan
+
+    shape = tuple(len(axis) for axis in members.axes.values())
+    dims = (*members.axes, "step")
+    data = {
+        name: (dims, results[name].reshape(*shape, len(ends)), {"long_name": long_name, "units": unit})
+        for name, (long_name, unit) in VARIABLES.items()
+    }
+    coords: dict[str, Any] = {name: [_coordinate(v) for v in axis] for name, axis in members.axes.items()}
+    coords["step"] = ("step", ends, {"long_name": "examples seen", "units": "examples"})
+    if "member" in members.axes:
+        for name in members.settings[0]:
+            coords[name] = ("member", [_coordinate(settings[name]) for settings in members])
+    attributes = {
+        "experiment": json.dumps(base.to_dict()),
+        "steps": steps,
+        "bin": bin,
+        "seconds": round(time.time() - started, 1),
+        "compiled": int(compile),
+        "members_with_nan": int(failed.any(1).sum()),
+        **_versions(),
+    }
+    return xarray.Dataset(data, coords, attributes)
+
+
+def _with_settings(base: Experiment, settings: Mapping[str, Any]) -> Experiment:
+    names = [field.name for field in dataclasses.fields(Experiment)]
+    for name in settings:
+        if name not in names:
+            raise unknown("setting", name, names)
+    values = {
+        name: tuple(v) if isinstance(v, list) else getattr(v, "item", lambda v=v: v)() for name, v in settings.items()
+    }
+    run = dataclasses.replace(base, **values)
+    run.check()
+    return run
+
+
+def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
+    """What a person should know before a run starts: settings under which no unit can or is likely to be replaced."""
+    messages = []
+    active = [run for run in runs if run.method == "cbp" and run.replacement_rate > 0]
+    young = sorted({run.maturity_threshold for run in active if steps <= run.maturity_threshold})
+    if young:
+        messages.append(
+            f"no unit will be replaced: steps is {steps} and maturity_threshold {_join(young)}; a unit is only "
+            "replaced when it is older"
+        )
+    idle = sorted(
+        {
+            run.replacement_rate
+            for run in active
+            if run.maturity_threshold < steps
+            and run.replacement_rate * max(run.hidden) * (steps - run.maturity_threshold) < 1
+        }
+    )
+    if idle:
+        messages.append(
+            f"no unit is expected to be replaced: replacement_rate {_join(idle)} x {max(runs[0].hidden)} units x {steps} "
+            "steps gives less than one replacement in a layer"
+        )
+    return messages
+
+
+def _join(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _run(
+    settings: Experiment,
+    runs: Sequence[Experiment],
+    steps: int,
+    ends: Sequence[int],
+    compile: bool,
+    bar: Any,
+    device: torch.device | str | None,
+) -> dict[str, np.ndarray]:
+    """All members of one program, side by side: arrays ``(members, bins)`` by variable."""
+    capacity = max(math.floor(run.replacement_rate * max(run.hidden)) + 1 for run in runs)
+    program = settings.program(capacity)
+    numbers = {
+        name: torch.tensor([float(getattr(run, name)) for run in runs], dtype=torch.float64, device=device)
+        for name in NUMBERS
+    }
+    hyper = experiments.hyperparams({**numbers, "step_size": numbers["step_size"].to(torch.float32)})
+    # Settings that share a seed share the data and the initial weights: comparisons between them are paired.
+    seeds, seed_of_member = np.unique([run.seed for run in runs], return_inverse=True)
+    keys = torch.vmap(lambda key: random.split(key))(random.key(torch.tensor(seeds, device=device)))
+    member = torch.tensor(seed_of_member, device=device)
+    problem = torch.vmap(program.stream.init)(keys[:, 0])
+    learners = torch.vmap(program.learner.init)(keys[member, 1])
+
+    def sample(problem: Any, length: int) -> Any:
+        return torch.vmap(lambda state: program.stream.sample(state, length), out_dims=(0, 1))(problem)
+
+    def member_step(carry: Any, batch: Any) -> Any:
+        state, hyper = carry
+        state, info = program.learner.step(state, batch, hyper)
+        replaced = [mask.sum(dtype=torch.int32) for mask in info["replaced"].values()]
+        total = torch.stack(replaced).sum(dtype=torch.int32) if replaced else torch.zeros((), dtype=torch.int32)
+        return (state, hyper), (info["loss"], total)
+
+    side_by_side = torch.vmap(member_step)
+
+    def step(carry: Any, batch: Any) -> Any:
+        *state, member = carry
+        inputs, targets = batch
+        state, y = side_by_side(tuple(state), (inputs[member], targets[member]))
+        return (*state, member), y
+
+    carry = (learners, hyper, member)
+    probe = torch.vmap(program.probe)
+    columns: dict[str, list[Tensor]] = {name: [] for name in VARIABLES}
+    for start, end in itertools.pairwise((0, *ends)):
+        losses = torch.zeros(len(runs), dtype=torch.float64, device=device)
+        replaced = torch.zeros(len(runs), dtype=torch.int64, device=device)
+        for done in range(start, end, CHUNK):
+            length = min(CHUNK, end - done)
+            problem, batches = sample(problem, length)
+            carry, (loss, count) = loop.scan(step, carry, batches, compile=compile)
+            losses += loss.sum(0, dtype=torch.float64)
+            replaced += count.sum(0)
+            bar.update(length)
+        columns["loss"].append(losses / (end - start))
+        columns["units_replaced"].append(replaced)
+        _, (inputs, targets) = sample(problem, PROBE_SAMPLES)
+        batch = (inputs[:, member].transpose(0, 1), targets[:, member].transpose(0, 1))
+        for name, value in probe(carry[0], batch).items():
+            columns[name].append(value)
+    return {name: torch.stack(values, 1).to("cpu", torch.float32).numpy() for name, values in columns.items()}
+
+
+def _coordinate(value: Any) -> Any:
+    return value if isinstance(value, (int, float, str, bool)) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    from fcbp import __version__
+
+    return {"fcbp": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _import(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ImportError(f"sweeps need {name}; install it with: pip install 'fcbp[sweep]'") from None
+
+
+def _bar(steps: int, members: int, progress: bool) -> Any:
+    return _import("tqdm.auto").tqdm(
+        total=steps, unit=" steps", unit_scale=True, desc=f"{members} members", disable=not progress
+    )
