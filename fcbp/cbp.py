@@ -428,13 +428,15 @@ def _transfer_biases(
     for group in units:
         mean = state.mean_activation[group.name]
         mean = mean / _bias_correction(state.age[group.name], hyper.decay_rate, mean)
-        removed = torch.where(replaced[group.name], mean, 0).unsqueeze(-1)
+        gone = replaced[group.name]
         for s, path in zip(group.outgoing, group.outgoing_bias, strict=True):
             if path is None:
                 continue
             bias = new[path] if path in new else tree.get(params, path)
-            lost = take(tree.get(params, s.path), s, group.size) * removed.to(bias.dtype)
-            new[path] = bias + lost.sum(tuple(range(bias.ndim, lost.ndim)))
+            weight = take(tree.get(params, s.path), s, group.size)
+            # Masked after the product, so that a NaN in a unit that stays is kept out.
+            lost = torch.where(gone.unsqueeze(-1), weight * mean.to(bias.dtype).unsqueeze(-1), 0)
+            new[path] = torch.where(gone.any(), bias + lost.sum(tuple(range(bias.ndim, lost.ndim))), bias)
     return tree.replace(params, new)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, MutableMapping
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -47,12 +47,11 @@ def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
     for path, value in updates.items():
         below.setdefault(path[0], {})[path[1:]] = value
     new = {entry: replace(_child(tree, entry), rest) for entry, rest in below.items()}
-    if isinstance(tree, MutableMapping):
-        out = copy.copy(tree)
-        out.update(new)
-        return out
     if isinstance(tree, Mapping):
-        return type(tree)({**tree, **new})  # type: ignore[call-arg]
+        out = {**tree, **new}
+        if isinstance(tree, defaultdict):
+            return type(tree)(tree.default_factory, out)
+        return out if type(tree) is dict else type(tree)(out)  # type: ignore[call-arg]
     if hasattr(tree, "_replace"):
         return tree._replace(**{tree._fields[e] if isinstance(e, int) else e: v for e, v in new.items()})
     return type(tree)(new.get(i, child) for i, child in enumerate(tree))
