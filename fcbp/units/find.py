@@ -1,0 +1,211 @@
+"""``find_units``: from what a trace learnt to unit groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from fcbp.tree import Path
+from fcbp.units.group import UnitGroup, check_units
+from fcbp.units.search import Search
+from fcbp.units.trace import trace
+
+__all__ = ["Excluded", "Found", "find", "find_units"]
+
+Patterns = str | Iterable[str] | None
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Units that were left out.
+
+    Attributes:
+        name: the module that makes them, or where none does, reads them.
+        size: how many there are.
+        reason: why they cannot be, or are not to be, reset.
+    """
+
+    name: str
+    size: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Everything ``find_units`` knows: the groups, what was left out, and remarks by group name."""
+
+    units: tuple[UnitGroup, ...]
+    excluded: tuple[Excluded, ...]
+    notes: dict[str, tuple[str, ...]]
+
+
+def find_units(
+    model: nn.Module,
+    *example_inputs: Any,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    attention_heads: bool = True,
+    residual: bool = False,
+    groups: Sequence[UnitGroup] = (),
+    **example_kwargs: Any,
+) -> tuple[UnitGroup, ...]:
+    """The unit groups of any module whose forward can be traced.
+
+    The forward is traced on fake tensors: nothing is computed or allocated, and neither the module nor its inputs are
+    touched. A group is a set of units that could be exchanged for one another, together with all their weights,
+    without changing the network's output, and whose producers and consumers are all parameters. Axes that meet in a
+    sum or product are one group. What is left out, and why, :func:`explain` shows.
+
+    A group's name is the path of the module that makes its units first, ``:0``, ``:1``, ... added where one module
+    makes several groups (the heads of attention, the groups of a group norm or grouped convolution). Its
+    ``activation`` is the first module whose input holds the group's units, after activation, norm and pooling, as its
+    weight reads them; ``activation_axis`` counts from the end (-1 before ``Linear``, -2, -3, -4 before convolutions of
+    1, 2, 3 dimensions), so that inputs with and without a batch axis both fit. An axis of one entry is never a group.
+
+    Args:
+        model: any module; its training flags are kept as they are.
+        *example_inputs: what its forward takes; values do not matter, shapes and dtypes do.
+        include: name patterns (as in ``fnmatch``); only groups that match one are kept.
+        exclude: name patterns; groups that match one are left out.
+        attention_heads: whether the value channels of each attention head are a group.
+        residual: whether residual streams (sums of a branch and what it was computed from) are groups. Off as in the
+            original, which resets within blocks only.
+        groups: groups written by hand, put in place of found groups that they overlap or share a name with.
+        **example_kwargs: keyword arguments of the forward.
+
+    Returns:
+        Groups in the order in which the forward makes their units.
+
+    Raises:
+        ValueError: the forward depends on tensor values, or fails on the example inputs; the model is lazily
+            initialised; a pattern or a hand-made group does not fit; no group is left.
+
+    Example:
+        >>> import torch, fcbp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+        >>> (group,) = fcbp.find_units(model, torch.zeros(1, 3))
+        >>> group.name, group.size, group.activation
+        ('0', 5, '2')
+        >>> group.incoming, group.outgoing
+        ((Slice(path=('0.weight',), axis=0, ...),), (Slice(path=('2.weight',), axis=1, ...),))
+    """
+    found = find(
+        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "find_units"
+    )
+    if not found.units:
+        left_out = "".join(f"\n  {x.name} ({x.size} units): {x.reason}" for x in found.excluded)
+        raise ValueError(
+            "find_units: no group of units is left in the model; expected at least one layer between weights. Left out:"
+            f"{left_out or ' nothing, the forward uses no parameter'}"
+        )
+    return found.units
+
+
+def find(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    example_kwargs: dict[str, Any],
+    include: Patterns,
+    exclude: Patterns,
+    attention_heads: bool,
+    residual: bool,
+    groups: Sequence[UnitGroup],
+    caller: str,
+) -> Found:
+    """What ``find_units`` and ``explain`` share; an empty result is not an error here."""
+    ledger = trace(model, example_inputs, example_kwargs, caller)
+    search = Search(model, ledger, attention_heads, residual)
+    candidates = search.candidates()
+    reasons = [(c, search.reason(c)) for c in candidates]
+    excluded = [(c.name, c.size, reason) for c, reason in reasons if reason is not None]
+    units: list[UnitGroup] = []
+    for c in (c for c, reason in reasons if reason is None):
+        group = search.group(c)
+        if isinstance(group, UnitGroup):
+            units.append(group)
+        else:
+            excluded.append(group)
+    units = _unique(units)
+    notes = {g.name: search.notes(g) for g in units}
+    units, left_out = _select(units, include, exclude, caller)
+    units = _with_groups(units, groups, excluded)
+    check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
+    return Found(tuple(units), _merged([*excluded, *left_out]), notes)
+
+
+# --- names and choices ----------------------------------------------------------------------------------
+
+
+def _unique(units: list[UnitGroup]) -> list[UnitGroup]:
+    """Names made distinct: ``:0``, ``:1``, ... where several groups have one."""
+    counts = Counter(g.name for g in units)
+    seen: Counter[str] = Counter()
+    out = []
+    for g in units:
+        out.append(replace(g, name=f"{g.name}:{seen[g.name]}") if counts[g.name] > 1 else g)
+        seen[g.name] += 1
+    return out
+
+
+def _patterns(patterns: Patterns) -> tuple[str, ...]:
+    if patterns is None:
+        return ()
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def _select(
+    units: list[UnitGroup], include: Patterns, exclude: Patterns, caller: str
+) -> tuple[list[UnitGroup], list[tuple[str, int, str]]]:
+    for keyword, patterns in (("include", _patterns(include)), ("exclude", _patterns(exclude))):
+        for p in patterns:
+            if not any(fnmatchcase(g.name, p) for g in units):
+                names = ", ".join(g.name for g in units) or "none"
+                raise ValueError(f"{caller}: {keyword}={p!r} matches no group; expected a pattern for one of: {names}")
+    kept: list[UnitGroup] = []
+    left_out: list[tuple[str, int, str]] = []
+    for g in units:
+        banned = [p for p in _patterns(exclude) if fnmatchcase(g.name, p)]
+        if banned:
+            left_out.append((g.name, g.size, f"exclude={banned[0]!r}"))
+        elif include is not None and not any(fnmatchcase(g.name, p) for p in _patterns(include)):
+            left_out.append((g.name, g.size, f"include={include!r} does not match"))
+        else:
+            kept.append(g)
+    return kept, left_out
+
+
+def _with_groups(
+    units: list[UnitGroup], groups: Sequence[UnitGroup], left_out: list[tuple[str, int, str]]
+) -> list[UnitGroup]:
+    """Hand-made groups after the found ones that they do not replace."""
+
+    def owned(g: UnitGroup) -> set[tuple[Path, int, int, bool]]:
+        return {
+            (s.path, s.axis, entry, s in g.outgoing)
+            for s in g.parameter_slices()
+            for unit in s.entries(g.size)
+            for entry in unit
+        }
+
+    taken = [(g.name, owned(g)) for g in groups]
+    kept = []
+    for g in units:
+        by = [name for name, entries in taken if name == g.name or entries & owned(g)]
+        if by:
+            left_out.append((g.name, g.size, f"replaced by the group {by[0]!r} written by hand"))
+        else:
+            kept.append(g)
+    return [*kept, *groups]
+
+
+def _merged(rows: list[tuple[str, int, str]]) -> tuple[Excluded, ...]:
+    """One row for each module and reason."""
+    sizes: dict[tuple[str, str], int] = {}
+    for name, size, reason in rows:
+        sizes[name, reason] = sizes.get((name, reason), 0) + size
+    return tuple(Excluded(name, size, reason) for (name, reason), size in sizes.items())

@@ -1,0 +1,266 @@
+"""The rules of operations that move data: views, slices, concatenations, look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from fcbp.units.ledger import Ids
+from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, varying
+from fcbp.units.rules import Call, join, rule, unknown
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten")
+def _view(call: Call) -> Marks:
+    return call.first.viewed(call.shape)
+
+
+@rule("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim")
+def _permute(call: Call) -> Marks:
+    m = call.first
+    n = len(m.shape)
+    order = list(range(n))
+    if call.name == "permute":
+        order = [d % n for d in call["dims"]]
+    elif call.name == "transpose":
+        i, j = call["dim0"] % n, call["dim1"] % n
+        order[i], order[j] = j, i
+    else:
+        order.reverse()
+    return m.permuted(order)
+
+
+@rule("expand")
+def _expand(call: Call) -> Marks:
+    return replace(call.first.aligned(len(call.shape)), shape=call.shape)
+
+
+def _sliced(call: Call, m: Marks, dim: int, start: int, length: int, step: int = 1) -> Marks:
+    """``length`` entries of an axis from ``start`` on."""
+    dim %= len(m.shape)
+    part = slice(start, start + length * step, step)
+    shape = [length if i == dim else n for i, n in enumerate(m.shape)]
+    return _taken(call, m, dim, lambda x: x[(slice(None),) * dim + (part,)], shape)
+
+
+def _taken(call: Call, m: Marks, dim: int, take: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:
+    """Part of an axis: the units there are treated apart from the rest."""
+    if list(shape) == list(m.shape):
+        return m
+    call.cuts = True
+    for label in m.labels:
+        if label.shape[dim] > 1:
+            call.ledger.touch(take(label), f"{call.where} takes them out of a longer axis")
+    return m.move(lambda x: take(x) if x.shape[dim] > 1 else x, shape)
+
+
+@rule("slice", "narrow")
+def _slice(call: Call) -> Marks:
+    m, dim = call.first, call["dim"] % len(call.shape)
+    length = m.shape[dim]
+    start, end = call["start"] or 0, call["end"]
+    start, _, step = slice(start, end, call.arguments.get("step", 1)).indices(length)
+    return _sliced(call, m, dim, start, call.shape[dim], step)
+
+
+@rule("select")
+def _select(call: Call) -> Marks:
+    dim = call["dim"] % len(call.first.shape)
+    index = call["index"] % call.first.shape[dim]
+    return _sliced(call, call.first, dim, index, 1).viewed(call.shape)
+
+
+@rule("unbind")
+def _unbind(call: Call) -> list[Marks | None]:
+    return [_sliced(call, call.first, call["dim"], i, 1).viewed(x.shape) for i, x in enumerate(call.results)]
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "tensor_split")
+def _split(call: Call) -> list[Marks | None]:
+    parts: list[Marks | None] = []
+    start, dim = 0, call["dim"]
+    for x in call.results:
+        parts.append(_sliced(call, call.first, dim, start, x.shape[dim]))
+        start += x.shape[dim]
+    return parts
+
+
+@rule("repeat")
+def _repeat(call: Call) -> Marks:
+    m = call.first.aligned(len(call.shape))
+    times = [n // max(old, 1) for n, old in zip(call.shape, m.shape, strict=True)]
+    return m.move(lambda x: np.tile(x, [t if n > 1 else 1 for t, n in zip(times, x.shape, strict=True)]), call.shape)
+
+
+@rule("flip")
+def _flip(call: Call) -> Marks:
+    dims = tuple(d % len(call.shape) for d in call["dims"])
+    return call.first.move(lambda x: np.flip(x, dims), call.shape)
+
+
+@rule("roll")
+def _roll(call: Call) -> Marks | list[Marks | None]:
+    m, dims = call.first, call["dims"]
+    if not dims:
+        return unknown(call)
+    return m.move(lambda x: np.roll(x, call["shifts"], tuple(d % len(m.shape) for d in dims)), call.shape)
+
+
+@rule("cat", "concat", "stack")
+def _cat(call: Call) -> Marks:
+    ndim, dim = len(call.shape), call["dim"] % len(call.shape)
+    parts = [call.marks(x) for x in call["tensors"]]
+    if call.name == "stack":
+        parts = [m.viewed([*m.shape[:dim], 1, *m.shape[dim:]]) for m in parts]
+    parts = [m for m in parts if len(m.shape) == ndim and m.shape[dim] > 0]
+    data = any(m.data for m in parts)
+    if data:
+        for m in parts:
+            if not m.data and m.origin:
+                call.event("token", m.origin, m.label_entries())
+    families: dict[tuple[tuple[int, ...], int], list[Ids | None]] = {}
+    for i, m in enumerate(parts):
+        seen: dict[tuple[int, ...], int] = {}
+        for label in m.labels:
+            beside = tuple(a for a in axes_of(label) if a != dim)
+            key = (beside, seen.get(beside, 0))
+            seen[beside] = key[1] + 1
+            families.setdefault(key, [None] * len(parts))[i] = label
+    # Side by side, not met: what joins a step of a sequence to the next leaves their units apart.
+    labels = [x for x in (squeeze(_joined(x, parts, dim)) for x in families.values()) if x.size > 1]
+    others = [f for m in parts for f in m.fixed if f.values.shape[dim] == 1]
+    fixed = simplify([*others, *_joined_fixed(parts, dim, call.where)])
+    for label in labels:
+        for values, why in fixed:
+            if set(axes_of(label)) & set(axes_of(values)):
+                call.ledger.tell_apart(label, values, why)
+    makers = 0
+    for m in parts:
+        makers |= m.makers
+    return Marks(
+        call.shape, tuple(labels), fixed, data, frozenset().union(*(m.origin for m in parts if not data)),
+        makers, stats=frozenset().union(*(m.stats for m in parts)),
+    )  # fmt: skip
+
+
+def _joined(pieces: list[Ids | None], parts: list[Marks], dim: int) -> Ids:
+    """Arrays side by side; -1 where a part has none."""
+    full = [max(x.shape[i] for x in pieces if x is not None) for i in range(len(parts[0].shape))]
+    out = []
+    for x, m in zip(pieces, parts, strict=True):
+        shape = [m.shape[dim] if i == dim else n for i, n in enumerate(full)]
+        out.append(np.full(shape, -1) if x is None else np.broadcast_to(x, shape))
+    return np.concatenate(out, axis=dim)
+
+
+def _joined_fixed(parts: list[Marks], dim: int, why: str) -> list[Fixed]:
+    """What differs along the joined axis: positions that are fixed in a part, and parts without a label from others."""
+    values: list[Ids] = []
+    reasons: list[str] = []
+    for offset, m in enumerate(parts):
+        n = m.shape[dim]
+        codes = np.zeros((n, 1), dtype=np.int64)
+        for f in m.fixed:
+            if f.values.shape[dim] > 1:
+                codes = np.concatenate([codes, np.moveaxis(f.values, dim, 0).reshape(n, -1)], axis=1)
+                reasons.append(f.why)
+        rows = np.unique(codes, axis=0, return_inverse=True)[1].ravel()
+        labelled = any(x.shape[dim] > 1 for x in m.labels)
+        # Numbers below 2**32 are the parts with units: what is alike in two of them stays alike.
+        values.append(rows if labelled else rows + ((offset + 1) << 32))
+    joined = np.concatenate(values)
+    shape = [len(joined) if i == dim else 1 for i in range(len(parts[0].shape))]
+    return [Fixed(joined.reshape(shape), reasons[0] if reasons else why)]
+
+
+@rule("constant_pad_nd")
+def _pad(call: Call) -> Marks | list[Marks | None]:
+    m, pad, n = call.first, call["pad"], len(call.shape)
+    if any(p < 0 for p in pad):
+        return unknown(call)
+    width = [(0, 0)] * n
+    for i in range(len(pad) // 2):
+        width[n - 1 - i] = (pad[2 * i], pad[2 * i + 1])
+
+    def padded(x: Ids, value: int) -> Ids:
+        return np.pad(x, [w if s > 1 else (0, 0) for w, s in zip(width, x.shape, strict=True)], constant_values=value)
+
+    labels = tuple(padded(x, -1) for x in m.labels)
+    edges = [
+        Fixed(np.pad(np.zeros(m.shape[i], dtype=np.int64), w, constant_values=1).reshape(
+            [-1 if k == i else 1 for k in range(n)]), call.where)
+        for i, w in enumerate(width) if sum(w)
+    ]  # fmt: skip
+    fixed = simplify([*(Fixed(padded(f.values, -1), f.why) for f in m.fixed), *edges])
+    return replace(m, shape=call.shape, labels=labels, fixed=fixed)
+
+
+@rule("unfold", "im2col", "col2im", "as_strided", "diagonal")
+def _along_positions(call: Call) -> Marks | list[Marks | None]:
+    """Movement that is followed only where no unit axis is moved: axes in front that keep their size."""
+    m, shape = call.first, call.shape
+    same = 0
+    while same < min(len(m.shape), len(shape)) and m.shape[same] == shape[same]:
+        same += 1
+    if call.name in ("as_strided", "diagonal") or same == 0:
+        return unknown(call)
+    for label in m.labels:
+        if any(a >= same for a in axes_of(label)):
+            return unknown(call)
+    labels = tuple(x.reshape(x.shape[:same] + (1,) * (len(shape) - same)) for x in m.labels)
+    return replace(m, shape=shape, labels=labels, fixed=varying(shape, call.where, _unlabelled(labels, len(shape))))
+
+
+def _unlabelled(labels: Sequence[Ids], ndim: int) -> list[int]:
+    taken = {a for x in labels for a in axes_of(x)}
+    return [i for i in range(ndim) if i not in taken]
+
+
+@rule("embedding", "index_select", "index", "gather")
+def _lookup(call: Call) -> Marks | list[Marks | None]:
+    """Rows of a table picked by an index: the table's other axes go on, the picked one ends."""
+    if call.name == "embedding":
+        table, dim, index = call.marks(call["weight"]), 0, call["indices"]
+    elif call.name == "index_select":
+        table, dim, index = call.first, call["dim"] % len(call.first.shape), call["index"]
+    else:
+        given = [(i, x) for i, x in enumerate(call.arguments.get("indices") or []) if x is not None]
+        if call.name == "gather" or len(given) != 1 or given[0][1].dtype == torch.bool:
+            return unknown(call)
+        table, (dim, index) = call.first, given[0]
+    known = getattr(index, "constant", None)
+    if known is not None and known.ndim == 1:
+        order = np.asarray(known.tolist())
+        return _taken(call, table, dim, lambda x: x.take(order, dim), call.shape)
+    for label in table.labels:
+        if label.shape[dim] > 1:
+            call.ledger.pin(label, f"picked by an index in {call.where}")
+    by = call.marks(index)
+    extra = len(by.shape)
+    kept = [x for x in table.labels if x.shape[dim] == 1]
+    fixed = [f for f in table.fixed if f.values.shape[dim] == 1]
+
+    def widened(x: Ids) -> Ids:
+        return x.reshape(x.shape[:dim] + (1,) * extra + x.shape[dim + 1 :])
+
+    places = range(dim, dim + extra)
+    result = replace(
+        table, shape=call.shape, labels=tuple(widened(x) for x in kept), product=frozenset(),
+        fixed=simplify([*(Fixed(widened(f.values), f.why) for f in fixed), *varying(call.shape, call.where, places)]),
+        data=table.data or by.data, stats=table.stats | by.stats,
+    )  # fmt: skip
+    if by.data and not table.data and table.origin:
+        entries = np.concatenate([x.ravel() for x in kept]) if kept else np.zeros(0, dtype=np.int64)
+        number = call.event("lookup", table.origin, entries, read=by)
+        result = replace(result, origin=frozenset(), makers=1 << number)
+        call.cuts = True
+    return result
+
+
+@rule("glu")
+def _glu(call: Call) -> Marks:
+    halves = [_sliced(call, call.first, call["dim"], k * n, n) for n in [call.shape[call["dim"]]] for k in (0, 1)]
+    return join(call, halves, call.shape, kind="scale")

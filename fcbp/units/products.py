@@ -1,0 +1,122 @@
+"""The rules of sums over axes: reductions, and products of activations with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fcbp.units.marks import Marks, axes_of, contract, count, reduce
+from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unknown
+
+__all__ = ["biased", "normalised", "product", "summed"]
+
+
+@rule("sum", "mean", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm", "any", "all",
+      "amax", "amin", "max", "min", "nansum", "std_mean")  # fmt: skip
+def _reduction(call: Call) -> Marks | list[Marks | None]:
+    if len(call.inputs) == 2:
+        return pointwise(call)
+    m = call.first
+    dims = call.arguments.get("dim")
+    axes = list(range(len(m.shape))) if dims is None or dims == [] else dims if isinstance(dims, list) else [dims]
+    across = call.name in ("amax", "amin", "max", "min")
+    result = summed(call, m, axes, bool(call.arguments.get("keepdim", False)), across)
+    both = call.name in ("var_mean", "std_mean")
+    if len(call.results) == 2 and not both:
+        for label in m.labels:
+            if {a % len(m.shape) for a in axes} & set(axes_of(label)) and not across:
+                call.ledger.pin(label, call.where)
+        return [result]
+    return [result] * len(call.results)
+
+
+def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:
+    """Marks of a reduction; units that are reduced over become statistics."""
+    result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
+    if len(ids) and m.data:
+        call.ledger.statistics.append((ids, call.where))
+        result = replace(result, stats=result.stats | {len(call.ledger.statistics) - 1})
+    return result
+
+
+@rule("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax")
+def _softmax(call: Call) -> Marks:
+    m = call.first
+    normalised(call, m, [call["dim"] % len(m.shape)])
+    return replace(m, product=frozenset())
+
+
+def normalised(call: Call, m: Marks, axes: Sequence[int], why: str | None = None) -> None:
+    """Each row along the axes is normalised by itself: rows differ, and units within one share statistics."""
+    why = why or call.where
+    for label in m.labels:
+        own = set(axes_of(label))
+        if own & set(axes):
+            rest = sorted(own - set(axes))
+            if rest:
+                call.ledger.tell_apart(label, count(m.shape, rest), why)
+            call.ledger.norms.append((np.unique(label[label >= 0]), why))
+
+
+# --- products -------------------------------------------------------------------------------------------
+
+
+def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) -> Marks:
+    """Marks of an einsum of two operands, with the event of a weight meeting an activation."""
+    ledger = call.ledger
+    result, entries = contract(ledger, x, w, spec, sizes, call.where)
+    call.cuts = True
+    if x.data and w.data:
+        for side in ("a", "b"):
+            ledger.forbid(entries[f"{side}_summed"], f"they meet other activations in a dot product ({call.where})")
+            if len(entries[f"{side}_kept"]):
+                ledger.values.append((entries[f"{side}_kept"], call.where))
+        return replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats)
+    if not x.data and not w.data and bool(x.origin) == bool(w.origin):
+        both = np.concatenate([entries["a_summed"], entries["b_summed"]])
+        ledger.forbid(both, f"two parameters or constants are multiplied with each other ({call.where}): no activation")
+        return replace(result, origin=x.origin | w.origin)
+    # A constant (an initial state of zeros) that meets a parameter stands for an activation.
+    (source, weight, side) = (x, w, "b") if x.data or not x.origin else (w, x, "a")
+    flow_out(call.tracer, source, call.where)
+    number = call.event("product", weight.origin, entries[f"{side}_kept"], entries[f"{side}_summed"], source)
+    return replace(result, data=True, makers=1 << number, product=weight.origin)
+
+
+def biased(call: Call, m: Marks, bias: Any, shape: Sequence[int]) -> Marks:
+    """``m`` plus the operation's own bias, if it has one, seen in ``shape``."""
+    if bias is None:
+        return m
+    return join(call, [m, call.marks(bias).viewed(shape)], m.shape, kind="shift")
+
+
+@rule("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "matmul")
+def _matmul(call: Call) -> Marks | list[Marks | None]:
+    names = {"bmm": ("self", "mat2"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2"), "mv": ("self", "vec"),
+             "baddbmm": ("batch1", "batch2"), "addmv": ("mat", "vec"), "dot": ("self", "tensor"),
+             "linear": ("input", "weight"), "matmul": ("self", "other")}[call.name]  # fmt: skip
+    a, b = (call.marks(call[n]) for n in names)
+    bias = call.arguments.get("self") if call.name.startswith(("add", "badd")) else call.arguments.get("bias")
+    if call.name == "linear":
+        b = b.permuted(range(len(b.shape))[::-1])
+    if call.name in ("linear", "matmul") and (len(b.shape) != 2 or len(a.shape) < 2):
+        return unknown(call)
+    lead = "abcdefgh"[: len(a.shape) - 2]
+    if len(b.shape) == 1:
+        left, right, out = ("k", "k", "") if len(a.shape) == 1 else ("ik", "k", "i")
+    else:
+        left, right, out = f"{lead}ik", "kj" if len(b.shape) == 2 else f"{lead}kj", f"{lead}ij"
+    sizes = dict(zip(left + right, a.shape + b.shape, strict=True))
+    m = product(call, a, b, f"{left},{right}->{out}", sizes)
+    return m if bias is None else join(call, [m, call.marks(bias)], call.shape, kind="shift")
+
+
+@rule("_weight_norm_interface", "_weight_norm")
+def _weight_norm(call: Call) -> Marks | list[Marks | None]:
+    v, g = call.marks(call["v"]), call.marks(call["g"])
+    if v.data or g.data:
+        return unknown(call)
+    return join(call, [v, g], call.shape, kind="scale")

@@ -1,0 +1,253 @@
+"""What each ATen operation does to the marks of its tensors.
+
+An operation without a rule of its own ends all knowledge of the axes it touches: its inputs' units cannot be reset and
+its output varies along every axis. So an unknown operation costs groups, never correctness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fcbp.units.ledger import Event, Ids
+from fcbp.units.marks import Marks, meet, varying
+
+if TYPE_CHECKING:
+    from fcbp.units.trace import Tracer
+
+__all__ = ["Call", "apply", "flow_out", "join", "pointwise", "rule", "unknown"]
+
+Rule = Callable[["Call"], "Marks | list[Marks | None] | None"]
+_RULES: dict[str, Rule] = {}
+
+
+class Call:
+    """One operation: its arguments by name, its tensors, and the tracer that watches."""
+
+    def __init__(
+        self, tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor], out: Any
+    ):
+        self.tracer, self.ledger, self.func = tracer, tracer.ledger, func
+        self.inputs: list[Tensor] = inputs
+        self.results: list[Tensor] = out
+        name: str = func._schema.name.split("::")[-1]
+        self.name = name if name.endswith("__") else name.removesuffix("_")
+        # Whether the results are new values: products, and parts of a longer axis (one step of a sequence).
+        self.cuts = False
+        names = [a.name for a in func._schema.arguments]
+        defaults = {a.name: a.default_value for a in func._schema.arguments if a.has_default_value()}
+        self.arguments: dict[str, Any] = {**defaults, **dict(zip(names, args, strict=False)), **kwargs}
+        self.where = tracer.where(func)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def marks(self, x: Tensor) -> Marks:
+        return self.tracer.marks(x)
+
+    @property
+    def first(self) -> Marks:
+        return self.marks(self.inputs[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The first result's."""
+        return tuple(self.results[0].shape)
+
+    def event(
+        self, kind: str, names: frozenset[str], makes: Ids, reads: Ids | None = None, read: Marks | None = None
+    ) -> int:
+        """Record a use of the parameters ``names``."""
+        modules = tuple((path, m) for path, m in reversed(self.tracer.modules) if m is not None)
+        reads = np.zeros(0, dtype=np.int64) if reads is None else reads
+        return self.ledger.record(Event(kind, names, makes, reads, self.where, modules, read))
+
+
+def apply(
+    tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor], out: list[Tensor]
+) -> list[Marks | None]:
+    """Marks of an operation's results; ``None`` where a result keeps those it has."""
+    call = Call(tracer, func, args, kwargs, inputs, out)
+    known = _RULES.get(call.name) or (pointwise if torch.Tag.pointwise in func.tags else unknown)
+    marks = known(call)
+    found = marks if isinstance(marks, list) else [marks]
+    if len(found) < len(out):
+        # Side results (saved statistics, indices): nothing is known of them.
+        found = found + [_opaque(call, x) for x in out[len(found) :]]
+    return _traced(call, found)
+
+
+def _traced(call: Call, results: list[Marks | None]) -> list[Marks | None]:
+    """The results with the tensors they were computed from."""
+    inputs = [m for m in map(call.marks, call.inputs) if m.data]
+    upstream = path = 0
+    for m in inputs:
+        upstream |= m.upstream | m.path
+        path |= m.path
+    if not upstream and not any(m is not None and m.data and m.labels for m in results):
+        return results
+    out: list[Marks | None] = []
+    for marks in results:
+        # A bit for each: the steps of a sequence are results of one operation.
+        own = call.tracer.next_bit()
+        out.append(marks and replace(marks, path=own if call.cuts else own | path, upstream=upstream))
+    return out
+
+
+def flow_out(tracer: Tracer, marks: Marks, to: str) -> None:
+    """Statistics over units that reach something other than these units are read without a weight."""
+    for i in marks.stats:
+        ids, why = tracer.ledger.statistics[i]
+        tracer.ledger.forbid(ids, f"{why} reads them without a weight and passes the result to {to}")
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the rule of the operations ``aten.<name>`` (and of their in-place forms)."""
+
+    def register(f: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(names, f))
+        return f
+
+    return register
+
+
+def _opaque(call: Call, x: Tensor) -> Marks:
+    data = any(call.marks(t).data for t in call.inputs)
+    return Marks(tuple(x.shape), fixed=varying(x.shape, call.where), data=data)
+
+
+def unknown(call: Call) -> list[Marks | None]:
+    """Ends all knowledge."""
+    for x in call.inputs:
+        m = call.marks(x)
+        call.ledger.forbid(m.label_entries(), f"they pass through {call.where}, which cannot be followed")
+        flow_out(call.tracer, m, call.where)
+    return [_opaque(call, x) for x in call.results]
+
+
+# --- elementwise ----------------------------------------------------------------------------------------
+
+_SHIFTS = {"add", "sub", "rsub"}
+_SCALES = {"mul", "div"}
+
+
+def pointwise(call: Call) -> list[Marks | None]:
+    """Tensors that meet element by element."""
+    m = join(call, [call.marks(x) for x in call.inputs], call.shape)
+    return [m if tuple(x.shape) == m.shape else _opaque(call, x) for x in call.results]
+
+
+def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | None = None) -> Marks:
+    """Marks of a sum or product, element by element; ``kind`` overrides the use that parameters are put to."""
+    ledger, name = call.ledger, call.name
+    operands = [m.aligned(len(shape)) for m in operands]
+    if kind is None:
+        kind = "shift" if name in _SHIFTS else "scale" if name in _SCALES else "other"
+    data = [m for m in operands if m.data]
+    origin: frozenset[str] = frozenset()
+    size = int(np.prod(shape))
+    for m in operands:
+        if m.data or not m.origin:
+            continue
+        smaller = int(np.prod(m.shape)) < size and len(operands) > 1
+        if data or (smaller and kind != "other"):
+            call.event(kind, m.origin, m.label_entries())
+        else:
+            origin |= m.origin
+    if kind == "shift" and len(data) == 1 and data[0].product:
+        for m in operands:
+            if not m.data and len(m.origin) == 1:
+                ledger.bias_of.update(dict.fromkeys(data[0].product, *m.origin))
+    if kind == "shift" and len(data) == 2:
+        _note_residual(call, *data)
+    result = operands[0]
+    for m in operands[1:]:
+        labels, fixed = meet(ledger, result, m, call.where)
+        result = Marks(shape, labels, fixed)
+    stats: frozenset[int] = frozenset().union(*(m.stats for m in operands))
+    own = set(result.label_entries().tolist())
+    back = frozenset(i for i in stats if own & set(ledger.statistics[i][0].tolist()))
+    ledger.norms.extend(ledger.statistics[i] for i in sorted(back))
+    makers = 0
+    for m in operands:
+        makers |= m.makers
+    product = data[0].product if len(operands) == 1 and data else frozenset()
+    return replace(
+        result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
+        stats=stats - back, product=product if name in _COPIES else frozenset(),
+    )  # fmt: skip
+
+
+def _note_residual(call: Call, a: Marks, b: Marks) -> None:
+    """A sum that joins a branch with what the branch was computed from makes its units a residual stream."""
+    if not (a.labels and b.labels):
+        return
+    events = call.ledger.events
+
+    def weights(m: Marks) -> set[str]:
+        return {name for i in _bits(m.makers) for name in events[i].names}
+
+    if weights(a) <= weights(b) or weights(b) <= weights(a):
+        return  # the same weights at another time or place: a recurrence, not a skip connection
+    ids = np.concatenate([a.label_entries(), b.label_entries()])
+    for short, long in ((a, b), (b, a)):
+        for i in _bits(long.makers):
+            read = events[i].read
+            if read is None:
+                continue
+            if short.path & (read.path | read.upstream):
+                call.ledger.residual.append((ids, call.where))
+                return
+            # A projection shortcut: the short branch is one layer on something that the long one went on from.
+            starts = [r for r in (events[j].read for j in _bits(short.makers)) if r is not None and r.makers]
+            if any(start.path & read.upstream & ~read.path for start in starts):
+                call.ledger.shortcuts.append((ids, call.where, i))
+
+
+def _bits(x: int) -> list[int]:
+    return [i for i in range(x.bit_length()) if x >> i & 1]
+
+
+_COPIES = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "lift"}
+
+
+@rule(*_COPIES, "masked_fill", "_prelu_kernel", "rrelu_with_noise_functional", "feature_dropout", "view_as_real_copy")
+def _elementwise(call: Call) -> list[Marks | None]:
+    return pointwise(call)
+
+
+@rule("native_dropout")
+def _dropout(call: Call) -> Marks:
+    return call.first
+
+
+@rule("bernoulli")
+def _bernoulli(call: Call) -> Marks | list[Marks | None]:
+    # Draws are exchangeable: the mask of a dropout tells no units apart.
+    if (
+        "self" in call.arguments
+        and not isinstance(call.arguments.get("p"), Tensor)
+        and call.func._overloadname == "float"
+    ):
+        return Marks(call.shape)
+    return pointwise(call)
+
+
+@rule(
+    "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like",
+    "full_like", "empty_like", "rand", "randn", "rand_like", "randn_like", "scalar_tensor", "empty_strided",
+    "new_empty_strided", "fill", "zero", "normal", "uniform", "exponential",
+)  # fmt: skip
+def _uniform(call: Call) -> Marks:
+    return Marks(call.shape)
+
+
+@rule("copy")
+def _copy(call: Call) -> Marks:
+    source = call.marks(call["src"]).aligned(len(call.shape))
+    return replace(source, shape=call.shape)

@@ -1,0 +1,258 @@
+"""From what a trace learnt to classes of units, to groups and to reasons for having none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from fcbp.tree import Path
+from fcbp.units.group import Slice, UnitGroup
+from fcbp.units.ledger import Event, Ids, Ledger, Slot
+from fcbp.units.marks import axes_of
+
+__all__ = ["Candidate", "Search"]
+
+# What a leaf's entries are used for, as bits.
+_IN, _OUT, _TOKEN, _SHIFT, _OTHER = 1, 2, 4, 8, 16
+_SCALE, _NORM_SCALE, _NORM_SHIFT, _MEAN, _VAR = 32, 64, 128, 256, 512
+_BITS = {
+    "token": _TOKEN, "shift": _SHIFT, "scale": _SCALE, "norm_scale": _NORM_SCALE, "norm_shift": _NORM_SHIFT,
+    "running_mean": _MEAN, "running_var": _VAR, "other": _OTHER,
+}  # fmt: skip
+_ROLE = {
+    _IN: "incoming", _TOKEN: "incoming", _IN | _TOKEN: "incoming", _OUT: "outgoing", _SHIFT: "bias",
+    _SCALE: "norm_scale", _NORM_SCALE: "norm_scale", _NORM_SHIFT: "norm_shift", _MEAN: "running_mean",
+    _VAR: "running_var", _TOKEN | _SHIFT: "incoming",
+}  # fmt: skip
+
+
+@dataclass
+class Candidate:
+    """A class of units that nothing tells apart: for each slot the units' entries, a row a unit."""
+
+    units: Ids
+    entries: dict[int, Ids]
+    name: str = ""
+    order: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return len(self.units)
+
+
+class Search:
+    """Reads a ledger: which units are one class, what their leaves are for, why a class is no group."""
+
+    def __init__(self, model: nn.Module, ledger: Ledger, attention_heads: bool, residual: bool):
+        self.ledger = ledger
+        self.attention_heads, self.residual = attention_heads, residual
+        self.parameters = dict(model.named_parameters())
+        self.leaves: dict[str, torch.Tensor] = {**self.parameters, **dict(model.named_buffers())}
+        self.root = ledger.units()
+        n = len(self.root)
+        self.slot_of = np.zeros(n, dtype=np.int64)
+        self.slots_of: dict[str, list[int]] = defaultdict(list)
+        for i, slot in enumerate(ledger.slots):
+            self.slot_of[slot.start : slot.start + slot.size] = i
+            self.slots_of[slot.name].append(i)
+        self.roles = np.zeros(n, dtype=np.int64)
+        self.first = np.full(n, len(ledger.events))  # the first event that uses an entry
+        for i, event in enumerate(ledger.events):
+            self._use(i, event)
+        self.forbidden = self._first_reason(ledger.forbidden)
+        self.distinct = self._first_reason(ledger.distinctions)
+        # Where the long branch's last layer reads what it makes, the sum is a step of a recurrence.
+        shortcuts = [(ids, why) for ids, why, i in ledger.shortcuts if not self._is_loop(ledger.events[i])]
+        self.residuals = ledger.residual + shortcuts
+        self.in_residual = self._first_reason(self.residuals)
+        self.in_values = self._first_reason(ledger.values)
+
+    def _use(self, number: int, event: Event) -> None:
+        for ids, bit in [(event.makes, _BITS.get(event.kind, _IN)), (event.reads, _OUT)]:
+            units = np.unique(self.root[ids])
+            for name in sorted(event.names):
+                own = np.concatenate([ids[:0], *(self.ledger.slots[i].ids for i in self.slots_of[name])])
+                # A weight computed from several leaves (a weight norm) carries the entries of one of them.
+                named = own[np.isin(own, ids)] if np.isin(own, ids).any() else own[np.isin(self.root[own], units)]
+                self.roles[named] |= bit
+                self.first[named] = np.minimum(self.first[named], number)
+
+    def _is_loop(self, event: Event) -> bool:
+        return bool(np.isin(self.root[event.reads], self.root[event.makes]).any())
+
+    def _first_reason(self, facts: list[tuple[Ids, str]]) -> Ids:
+        """For each unit the number of the first fact about one of its entries, or -1."""
+        index = np.full(len(self.root), -1)
+        for i in range(len(facts) - 1, -1, -1):
+            index[self.root[facts[i][0]]] = i
+        return index
+
+    # --- candidates ---
+
+    def candidates(self) -> list[Candidate]:
+        """Classes of units that have a weight, in the order in which the forward meets them."""
+        order = np.lexsort((np.arange(len(self.root)), self.slot_of, self.root))
+        used = order[np.isin(self.root[order], np.unique(self.root[self.roles & (_IN | _OUT) > 0]))]
+        units, starts = np.unique(self.root[used], return_index=True)
+        classes: dict[bytes, list[int]] = defaultdict(list)
+        pieces = np.split(used, starts[1:])
+        for i, ids in enumerate(pieces[: len(units)]):
+            look = np.stack([self.slot_of[ids], self.ledger.colour[ids], self.roles[ids]])
+            classes[look.tobytes()].append(i)
+        found = [self._candidate(np.stack([pieces[i] for i in members])) for members in classes.values()]
+        return sorted(found, key=lambda c: c.order)
+
+    def _candidate(self, ids: Ids) -> Candidate:
+        """A class from its entries, a row a unit; columns correspond."""
+        slots = self.slot_of[ids[0]]
+        makers = self._with_role(ids[0], _IN | _TOKEN) or self._with_role(ids[0], _OUT)
+        lead = min(makers, key=lambda k: (self.first[ids[0, k]], slots[k], ids[0, k]))
+        ids = ids[np.argsort(ids[:, lead], kind="stable")]
+        entries = {int(s): ids[:, slots == s] - self.ledger.slots[s].start for s in dict.fromkeys(slots)}
+        slot = self.ledger.slots[slots[lead]]
+        order = (int(self.first[ids[0, lead]]), int(slots[lead]), int(ids[0, lead]))
+        return Candidate(self.root[ids[:, lead]], entries, slot.name.rpartition(".")[0] or slot.name, order)
+
+    def _with_role(self, ids: Ids, bits: int) -> list[int]:
+        return [k for k in range(len(ids)) if self.roles[ids[k]] & bits]
+
+    def _role(self, c: Candidate, slot: int) -> int:
+        return int(np.bitwise_or.reduce(self.roles[c.entries[slot][0] + self.ledger.slots[slot].start]))
+
+    # --- reasons ---
+
+    def reason(self, c: Candidate) -> str | None:
+        """Why a class is no resettable group; ``None`` if it is one, as far as roles go."""
+        unit = c.units[0]
+        slots = [(self.ledger.slots[i], self._role(c, i)) for i in c.entries]
+        told = self.ledger.distinctions[self.distinct[unit]][1] if self.distinct[unit] >= 0 else ""
+        if self.forbidden[unit] >= 0:
+            return self.ledger.forbidden[self.forbidden[unit]][1]
+        for slot, role in slots:
+            if slot.is_buffer and role & ~(_MEAN | _VAR):
+                return f"they meet the buffer {slot.name}, which is no parameter"
+        if not any(role & (_IN | _TOKEN) for _, role in slots):
+            return "no parameter makes them" + (f": {told}" if told else "")
+        if not any(role & _OUT for _, role in slots):
+            return "no parameter reads them"
+        for slot, role in slots:
+            if role & _OUT and role & (_IN | _TOKEN):
+                return f"tied weights: axis {slot.axis} of {slot.name} both makes and reads them"
+            if self._field(slot, role) is None:
+                return f"{slot.name} is used in a way that no reset value is known for"
+        return self._reason_to_leave_out(c, slots, told)
+
+    def _reason_to_leave_out(self, c: Candidate, slots: list[tuple[Slot, int]], told: str) -> str | None:
+        unit = c.units[0]
+        if c.size == 1:
+            most = max(c.entries, key=lambda i: c.entries[i].shape[1])
+            if c.entries[most].shape[1] == self.ledger.slots[most].size:
+                return f"all entries on axis {self.ledger.slots[most].axis} of {self.ledger.slots[most].name} are tied"
+            return f"each differs from all others: {told}"
+        if self.in_residual[unit] >= 0 and not self.residual:
+            where = self.residuals[self.in_residual[unit]][1]
+            return f"a residual stream, joined by {where} (residual=True includes it)"
+        if self.in_values[unit] >= 0 and not self.attention_heads:
+            return "value channels of an attention head (attention_heads=True includes them)"
+        frozen = [s.name for s, _ in slots if not s.is_buffer and not self.parameters[s.name].requires_grad]
+        if frozen:
+            return f"{', '.join(dict.fromkeys(frozen))} is frozen (requires_grad=False), and a reset would change it"
+        return None
+
+    def _field(self, slot: Slot, role: int) -> str | None:
+        """The field of ``UnitGroup`` that a leaf's entries belong to."""
+        field = _ROLE.get(role)
+        if field == "bias" and self.leaves[slot.name].numel() != slot.size:
+            return "incoming"  # a table that is added, such as positions: it makes the units as an embedding does
+        return field
+
+    # --- groups ---
+
+    def group(self, c: Candidate) -> UnitGroup | tuple[str, int, str]:
+        """The class as a ``UnitGroup``; as a row of what is left out where slices or modules cannot express it."""
+        fields: dict[str, list[Slice]] = defaultdict(list)
+        events = {i: int(self.first[c.entries[i][0, 0] + self.ledger.slots[i].start]) for i in c.entries}
+        for i in sorted(c.entries, key=lambda i: (events[i], i)):
+            slot = self.ledger.slots[i]
+            slices = _slices(slot, c.entries[i])
+            if slices is None:
+                return c.name, c.size, f"their entries on axis {slot.axis} of {slot.name} lie in no regular order"
+            fields[str(self._field(slot, self._role(c, i)))] += slices
+        activation = self._activation(c)
+        if activation is None:
+            reads = ", ".join(dict.fromkeys(str(s.path[0]) for s in fields["outgoing"]))
+            why = f"no module that reads them takes them as its input ({reads}), so their activation is out of reach"
+            return c.name, c.size, f"{why}; use a module such as Linear for the weight that reads them"
+        biases = tuple(self._outgoing_bias(s) for s in fields["outgoing"])
+        return UnitGroup(
+            c.name, c.size, outgoing_bias=biases, activation=activation[0], activation_axis=activation[1],
+            **{name: tuple(fields[name]) for name in (
+                "incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var")},
+        )  # fmt: skip
+
+    def _outgoing_bias(self, s: Slice) -> Path | None:
+        bias = self.ledger.bias_of.get(str(s.path[0]))
+        weight = self.leaves[str(s.path[0])]
+        if bias not in self.parameters or weight.ndim < 2:
+            return None
+        outputs = weight.movedim(s.axis, -1).shape[:1]
+        return (bias,) if self.leaves[bias].shape == outputs else None
+
+    def _activation(self, c: Candidate) -> tuple[str, int] | None:
+        """The first module that reads the units from its first input, laid out there as in its weight."""
+        for event in self.ledger.events:
+            for name in sorted(event.names):
+                for i in self.slots_of[name]:
+                    if i not in c.entries or not np.isin(c.units[0], self.root[event.reads]):
+                        continue
+                    for path, marks in event.inputs:
+                        if not name.startswith(f"{path}."):
+                            continue
+                        for label in marks.labels:
+                            axes = axes_of(label)
+                            if len(axes) == 1 and self._same_layout(c, i, label.ravel()):
+                                return path, axes[0] - len(marks.shape)
+        return None
+
+    def _same_layout(self, c: Candidate, slot: int, label: Ids) -> bool:
+        units = np.where(label >= 0, self.root[label], -1)
+        places = [np.flatnonzero(units == unit) for unit in c.units]
+        return all(np.array_equal(p, np.sort(e)) for p, e in zip(places, c.entries[slot], strict=True))
+
+    def notes(self, group: UnitGroup) -> tuple[str, ...]:
+        """Remarks on a group: norms over its own axis, whose statistics a replaced unit still takes part in."""
+        slot = self.slots_of[str(group.incoming[0].path[0])]
+        entry = next(
+            self.ledger.slots[i].start + group.incoming[0].start
+            for i in slot
+            if self.ledger.slots[i].axis == group.incoming[0].axis
+        )
+        reasons = [why for ids, why in self.ledger.norms if np.isin(self.root[entry], self.root[ids])]
+        return tuple(
+            f"{why} normalises over the units: a replaced one still takes part in its statistics"
+            for why in dict.fromkeys(reasons)
+        )
+
+
+def _slices(slot: Slot, entries: Ids) -> list[Slice] | None:
+    """Slices that own the entries, a row a unit: one, or else one for each column; ``None`` where there are none."""
+    for columns in ([entries], [entries[:, [k]] for k in range(entries.shape[1])]):
+        slices = [_slice(slot, part) for part in columns]
+        if all(slices):
+            return [s for s in slices if s is not None]
+    return None
+
+
+def _slice(slot: Slot, entries: Ids) -> Slice | None:
+    size, block = entries.shape
+    start = int(entries[0, 0])
+    stride = int(entries[1, 0]) - start if size > 1 else 1
+    step = int(entries[0, 1]) - start if block > 1 else 1
+    grid = start + stride * np.arange(size)[:, None] + step * np.arange(block)
+    if (grid != entries).any():
+        return None
+    return Slice((slot.name,), slot.axis, start, stride, block, step, partial=size * block < slot.size)
