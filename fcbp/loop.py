@@ -13,6 +13,10 @@ from torch import Tensor
 
 __all__ = ["scan"]
 
+_PARALLEL_FROM = 1 << 20
+"""Elements of the carry from which on threads share an operation: with fewer, their meetings cost more than they save,
+and on a busy machine many times more."""
+
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
@@ -210,7 +214,10 @@ def _program(step: Step, leaves: list[Tensor], spec: pytree.TreeSpec, xs: Any) -
 
         return scan_op(body, moving, xs)
 
-    compiled = torch.compile(loop, fullgraph=True, options={"cpp_wrapper": True})
+    options: dict[str, Any] = {"cpp_wrapper": True}
+    if sum(leaf.numel() for leaf in leaves) < _PARALLEL_FROM:
+        options["cpp.threads"] = 1
+    compiled = torch.compile(loop, fullgraph=True, options=options)
 
     def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
         moving = [leaves[i].contiguous() for i in flat.moving]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import optree
@@ -16,6 +16,12 @@ from fcbp import tree
 from fcbp.tree import Path
 
 __all__ = ["Slice", "UnitGroup", "check_features", "check_units"]
+
+
+def _brief(self: Any) -> str:
+    """A dataclass' repr without the fields that have their default."""
+    shown = (f for f in fields(self) if f.default is MISSING or getattr(self, f.name) != f.default)
+    return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ class Slice:
     def is_run_of_blocks(self) -> bool:
         """Whether unit ``u`` owns the ``block`` entries from ``start + u * block`` on."""
         return self.stride == self.block and self.block_stride == 1
+
+    __repr__ = _brief
 
     def entries(self, size: int) -> list[list[int]]:
         """Entries along the axis, a list for each of ``size`` units."""
@@ -105,6 +113,8 @@ class UnitGroup:
     running_var: tuple[Slice, ...] = ()
     activation: str = ""
     activation_axis: int = -1
+
+    __repr__ = _brief
 
     def parameter_slices(self) -> tuple[Slice, ...]:
         """Every slice of a parameter that belongs to the units."""
