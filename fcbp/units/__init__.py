@@ -1,7 +1,17 @@
 """Unit groups: where a network's hidden units keep their numbers, and how to find them."""
 
+from fcbp.units.explain import Explanation, explain
 from fcbp.units.features import forward_with_features
 from fcbp.units.find import find_units
 from fcbp.units.group import Slice, UnitGroup, check_features, check_units
 
-__all__ = ["Slice", "UnitGroup", "check_features", "check_units", "find_units", "forward_with_features"]
+__all__ = [
+    "Explanation",
+    "Slice",
+    "UnitGroup",
+    "check_features",
+    "check_units",
+    "explain",
+    "find_units",
+    "forward_with_features",
+]

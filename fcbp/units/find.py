@@ -12,27 +12,12 @@ from torch import nn
 
 from fcbp.tree import Path
 from fcbp.units.group import UnitGroup, check_units
-from fcbp.units.search import Search
+from fcbp.units.search import Excluded, Search
 from fcbp.units.trace import trace
 
-__all__ = ["Excluded", "Found", "find", "find_units"]
+__all__ = ["Found", "Patterns", "find", "find_units"]
 
 Patterns = str | Iterable[str] | None
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """Units that were left out.
-
-    Attributes:
-        name: the module that makes them, or where none does, reads them.
-        size: how many there are.
-        reason: why they cannot be, or are not to be, reset.
-    """
-
-    name: str
-    size: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,7 @@ def find_units(
         >>> group.name, group.size, group.activation
         ('0', 5, '2')
         >>> group.incoming, group.outgoing
-        ((Slice(path=('0.weight',), axis=0, ...),), (Slice(path=('2.weight',), axis=1, ...),))
+        ((Slice(path=('0.weight',), axis=0),), (Slice(path=('2.weight',), axis=1),))
     """
     found = find(
         model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "find_units"

@@ -14,7 +14,23 @@ from fcbp.units.group import Slice, UnitGroup
 from fcbp.units.ledger import Event, Ids, Ledger, Slot
 from fcbp.units.marks import axes_of
 
-__all__ = ["Candidate", "Search"]
+__all__ = ["Candidate", "Excluded", "Search"]
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Units that were left out.
+
+    Attributes:
+        name: the module that makes them, or where none does, reads them.
+        size: how many there are.
+        reason: why they cannot be, or are not to be, reset.
+    """
+
+    name: str
+    size: int
+    reason: str
+
 
 # What a leaf's entries are used for, as bits.
 _IN, _OUT, _TOKEN, _SHIFT, _OTHER = 1, 2, 4, 8, 16

@@ -29,6 +29,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fcbp.units import layers, movement, products, rules  # noqa: F401  (importing registers rules)
+from fcbp.units.expose import expose
 from fcbp.units.ledger import Ids, Ledger
 from fcbp.units.marks import Marks, axes_of, varying
 
@@ -158,6 +159,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str, 
 
     args, options = pytree.tree_map(fake_input, (tuple(example_inputs), dict(kwargs)))
     replica = copy.deepcopy(model, memo)
+    expose(replica)
     _watch_modules(replica, tracer)
     try:
         with _plain_kernels(), torch.enable_grad(), fake, tracer:

@@ -1,4 +1,4 @@
-"""The networks of the papers, as plain modules."""
+"""Multilayer perceptrons."""
 
 from __future__ import annotations
 

@@ -1,0 +1,22 @@
+"""The networks of the papers, as plain modules.
+
+They are drawn as ``torch.nn`` draws: from the global generator, when made.
+"""
+
+from fcbp.nets.conv import ConvNet
+from fcbp.nets.mlp import ACTIVATIONS, mlp
+from fcbp.nets.ppo import Actor, Critic
+from fcbp.nets.resnet import ResNet, resnet18
+from fcbp.nets.transformer import TransformerEncoder, VisionTransformer
+
+__all__ = [
+    "ACTIVATIONS",
+    "Actor",
+    "ConvNet",
+    "Critic",
+    "ResNet",
+    "TransformerEncoder",
+    "VisionTransformer",
+    "mlp",
+    "resnet18",
+]

@@ -1,0 +1,124 @@
+"""``explain``: what ``find_units`` found, what it left out and why, as a table."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fcbp.tree import show
+from fcbp.units.find import Found, Patterns, find
+from fcbp.units.group import Slice, UnitGroup
+from fcbp.units.search import Excluded
+
+__all__ = ["Explanation", "explain"]
+
+_COLUMNS = ("group", "size", "producers", "consumers", "norms", "read at")
+_EXCLUDED = ("left out", "size", "why")
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """A table of groups; below it what was left out and why. Prints in a terminal, displays in a notebook.
+
+    Attributes:
+        units: the groups, as ``find_units`` returns them.
+        excluded: what was left out: ``name``, ``size`` and ``reason``.
+        notes: remarks by group name.
+    """
+
+    units: tuple[UnitGroup, ...]
+    excluded: tuple[Excluded, ...]
+    notes: dict[str, tuple[str, ...]]
+
+    def __repr__(self) -> str:
+        rows = [_row(g) for g in self.units]
+        parts = [_text(_COLUMNS, rows) if rows else "no group of units was found"]
+        parts += [f"note on {g.name}: {note}" for g in self.units for note in self.notes.get(g.name, ())]
+        if self.excluded:
+            # A blank line, or the second table would be taken for a part of the first.
+            parts += ["", _text(_EXCLUDED, [(x.name, str(x.size), x.reason) for x in self.excluded])]
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        parts = [_html(_COLUMNS, [_row(g) for g in self.units])]
+        notes = [f"<li>{html.escape(f'{g.name}: {n}')}</li>" for g in self.units for n in self.notes.get(g.name, ())]
+        if notes:
+            parts.append(f"<ul>{''.join(notes)}</ul>")
+        if self.excluded:
+            parts.append(_html(_EXCLUDED, [(x.name, str(x.size), x.reason) for x in self.excluded]))
+        return "\n".join(parts)
+
+
+def explain(
+    model: nn.Module,
+    *example_inputs: Any,
+    include: Patterns = None,
+    exclude: Patterns = None,
+    attention_heads: bool = True,
+    residual: bool = False,
+    groups: Sequence[UnitGroup] = (),
+    **example_kwargs: Any,
+) -> Explanation:
+    """What :func:`find_units` finds with the same arguments, and what it leaves out and why.
+
+    A slice that is not a whole axis shows where it lies: ``[4:8]``, ``[0:80:16, 16 each]`` for a map of 16 positions
+    a channel. Where no group is left, there is no error: the table says why.
+
+    Raises:
+        ValueError: as :func:`find_units`, but for an empty result.
+
+    Example:
+        >>> import torch, fcbp
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 2))
+        >>> fcbp.units.explain(model, torch.zeros(1, 3))
+        group  size  producers           consumers         norms  read at
+        0      5     0.weight ax 0       2.weight ax 1     -      input of 2, axis -1
+        <BLANKLINE>
+        left out  size  why
+        0         3     no parameter makes them: the network's input
+        2         2     they are the network's output
+    """
+    found: Found = find(
+        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "explain"
+    )
+    return Explanation(found.units, found.excluded, found.notes)
+
+
+def _row(g: UnitGroup) -> tuple[str, ...]:
+    norms = dict.fromkeys(show(s.path).rpartition(".")[0] for s in g.norm_scale + g.norm_shift + g.running_mean)
+    return (
+        g.name,
+        str(g.size),
+        ", ".join(_slice(s, g.size) for s in g.incoming),
+        ", ".join(_slice(s, g.size) for s in g.outgoing),
+        ", ".join(norms) or "-",
+        f"input of {g.activation}, axis {g.activation_axis}",
+    )
+
+
+def _slice(s: Slice, size: int) -> str:
+    place = f"{show(s.path)} ax {s.axis}"
+    if s.is_run and s.start == 0 and not s.partial:
+        return place
+    end = s.start + (size - 1) * s.stride + (s.block - 1) * s.block_stride + 1
+    step = "" if s.stride == 1 else f":{s.stride}"
+    each = "" if s.block == 1 else f", {s.block} each" + ("" if s.block_stride == 1 else f" {s.block_stride} apart")
+    return f"{place} [{s.start}:{end}{step}{each}]"
+
+
+def _text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (header, *rows)]
+    return "\n".join(lines)
+
+
+def _html(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,127 @@
+"""Make the modules of ``torch.nn`` that hand weights to fused functions call the modules that hold them instead.
+
+``nn.MultiheadAttention`` passes the weight of its ``out_proj`` to a function, and in inference mode the transformer
+layers pass all their weights to one kernel: no module's input is then the activation of the units in between. On a
+copy of a model ``expose`` puts the same computation, written out, in their place.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["expose"]
+
+
+def expose(model: nn.Module) -> None:
+    """Rewrite attention in ``model``, in place, so that every projection's input is a module's input.
+
+    Outputs are those of the model as it was, to rounding. Only ever called on a copy.
+
+    Example:
+        >>> attention = nn.MultiheadAttention(8, 2)
+        >>> x = torch.ones(3, 1, 8)
+        >>> before = attention(x, x, x)[0]
+        >>> expose(attention)
+        >>> torch.allclose(attention(x, x, x)[0], before, atol=1e-6)
+        True
+    """
+    for module in model.modules():
+        if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
+            module.forward = functools.partial(_attend, module)  # type: ignore[method-assign]
+        elif isinstance(module, nn.TransformerEncoderLayer):
+            # The flag that its fast path asks for first.
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder):
+            module.enable_nested_tensor = False
+
+
+def _attend(
+    module: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """``nn.MultiheadAttention.forward`` (torch 2.13), its output projection called as a module."""
+    batched = query.ndim == 3
+    if not batched:
+        query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+        key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+    elif not module.batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    heads, batch, length = module.num_heads, query.shape[0], query.shape[1]
+    q, k, v = _project(module, query, key, value)
+    extra = 0
+    if module.bias_k is not None and module.bias_v is not None:
+        k = torch.cat([k, module.bias_k.expand(batch, 1, -1)], 1)
+        v = torch.cat([v, module.bias_v.expand(batch, 1, -1)], 1)
+        extra += 1
+    if module.add_zero_attn:
+        k = torch.cat([k, torch.zeros_like(k[:, :1])], 1)
+        v = torch.cat([v, torch.zeros_like(v[:, :1])], 1)
+        extra += 1
+    mask = _mask(key_padding_mask, attn_mask, is_causal, extra, batch, heads, length, q.dtype)
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    dropout = module.dropout if module.training else 0.0
+    weights = None
+    if need_weights:
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        weights = (scores if mask is None else scores + mask).softmax(-1)
+        weights = F.dropout(weights, dropout)
+        mixed = weights @ v
+        weights = weights.mean(1) if average_attn_weights else weights
+    else:
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout)
+    output = module.out_proj(mixed.transpose(1, 2).flatten(-2))
+    if not batched:
+        return output[0], None if weights is None else weights[0]
+    return output if module.batch_first else output.transpose(0, 1), weights
+
+
+def _project(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    inputs = (query, key, value)
+    biases = [None] * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    if module.in_proj_weight is None:
+        weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+    elif query is key and key is value:
+        return list(F.linear(query, module.in_proj_weight, module.in_proj_bias).chunk(3, -1))
+    else:
+        weights = list(module.in_proj_weight.chunk(3))
+    return [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+
+
+def _mask(
+    padding: Tensor | None,
+    attention: Tensor | None,
+    is_causal: bool,
+    extra: int,
+    batch: int,
+    heads: int,
+    length: int,
+    dtype: torch.dtype,
+) -> Tensor | None:
+    """Both masks as one that is added to the scores, (batch or 1, heads or 1, length or 1, keys)."""
+
+    def added(mask: Tensor) -> Tensor:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(mask, -math.inf)
+        return F.pad(mask, (0, extra)) if extra else mask
+
+    if is_causal and attention is None:
+        raise ValueError("is_causal=True; expected attn_mask with it, as nn.MultiheadAttention does")
+    parts = []
+    if attention is not None:
+        shape = (batch, heads, length, -1) if attention.ndim == 3 else (1, 1, length, -1)
+        parts.append(added(attention).view(shape))
+    if padding is not None:
+        parts.append(added(padding)[:, None, None, :])
+    return sum(parts[1:], parts[0]) if parts else None
