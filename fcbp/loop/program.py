@@ -1,0 +1,169 @@
+"""The compiled program of a scan: one traced step inside one loop, without Python in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.utils._pytree as pytree
+from torch import Tensor, fx
+
+__all__ = ["Program", "build", "check_carry"]
+
+Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
+"""``program(carry_leaves, xs, length) -> (carry, ys)``"""
+
+_PARALLEL_FROM = 1 << 20
+"""Elements of the carry from which on threads share an operation: with fewer, their meetings cost more than they save,
+and on a busy machine many times more."""
+
+
+class _Flat(NamedTuple):
+    """A step over flat lists of tensors, split into what is the same at every step and what is not."""
+
+    prologue: fx.GraphModule
+    """``(*constants) -> hoisted``: what depends on constants alone, computed once."""
+    body: fx.GraphModule
+    """``(*moving, *constants, *hoisted, *x) -> (*moving, *y)``"""
+    moving: list[int]
+    """Positions of the carry leaves that the step changes."""
+    constants: list[int]
+    """Positions of the carry leaves that it returns as they are."""
+    y_spec: pytree.TreeSpec
+
+
+def build(step: Callable[..., Any], leaves: list[Tensor], spec: pytree.TreeSpec, xs: Any) -> Program:
+    """Trace ``step`` and compile it on the first call of what is returned.
+
+    The program serves every length: the leading axis of ``xs`` is dynamic.
+    """
+    from torch._higher_order_ops.scan import scan as scan_op
+
+    flat = _trace(step, leaves, spec, xs)
+    number = len(flat.moving)
+
+    def loop(moving: list[Tensor], constants: list[Tensor], xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        hoisted = flat.prologue(*constants)
+
+        def body(carry: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+            results = flat.body(*carry, *constants, *hoisted, *x[1:])
+            return list(results[:number]), list(results[number:])
+
+        return scan_op(body, moving, xs)
+
+    options: dict[str, Any] = {"cpp_wrapper": True}
+    if sum(leaf.numel() for leaf in leaves) < _PARALLEL_FROM:
+        options["cpp.threads"] = 1
+    compiled = torch.compile(loop, fullgraph=True, options=options)
+
+    def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
+        moving = [leaves[i].contiguous() for i in flat.moving]
+        # Detached, for the mark below must not stay on the caller's tensors; the empty counter gives the loop its length
+        # where xs has no tensors.
+        given = (x.detach().contiguous() for x in pytree.tree_leaves(xs) if isinstance(x, Tensor))
+        stacked = [torch.empty(length, 0), *given]
+        for x in stacked:
+            torch._dynamo.mark_dynamic(x, 0)
+        with torch.no_grad():
+            carry, ys = compiled(moving, [leaves[i] for i in flat.constants], stacked)
+        new = list(leaves)
+        for i, value in zip(flat.moving, carry, strict=True):
+            new[i] = value
+        return pytree.tree_unflatten(new, spec), pytree.tree_unflatten(list(ys), flat.y_spec)
+
+    return run
+
+
+def check_carry(leaves: list[Tensor], spec: pytree.TreeSpec, new: Any) -> None:
+    """Check that a step's new carry is like the old.
+
+    Raises:
+        ValueError: structure, shape or dtype differ.
+    """
+    new_leaves, new_spec = pytree.tree_flatten(new)
+    if new_spec != spec:
+        raise ValueError(f"step returned a carry of another structure: {new_spec}; expected {spec}")
+    paths = [path for path, _ in pytree.tree_flatten_with_path(new)[0]]
+    for path, before, after in zip(paths, leaves, new_leaves, strict=True):
+        if not isinstance(after, Tensor) or (before.shape, before.dtype) != (after.shape, after.dtype):
+            found = f"{tuple(after.shape)} {after.dtype}" if isinstance(after, Tensor) else repr(after)
+            raise ValueError(
+                f"step returned carry{pytree.keystr(path)} as {found}; expected {tuple(before.shape)} {before.dtype}, "
+                "as it came in"
+            )
+
+
+def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: pytree.TreeSpec, xs: Any) -> _Flat:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x_leaves, x_spec = pytree.tree_flatten(xs)
+    example = [x[0] if isinstance(x, Tensor) else x for x in x_leaves]
+    y_spec = None
+
+    def flat_step(*args: Tensor) -> list[Tensor]:
+        nonlocal y_spec
+        given = iter(args[len(leaves) :])
+        x = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in example], x_spec)
+        new, y = step(pytree.tree_unflatten(list(args[: len(leaves)]), spec), x)
+        check_carry(leaves, spec, new)
+        y_leaves, y_spec = pytree.tree_flatten(y)
+        return [*pytree.tree_leaves(new), *map(torch.as_tensor, y_leaves)]
+
+    with torch.no_grad():
+        traced = make_fx(flat_step)(*leaves, *(x for x in example if isinstance(x, Tensor)))
+    assert y_spec is not None
+    inputs = traced.graph.find_nodes(op="placeholder")
+    (output,) = traced.graph.find_nodes(op="output")
+    results = output.args[0]
+    moving = [i for i in range(len(leaves)) if results[i] is not inputs[i]]
+    constants = [i for i in range(len(leaves)) if results[i] is inputs[i]]
+
+    fixed = [inputs[i] for i in constants]
+    hoisted, invariant = _loop_invariants(traced.graph, fixed)
+    prologue, nodes = _copy(invariant, fixed)
+    prologue.output(tuple(nodes[node] for node in hoisted))
+    steps = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output")]
+    arguments = [*(inputs[i] for i in moving), *fixed, *hoisted, *inputs[len(leaves) :]]
+    body, nodes = _copy(steps, arguments)
+    # The loop owns its buffers: a result must share memory with no argument and with no other result.
+    contiguous: dict[str, Any] = {"memory_format": torch.contiguous_format}
+    wanted = [*(results[i] for i in moving), *results[len(leaves) :]]
+    clone = torch.ops.aten.clone.default
+    body.output(tuple(body.call_function(clone, (nodes[result],), contiguous) for result in wanted))
+    for graph in (prologue, body):
+        graph.eliminate_dead_code()
+    return _Flat(fx.GraphModule(traced, prologue), fx.GraphModule(traced, body), moving, constants, y_spec)
+
+
+def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
+    """Values that a step need not compute again, and all the operations that lead to them.
+
+    A view is free in the loop, and would tie a hoisted value's memory to a constant's: it stays where it is used.
+    """
+    invariant: dict[fx.Node, None] = dict.fromkeys(fixed)
+    for node in graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        if schema and node.all_input_nodes and all(n in invariant for n in node.all_input_nodes):
+            invariant[node] = None
+    operations = [node for node in invariant if node not in fixed]
+    computed = [node for node in operations if not _is_view(node.target)]
+
+    def is_used_in_the_loop(node: fx.Node) -> bool:
+        return any(user not in invariant or (user not in computed and is_used_in_the_loop(user)) for user in node.users)
+
+    return [node for node in computed if is_used_in_the_loop(node)], operations
+
+
+def _is_view(operator: Any) -> bool:
+    return any(result.alias_info is not None for result in operator._schema.returns)
+
+
+def _copy(nodes: list[fx.Node], arguments: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A graph of ``nodes`` with ``arguments`` as its inputs, and what became of each node."""
+    graph = fx.Graph()
+    new = {node: graph.placeholder(f"argument_{i}") for i, node in enumerate(arguments)}
+    for node in nodes:
+        if node not in new:
+            new[node] = graph.node_copy(node, new.__getitem__)
+    return graph, new
