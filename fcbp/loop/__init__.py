@@ -7,8 +7,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import optree
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor
 
 from fcbp.loop.program import Program, build, check_carry
@@ -32,7 +32,7 @@ def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, c
     Args:
         step: ``(carry, x) -> (carry, y)``; the new carry has the structure, shapes and dtypes of the old.
         carry: a pytree of tensors.
-        xs: a pytree of tensors that share their leading axis, or ``None``.
+        xs: a pytree of tensors that share their leading axis; ``None`` is an empty one.
         length: number of steps; needed where ``xs`` has no tensors.
         compile: ``False`` runs the step eagerly, with the same results. Compiling takes 10 to 60 seconds. Where it
             fails, a warning says why and the steps run eagerly.
@@ -52,11 +52,12 @@ def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, c
         (tensor(6.), tensor([1., 3., 6.]))
     """
     length = _length(xs, length)
-    carry_leaves, carry_spec = pytree.tree_flatten(carry)
-    for path, leaf in pytree.tree_flatten_with_path(carry)[0]:
+    accessors, carry_leaves, carry_spec = optree.tree_flatten_with_accessor(carry)
+    for accessor, leaf in zip(accessors, carry_leaves, strict=True):
         if not isinstance(leaf, Tensor):
-            where = f"carry{pytree.keystr(path)}"
-            raise ValueError(f"{where} is {leaf!r}; expected a tensor, such as torch.tensor({leaf!r})")
+            raise ValueError(
+                f"{accessor.codify('carry')} is {leaf!r}; expected a tensor, such as torch.tensor({leaf!r})"
+            )
     # A single step is no loop: the compiler would make a second program for it.
     if compile and length > 1:
         programs = _programs.setdefault(step, {})
@@ -81,16 +82,15 @@ def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, c
 
 
 def _length(xs: Any, length: int | None) -> int:
-    for path, leaf in pytree.tree_flatten_with_path(xs)[0]:
-        if leaf is None:
-            continue
+    accessors, leaves, _ = optree.tree_flatten_with_accessor(xs)
+    for accessor, leaf in zip(accessors, leaves, strict=True):
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-            raise ValueError(f"xs{pytree.keystr(path)} is {leaf!r}; expected a tensor with a leading axis of steps")
+            raise ValueError(f"{accessor.codify('xs')} is {leaf!r}; expected a tensor with a leading axis of steps")
         if length is None:
             length = leaf.shape[0]
         if leaf.shape[0] != length:
             raise ValueError(
-                f"xs{pytree.keystr(path)} has {leaf.shape[0]} steps; expected {length}, as length or other leaves have"
+                f"{accessor.codify('xs')} has {leaf.shape[0]} steps; expected {length}, as length or other leaves have"
             )
     if length is None:
         raise ValueError("length is None and xs holds no tensors; expected a number of steps")
@@ -101,25 +101,25 @@ def _length(xs: Any, length: int | None) -> int:
 
 def _eager(step: Step, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
     if length == 0:
-        example = pytree.tree_map_only(Tensor, lambda x: x.new_zeros(x.shape[1:]), xs)
+        example = optree.tree_map(lambda x: x.new_zeros(x.shape[1:]), xs)
         _, y = step(carry, example)
-        return carry, pytree.tree_map_only(Tensor, lambda leaf: leaf.new_zeros((0, *leaf.shape)), y)
-    leaves, spec = pytree.tree_flatten(carry)
+        return carry, optree.tree_map(lambda leaf: torch.as_tensor(leaf).unsqueeze(0)[:0], y)
+    leaves, spec = optree.tree_flatten(carry)
     ys = []
     for i in range(length):
-        carry, y = step(carry, pytree.tree_map_only(Tensor, lambda x: x[i], xs))  # noqa: B023
+        carry, y = step(carry, optree.tree_map(lambda x: x[i], xs))  # noqa: B023
         ys.append(y)
         if i == 0:
             check_carry(leaves, spec, carry)
-    y_leaves, y_spec = zip(*(pytree.tree_flatten(y) for y in ys), strict=True)
+    y_leaves, y_spec = zip(*(optree.tree_flatten(y) for y in ys), strict=True)
     stacked = [torch.stack([torch.as_tensor(leaf) for leaf in leaves]) for leaves in zip(*y_leaves, strict=True)]
-    return carry, pytree.tree_unflatten(stacked, y_spec[0])
+    return carry, optree.tree_unflatten(y_spec[0], stacked)
 
 
-def _signature(leaves: list[Tensor], spec: pytree.TreeSpec, xs: Any) -> Any:
-    x_leaves, x_spec = pytree.tree_flatten(xs)
+def _signature(leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> Any:
+    x_leaves, x_spec = optree.tree_flatten(xs)
 
-    def describe(leaf: Any, first_axis: int) -> Any:
-        return (leaf.shape[first_axis:], leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+    def describe(leaf: Tensor, first_axis: int) -> Any:
+        return leaf.shape[first_axis:], leaf.dtype, leaf.device
 
     return spec, x_spec, *(describe(leaf, 0) for leaf in leaves), *(describe(leaf, 1) for leaf in x_leaves)

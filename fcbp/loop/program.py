@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import optree
 import torch
-import torch.utils._pytree as pytree
 from torch import Tensor, fx
 
 __all__ = ["Program", "build", "check_carry"]
@@ -30,10 +30,10 @@ class _Flat(NamedTuple):
     """Positions of the carry leaves that the step changes."""
     constants: list[int]
     """Positions of the carry leaves that it returns as they are."""
-    y_spec: pytree.TreeSpec
+    y_spec: optree.PyTreeSpec
 
 
-def build(step: Callable[..., Any], leaves: list[Tensor], spec: pytree.TreeSpec, xs: Any) -> Program:
+def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> Program:
     """Trace ``step`` and compile it on the first call of what is returned.
 
     The program serves every length: the leading axis of ``xs`` is dynamic.
@@ -52,6 +52,8 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: pytree.TreeSpec,
 
         return scan_op(body, moving, xs)
 
+    # The compiler counts programs by code object and refuses the ninth: each loop gets its own.
+    loop.__code__ = loop.__code__.replace()
     options: dict[str, Any] = {"cpp_wrapper": True}
     if sum(leaf.numel() for leaf in leaves) < _PARALLEL_FROM:
         options["cpp.threads"] = 1
@@ -59,9 +61,9 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: pytree.TreeSpec,
 
     def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
         moving = [leaves[i].contiguous() for i in flat.moving]
-        # Detached, for the mark below must not stay on the caller's tensors; the empty counter gives the loop its length
-        # where xs has no tensors.
-        given = (x.detach().contiguous() for x in pytree.tree_leaves(xs) if isinstance(x, Tensor))
+        # Detached, for the mark below must not stay on the caller's tensors. The empty counter gives the loop its
+        # length where xs has no tensors.
+        given = (x.detach().contiguous() for x in optree.tree_leaves(xs))
         stacked = [torch.empty(length, 0), *given]
         for x in stacked:
             torch._dynamo.mark_dynamic(x, 0)
@@ -70,48 +72,45 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: pytree.TreeSpec,
         new = list(leaves)
         for i, value in zip(flat.moving, carry, strict=True):
             new[i] = value
-        return pytree.tree_unflatten(new, spec), pytree.tree_unflatten(list(ys), flat.y_spec)
+        return optree.tree_unflatten(spec, new), optree.tree_unflatten(flat.y_spec, list(ys))
 
     return run
 
 
-def check_carry(leaves: list[Tensor], spec: pytree.TreeSpec, new: Any) -> None:
+def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None:
     """Check that a step's new carry is like the old.
 
     Raises:
         ValueError: structure, shape or dtype differ.
     """
-    new_leaves, new_spec = pytree.tree_flatten(new)
+    accessors, new_leaves, new_spec = optree.tree_flatten_with_accessor(new)
     if new_spec != spec:
         raise ValueError(f"step returned a carry of another structure: {new_spec}; expected {spec}")
-    paths = [path for path, _ in pytree.tree_flatten_with_path(new)[0]]
-    for path, before, after in zip(paths, leaves, new_leaves, strict=True):
+    for accessor, before, after in zip(accessors, leaves, new_leaves, strict=True):
         if not isinstance(after, Tensor) or (before.shape, before.dtype) != (after.shape, after.dtype):
             found = f"{tuple(after.shape)} {after.dtype}" if isinstance(after, Tensor) else repr(after)
             raise ValueError(
-                f"step returned carry{pytree.keystr(path)} as {found}; expected {tuple(before.shape)} {before.dtype}, "
+                f"step returned {accessor.codify('carry')} as {found}; expected {tuple(before.shape)} {before.dtype}, "
                 "as it came in"
             )
 
 
-def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: pytree.TreeSpec, xs: Any) -> _Flat:
+def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> _Flat:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    x_leaves, x_spec = pytree.tree_flatten(xs)
-    example = [x[0] if isinstance(x, Tensor) else x for x in x_leaves]
+    x_leaves, x_spec = optree.tree_flatten(xs)
     y_spec = None
 
     def flat_step(*args: Tensor) -> list[Tensor]:
         nonlocal y_spec
-        given = iter(args[len(leaves) :])
-        x = pytree.tree_unflatten([next(given) if isinstance(x, Tensor) else x for x in example], x_spec)
-        new, y = step(pytree.tree_unflatten(list(args[: len(leaves)]), spec), x)
+        carry, x = optree.tree_unflatten(spec, args[: len(leaves)]), optree.tree_unflatten(x_spec, args[len(leaves) :])
+        new, y = step(carry, x)
         check_carry(leaves, spec, new)
-        y_leaves, y_spec = pytree.tree_flatten(y)
-        return [*pytree.tree_leaves(new), *map(torch.as_tensor, y_leaves)]
+        y_leaves, y_spec = optree.tree_flatten(y)
+        return [*optree.tree_leaves(new), *map(torch.as_tensor, y_leaves)]
 
     with torch.no_grad():
-        traced = make_fx(flat_step)(*leaves, *(x for x in example if isinstance(x, Tensor)))
+        traced = make_fx(flat_step)(*leaves, *(x[0] for x in x_leaves))
     assert y_spec is not None
     inputs = traced.graph.find_nodes(op="placeholder")
     (output,) = traced.graph.find_nodes(op="output")
