@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, count, simplify, squeeze, varying
+from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, varying, without
 from fcbp.units.products import biased, normalised, product
 from fcbp.units.rules import Call, join, rule, unknown
 
@@ -25,7 +25,8 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
             labels.append(label)
             continue
         if all(a >= first for a in own):
-            call.ledger.pin(label, f"positions that {call.where} mixes")
+            call.ledger.pin(label, call.where)
+            call.ledger.forbid(label.ravel(), f"{call.where} mixes them with their neighbours")
             continue
         # A unit that several positions belong to (a pixel shuffle): they are mixed, so they are one unit.
         whole = label
@@ -33,12 +34,7 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
             whole = whole.take([0], a) if a >= first else whole
         call.ledger.tie(label, whole)
         labels.append(whole)
-    fixed = []
-    for values, why in m.fixed:
-        rest = [a for a in axes_of(values) if a < first]
-        if rest:
-            same = len(rest) == len(axes_of(values))
-            fixed.append(Fixed(values if same else count(m.shape, rest), why))
+    fixed = [Fixed(without(values, range(first, len(m.shape))), why) for values, why in m.fixed]
     shape = m.shape[:first] + (1,) * dims
     return replace(m, shape=shape, labels=tuple(labels), fixed=simplify(fixed), product=frozenset())
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from fcbp.units.ledger import Ids, Ledger
 
-__all__ = ["Fixed", "Marks", "contract", "meet", "reduce", "varying"]
+__all__ = ["Fixed", "Marks", "contract", "meet", "reduce", "varying", "without"]
 
 
 class Fixed(NamedTuple):
@@ -115,6 +115,15 @@ def count(shape: Sequence[int], axes: Sequence[int]) -> Ids:
     return np.arange(int(np.prod(full))).reshape(full)
 
 
+def without(values: Ids, axes: Iterable[int]) -> Ids:
+    """A fixed array seen along its other axes: positions differ there where anything along ``axes`` differs."""
+    gone = [a for a in axes if values.shape[a] > 1]
+    rest = [n for a, n in enumerate(values.shape) if a not in gone]
+    rows = np.moveaxis(values, gone, range(len(gone))).reshape(-1, int(np.prod(rest)))
+    codes = np.unique(rows, axis=1, return_inverse=True)[1]
+    return codes.reshape([1 if a in gone else n for a, n in enumerate(values.shape)])
+
+
 def varying(shape: Sequence[int], why: str, axes: Iterable[int] | None = None) -> tuple[Fixed, ...]:
     """Fixed arrays saying that all positions along the axes (all axes) differ."""
     chosen = range(len(shape)) if axes is None else axes
@@ -177,7 +186,8 @@ def meet(ledger: Ledger, a: Marks, b: Marks, why: str) -> tuple[tuple[Ids, ...],
     """Labels and fixed arrays of a sum or product of two tensors of equal ndim: what meets is tied or told apart."""
     labels = list(a.labels)
     fixed = [*a.fixed, *b.fixed]
-    free = list(range(len(labels)))  # labels of ``a`` that no label of ``b`` has been tied to
+    own = range(len(labels))
+    free = list(own)  # labels of ``a`` that no label of ``b`` has been tied to
     for other in b.labels:
         axes = axes_of(other)
         same = [i for i in free if axes_of(labels[i]) == axes]
@@ -187,7 +197,7 @@ def meet(ledger: Ledger, a: Marks, b: Marks, why: str) -> tuple[tuple[Ids, ...],
             labels[match] = np.where(labels[match] < 0, other, labels[match])
             free.remove(match)
             continue
-        overlapping = [i for i in range(len(labels)) if set(axes_of(labels[i])) & set(axes)]
+        overlapping = [i for i in own if set(axes_of(labels[i])) & set(axes)]
         if not overlapping:
             labels.append(other)
             continue
@@ -256,12 +266,7 @@ def reduce(
             ledger.tell_apart(label, rows, why)
             fixed.append(Fixed(rows, why))
             gone.append(label.ravel())
-    for values, reason in m.fixed:
-        rest = [a for a in axes_of(values) if a not in summed]
-        if len(rest) == len(axes_of(values)):
-            fixed.append(Fixed(values, reason))
-        elif rest:
-            fixed.append(Fixed(count(m.shape, rest), reason))
+    fixed += [Fixed(without(values, summed), reason) for values, reason in m.fixed]
     kept = tuple(1 if i in summed else n for i, n in enumerate(m.shape))
     shape = kept if keepdim else tuple(n for i, n in enumerate(m.shape) if i not in summed)
     new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product=frozenset())

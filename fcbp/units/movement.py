@@ -53,7 +53,11 @@ def _taken(call: Call, m: Marks, dim: int, take: Callable[[Ids], Ids], shape: Se
     call.cuts = True
     for label in m.labels:
         if label.shape[dim] > 1:
-            call.ledger.touch(take(label), f"{call.where} takes them out of a longer axis")
+            part = take(label)
+            call.ledger.touch(part, f"{call.where} takes them out of a longer axis")
+            if part.size == 1:
+                # An axis of one entry carries no label: what becomes of this unit is not followed.
+                call.ledger.forbid(part.ravel(), f"{call.where} takes single ones out")
     return m.move(lambda x: take(x) if x.shape[dim] > 1 else x, shape)
 
 
@@ -157,7 +161,7 @@ def _joined(pieces: list[Ids | None], parts: list[Marks], dim: int) -> Ids:
 
 
 def _joined_fixed(parts: list[Marks], dim: int, why: str) -> list[Fixed]:
-    """What differs along the joined axis: positions that are fixed in a part, and parts without a label from others."""
+    """What differs along the joined axis: the parts from each other, and positions that are fixed in a part."""
     values: list[Ids] = []
     reasons: list[str] = []
     for offset, m in enumerate(parts):
@@ -168,9 +172,7 @@ def _joined_fixed(parts: list[Marks], dim: int, why: str) -> list[Fixed]:
                 codes = np.concatenate([codes, np.moveaxis(f.values, dim, 0).reshape(n, -1)], axis=1)
                 reasons.append(f.why)
         rows = np.unique(codes, axis=0, return_inverse=True)[1].ravel()
-        labelled = any(x.shape[dim] > 1 for x in m.labels)
-        # Numbers below 2**32 are the parts with units: what is alike in two of them stays alike.
-        values.append(rows if labelled else rows + ((offset + 1) << 32))
+        values.append(rows + (offset << 32))
     joined = np.concatenate(values)
     shape = [len(joined) if i == dim else 1 for i in range(len(parts[0].shape))]
     return [Fixed(joined.reshape(shape), reasons[0] if reasons else why)]

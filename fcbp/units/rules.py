@@ -216,7 +216,11 @@ def _bits(x: int) -> list[int]:
 _COPIES = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "lift"}
 
 
-@rule(*_COPIES, "masked_fill", "_prelu_kernel", "rrelu_with_noise_functional", "feature_dropout", "view_as_real_copy")
+# Elementwise, though not tagged so.
+_UNTAGGED = {"hardswish", "log_sigmoid_forward", "rrelu_with_noise", "_prelu_kernel", "masked_fill"}
+
+
+@rule(*_COPIES, *_UNTAGGED)
 def _elementwise(call: Call) -> list[Marks | None]:
     return pointwise(call)
 

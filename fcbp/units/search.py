@@ -12,7 +12,7 @@ from torch import nn
 from fcbp.tree import Path
 from fcbp.units.group import Slice, UnitGroup
 from fcbp.units.ledger import Event, Ids, Ledger, Slot
-from fcbp.units.marks import axes_of
+from fcbp.units.marks import axes_of, squeeze
 
 __all__ = ["Candidate", "Excluded", "Search"]
 
@@ -168,7 +168,7 @@ class Search:
             most = max(c.entries, key=lambda i: c.entries[i].shape[1])
             if c.entries[most].shape[1] == self.ledger.slots[most].size:
                 return f"all entries on axis {self.ledger.slots[most].axis} of {self.ledger.slots[most].name} are tied"
-            return f"each differs from all others: {told}"
+            return f"each differs from all others: {told or 'no two are made and read by the same weights alike'}"
         if self.in_residual[unit] >= 0 and not self.residual:
             where = self.residuals[self.in_residual[unit]][1]
             return f"a residual stream, joined by {where} (residual=True includes it)"
@@ -229,13 +229,13 @@ class Search:
                         if not name.startswith(f"{path}."):
                             continue
                         for label in marks.labels:
-                            axes = axes_of(label)
-                            if len(axes) == 1 and self._same_layout(c, i, label.ravel()):
+                            units = squeeze(np.where(label >= 0, self.root[label], -1))
+                            axes = axes_of(units)
+                            if len(axes) == 1 and self._same_layout(c, i, units.ravel()):
                                 return path, axes[0] - len(marks.shape)
         return None
 
-    def _same_layout(self, c: Candidate, slot: int, label: Ids) -> bool:
-        units = np.where(label >= 0, self.root[label], -1)
+    def _same_layout(self, c: Candidate, slot: int, units: Ids) -> bool:
         places = [np.flatnonzero(units == unit) for unit in c.units]
         return all(np.array_equal(p, np.sort(e)) for p, e in zip(places, c.entries[slot], strict=True))
 
