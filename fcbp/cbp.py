@@ -402,9 +402,6 @@ def _due(
     return owed + whole + (random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole)
 
 
-_PAIRWISE_LIMIT = 64
-
-
 def _rank_lowest(score: Float[Tensor, "units"], capacity: int) -> Shaped[Tensor, "units"]:
     """Each unit's place in ascending order, ties to the lower index; right for the first ``capacity`` places,
     at least ``capacity`` for the others."""
@@ -412,11 +409,8 @@ def _rank_lowest(score: Float[Tensor, "units"], capacity: int) -> Shaped[Tensor,
     index = torch.arange(n, dtype=torch.int32, device=score.device)
     if capacity <= 1:
         return torch.where(index == score.argmin(), 0, n) if capacity else torch.full_like(index, n)
-    if n <= _PAIRWISE_LIMIT:
-        # Counting who comes before is a few fused operations; a sort is a call that no compiler fuses.
-        mine, other = score.unsqueeze(-1), score.unsqueeze(0)
-        before = (other < mine) | ((other == mine) & (index.unsqueeze(0) < index.unsqueeze(-1)))
-        return before.sum(-1, dtype=torch.int32)
+    # Not by counting who comes before whom: a compiler may compute a score twice, as a scalar and in a vector, whose
+    # transcendental functions differ in the last place, and a unit before itself is a replacement lost.
     order = torch.sort(score, stable=True).indices
     return torch.empty_like(index).scatter(0, order, index)
 
