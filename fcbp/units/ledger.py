@@ -126,6 +126,11 @@ class Ledger:
         """No two of these entries can be exchanged."""
         self.tell_apart(ids, ids, why)
 
+    def differ(self, ids: Ids) -> bool:
+        """Whether no two of these entries can be exchanged, as far as is known."""
+        entries = np.unique(ids[ids >= 0])
+        return len(np.unique(self.colour[entries])) == len(entries)
+
     def touch(self, ids: Ids, why: str) -> None:
         """These entries are treated alike, but apart from all others."""
         entries = np.unique(ids[ids >= 0])

@@ -184,6 +184,7 @@ def innermost(label: Ids) -> int:
 
 def meet(ledger: Ledger, a: Marks, b: Marks, why: str) -> tuple[tuple[Ids, ...], tuple[Fixed, ...]]:
     """Labels and fixed arrays of a sum or product of two tensors of equal ndim: what meets is tied or told apart."""
+    a, b = _settled(ledger, a), _settled(ledger, b)
     labels = list(a.labels)
     fixed = [*a.fixed, *b.fixed]
     own = range(len(labels))
@@ -222,6 +223,17 @@ def meet(ledger: Ledger, a: Marks, b: Marks, why: str) -> tuple[tuple[Ids, ...],
             if set(axes_of(label)) & set(axes_of(values)):
                 ledger.tell_apart(label, values, reason)
     return tuple(labels), simplify(fixed)
+
+
+def _settled(ledger: Ledger, m: Marks) -> Marks:
+    """Where labels share an axis (a flattened map), those whose entries all differ anyway say no more than positions."""
+    axes = [set(axes_of(x)) for x in m.labels]
+    sharing = [i for i, own in enumerate(axes) if any(own & other for k, other in enumerate(axes) if k != i)]
+    if not sharing:
+        return m
+    pinned = [i for i in sharing if ledger.differ(m.labels[i])]
+    fixed = simplify([*m.fixed, *(Fixed(m.labels[i], "positions") for i in pinned)])
+    return replace(m, labels=tuple(x for i, x in enumerate(m.labels) if i not in pinned), fixed=fixed)
 
 
 def _partner(labels: list[Ids], same: list[int], other: Ids, alone: bool) -> int | None:
