@@ -77,7 +77,13 @@ def _child(state: Tensor) -> Tensor:
 
 
 def _counters(n: int, device: torch.device) -> Int64[Tensor, "n"]:
-    return torch.arange(1, n + 1, dtype=torch.int64, device=device) * _GAMMA
+    return _times_gamma(torch.arange(1, n + 1, dtype=torch.int64, device=device))
+
+
+def _times_gamma(index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+    # torch's compiler takes sums and products of positions for memory addresses, and works them out with integers that do
+    # not wrap: beyond 64 bits it fails, or writes where it must not. An exclusive or makes a plain number of a position.
+    return (index ^ 0) * _GAMMA
 
 
 def check_key(key: Int64[Tensor, ""]) -> None:
@@ -141,7 +147,7 @@ def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, "..."]) -> Int64[T
     if not _is_integer(data):
         raise ValueError(f"data is {data!r}; expected an integer or an integer tensor")
     if isinstance(data, Tensor):
-        offset: int | Tensor = data.to(torch.int64) * _GAMMA
+        offset: int | Tensor = _times_gamma(data.to(torch.int64))
     else:
         offset = _signed(data * _GAMMA % (1 << 64))
     return _child((key ^ _FOLD) + offset)
@@ -160,7 +166,7 @@ def bits(key: Int64[Tensor, ""], shape: Sequence[int] = ()) -> Int64[Tensor, "*s
 def bits_at(key: Int64[Tensor, ""], index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     """The words of ``key`` at these positions: ``bits_at(key, arange(n))`` equals ``bits(key, (n,))``."""
     check_key(key)
-    return _word(key + (index + 1) * _GAMMA)
+    return _word(key + _times_gamma(index + 1))
 
 
 # The bits of each significand.
