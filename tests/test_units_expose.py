@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from fcbp import find_units
 from fcbp.units.expose import expose
 
 OPTIONS = list(itertools.product([False, True], [False, True], [False, True], ["none", "bool", "float"], [False, True]))
@@ -57,6 +58,21 @@ def test_projections_are_called_as_modules_also_in_inference():
     with torch.no_grad():
         torch.testing.assert_close(written(x), model(x), rtol=1e-4, atol=1e-5)
     assert {"layers.0.self_attn.out_proj", "layers.1.linear2"} <= set(called)
+
+
+def test_masks_are_not_read_for_their_values():
+    model = nn.Transformer(8, 2, 1, 1, 16, batch_first=True, dropout=0.0)
+    written = copy.deepcopy(model)
+    expose(written)
+    x, y = torch.randn(2, 5, 8), torch.randn(2, 4, 8)
+    masks = {"src_mask": torch.randn(5, 5), "tgt_mask": nn.Transformer.generate_square_subsequent_mask(4)}
+    torch.testing.assert_close(written(x, y, **masks), model(x, y, **masks), rtol=1e-4, atol=1e-5)
+    names = [g.name for g in find_units(model, x, y, **masks)]
+    assert names == [
+        "encoder.layers.0.self_attn:0", "encoder.layers.0.self_attn:1", "encoder.layers.0.linear1",
+        "decoder.layers.0.self_attn:0", "decoder.layers.0.self_attn:1",
+        "decoder.layers.0.multihead_attn:0", "decoder.layers.0.multihead_attn:1", "decoder.layers.0.linear1",
+    ]  # fmt: skip
 
 
 def test_a_subclass_with_its_own_forward_is_left_alone():

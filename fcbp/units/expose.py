@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +40,16 @@ def expose(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
             module.enable_nested_tensor = False
+            module.forward = functools.partial(_unasked, module.forward, "is_causal")  # type: ignore[method-assign]
+        elif isinstance(module, nn.TransformerDecoder):
+            module.forward = functools.partial(_unasked, module.forward, "tgt_is_causal")  # type: ignore[method-assign]
+
+
+def _unasked(forward: Callable[..., Tensor], causal: str, *args: Any, **kwargs: Any) -> Tensor:
+    """``forward`` without a look into the mask's values where it is not told; the mask is applied in either case."""
+    if kwargs.get(causal) is None:
+        kwargs[causal] = False
+    return forward(*args, **kwargs)
 
 
 def _attend(

@@ -18,7 +18,7 @@ import numpy as np
 
 from fcbp.units.ledger import Ids, Ledger
 
-__all__ = ["Fixed", "Marks", "contract", "meet", "reduce", "varying", "without"]
+__all__ = ["Fixed", "Marks", "contract", "meet", "reduce", "tell_apart", "varying", "without"]
 
 
 class Fixed(NamedTuple):
@@ -138,7 +138,11 @@ def simplify(fixed: Iterable[Fixed]) -> tuple[Fixed, ...]:
         axes = axes_of(values)
         if not axes:
             continue
-        if axes in by_axes:
+        if len(axes) > 1 and len(np.unique(values)) == values.size:
+            # All positions differ: so do those along each axis, and that says it.
+            for f in varying(values.shape, why):
+                by_axes[axes_of(f.values)] = f
+        elif axes in by_axes:
             both = np.stack([by_axes[axes].values.ravel(), values.ravel()])
             codes = np.unique(both, axis=1, return_inverse=True)[1]
             by_axes[axes] = Fixed(codes.reshape(values.shape), by_axes[axes].why)
@@ -218,15 +222,22 @@ def meet(ledger: Ledger, a: Marks, b: Marks, why: str) -> tuple[tuple[Ids, ...],
             else:
                 for x in (mine, other):
                     ledger.pin(x, f"two unit axes lie across each other at {why}")
-    for label in labels:
-        for values, reason in fixed:
-            if set(axes_of(label)) & set(axes_of(values)):
-                ledger.tell_apart(label, values, reason)
+    tell_apart(ledger, labels, fixed)
     return tuple(labels), simplify(fixed)
 
 
+def tell_apart(ledger: Ledger, labels: Iterable[Ids], fixed: Iterable[Fixed]) -> None:
+    """Entries at positions that differ, differ."""
+    fixed = tuple(fixed)
+    for label in labels:
+        own = set(axes_of(label))
+        for values, why in fixed:
+            if own & set(axes_of(values)):
+                ledger.tell_apart(label, without(values, set(axes_of(values)) - own), why)
+
+
 def _settled(ledger: Ledger, m: Marks) -> Marks:
-    """Where labels share an axis (a flattened map), those whose entries all differ anyway say no more than positions."""
+    """Where labels share an axis (a flattened map), those whose entries all differ are no more than positions."""
     axes = [set(axes_of(x)) for x in m.labels]
     sharing = [i for i, own in enumerate(axes) if any(own & other for k, other in enumerate(axes) if k != i)]
     if not sharing:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, varying
+from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, tell_apart, varying
 from fcbp.units.rules import Call, join, rule, unknown
 
 
@@ -137,10 +137,7 @@ def _cat(call: Call) -> Marks:
     labels = [x for x in (squeeze(_joined(x, parts, dim)) for x in families.values()) if x.size > 1]
     others = [f for m in parts for f in m.fixed if f.values.shape[dim] == 1]
     fixed = simplify([*others, *_joined_fixed(parts, dim, call.where)])
-    for label in labels:
-        for values, why in fixed:
-            if set(axes_of(label)) & set(axes_of(values)):
-                call.ledger.tell_apart(label, values, why)
+    tell_apart(call.ledger, labels, fixed)
     makers = 0
     for m in parts:
         makers |= m.makers

@@ -229,9 +229,11 @@ def _watch_modules(model: nn.Module, tracer: Tracer) -> None:
 
 def _line(error: BaseException) -> str:
     """File, line and code of the model's own frame that an error was raised from."""
-    library = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(library)] or list(frames)
+    torch_files, here = os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
+    own = [f for f in frames if not f.filename.startswith(torch_files)]
+    # A model that is torch's own has no line but that of the layer.
+    own = own or [f for f in frames if f.filename.startswith(os.path.join(torch_files, "nn", "modules"))] or frames
     last = own[-1]
     return f"{last.filename}:{last.lineno} ({(last.line or '').strip()})"
 
