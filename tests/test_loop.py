@@ -1,0 +1,478 @@
+"""``scan``: the semantics of ``jax.lax.scan``, eager and compiled, and the same learner in both."""
+
+import copy
+import warnings
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.utils._pytree as pytree
+from golden import Golden, linspace_initializer
+from hypothesis import given
+from hypothesis import strategies as st
+from test_golden import LOSSES, TOLERANCE, hidden_groups, network
+
+import fcbp
+from fcbp import loop
+from fcbp.learner import LearnerHyperparams, make_learner
+from fcbp.units import Slice, UnitGroup
+
+MODES = [False, pytest.param(True, marks=pytest.mark.compiled)]
+
+
+def reference(step, carry, xs, length):
+    """What ``jax.lax.scan``'s documentation says that it computes."""
+    ys = []
+    for i in range(length):
+        carry, y = step(carry, pytree.tree_map_only(torch.Tensor, lambda x: x[i], xs))  # noqa: B023
+        ys.append(y)
+    stacked = pytree.tree_map(lambda *leaves: torch.stack([torch.as_tensor(leaf) for leaf in leaves]), *ys)
+    return carry, stacked
+
+
+def compilations():
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def assert_trees_close(actual, expected, **tolerance):
+    actual_leaves, actual_spec = pytree.tree_flatten(actual)
+    expected_leaves, expected_spec = pytree.tree_flatten(expected)
+    assert actual_spec == expected_spec
+    for a, e in zip(actual_leaves, expected_leaves, strict=True):
+        torch.testing.assert_close(a, e, **tolerance)
+
+
+def tensors(*trees):
+    return [leaf for leaf in pytree.tree_leaves(trees) if isinstance(leaf, torch.Tensor)]
+
+
+def snapshot(*trees):
+    return [(leaf.clone(), leaf._version) for leaf in tensors(*trees)]
+
+
+def assert_untouched(before, *trees):
+    for (value, version), now in zip(before, tensors(*trees), strict=True):
+        assert now._version == version
+        assert not hasattr(now, "_dynamo_dynamic_indices")
+        torch.testing.assert_close(now, value, rtol=0, atol=0, equal_nan=True)
+
+
+# --- semantics ------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    left: torch.Tensor
+    right: dict
+
+
+def everything(carry, x):
+    """Leaves of all kinds: swapped, passed through, moved as integers, as booleans, in float64."""
+    a, b = carry["swapped"]
+    count = carry["pair"].left
+    new = {
+        "swapped": (b, a + x["add"].right["v"]),
+        "constant": carry["constant"],
+        "pair": Pair(count + x["add"].left, {"flag": ~carry["pair"].right["flag"]}),
+        "double": carry["double"] * 0.5 + count,
+        "small": (carry["small"] + 1) % 7,
+    }
+    y = {
+        "input": x["matrix"],
+        "view of a carry": (a[1:], carry["constant"].T),
+        "carry itself": [b, carry["small"], count],
+        "number": 2.5,
+        "drawn once": torch.ones(2),
+        "reversed": x["matrix"].flip(0),
+    }
+    return new, y
+
+
+def everything_arguments(length=5):
+    carry = {
+        "swapped": (torch.zeros(3), torch.ones(3)),
+        "constant": torch.arange(6.0).reshape(2, 3),
+        "pair": Pair(torch.tensor(3), {"flag": torch.tensor([True, False])}),
+        "double": torch.full((2,), 1e-12, dtype=torch.float64),
+        "small": torch.tensor([1, 6], dtype=torch.int32),
+    }
+    steps = torch.arange(length)
+    xs = {
+        "add": Pair(steps, {"v": steps[:, None] * torch.tensor([1.0, 10.0, 100.0])}),
+        "matrix": torch.arange(4.0 * length).reshape(length, 2, 2),
+    }
+    return carry, xs
+
+
+def noncontiguous():
+    xs = torch.arange(30.0).reshape(5, 3, 2).transpose(1, 2)
+    return (torch.ones(3, 2).T, xs[0]), (xs, torch.arange(2.0).expand(5, 2), torch.arange(15.0).reshape(3, 5).T)
+
+
+CASES = {
+    "everything": (everything, *everything_arguments(), None),
+    "xs None": (lambda c, x: ((c[0] * 2 + 1, c[1]), c[0] - c[1]), (torch.zeros(3), torch.ones(3)), None, 6),
+    "xs and length": (lambda c, x: (c + x, c * x), torch.tensor(1.0), torch.arange(5.0), 5),
+    "xs with None inside": (lambda c, x: (c + x["a"], c), torch.zeros(2), {"a": torch.ones(4, 2), "b": None}, None),
+    "not contiguous": (
+        lambda c, x: ((c[0] * 0.9 + x[0], c[1] - x[1].unsqueeze(-1)), (c[0], x[0].T, x[2])),
+        *noncontiguous(),
+        None,
+    ),
+    "new carry is the input": (lambda c, x: (x, c), torch.zeros(3), torch.arange(12.0).reshape(4, 3), None),
+    "new carry is a constant": (lambda c, x: (torch.ones(3), c + x), torch.zeros(3), torch.ones(4, 3), None),
+    "empty tensors": (
+        lambda c, x: ((c[0] + 1, c[1] + x.sum()), x),
+        (torch.zeros(0), torch.zeros(2)),
+        torch.ones(3, 0),
+        None,
+    ),
+    "y nothing": (lambda c, x: ((c[1], c[0] + x), ()), (torch.zeros(3), torch.ones(3)), torch.ones(4, 3), None),
+}
+
+
+@pytest.mark.parametrize("compile", MODES)
+@pytest.mark.parametrize("case", CASES)
+def test_scan_is_the_loop(case, compile):
+    step, carry, xs, length = CASES[case]
+    before = snapshot(carry, xs)
+    count = compilations()
+    result = loop.scan(step, carry, xs, length, compile=compile)
+    assert compilations() - count == int(compile)
+    number = length or pytree.tree_leaves(xs)[0].shape[0]
+    assert_trees_close(result, reference(step, carry, xs, number), rtol=1e-6, atol=1e-6)
+    assert_untouched(before, carry, xs)
+
+
+LITTLE = {
+    "y None": (lambda c, x: (c + x, None), torch.zeros(3), torch.ones(4, 3), None),
+    "y with None inside": (lambda c, x: (c + x, {"a": None, "b": c}), torch.zeros(3), torch.ones(4, 3), None),
+    "one leaf and no y": (lambda c, x: (c + x, {}), torch.zeros(3), torch.ones(4, 3), None),
+    "nothing moves": (lambda c, x: (c, c + x), torch.zeros(3), torch.ones(4, 3), None),
+    "empty carry": (lambda c, x: ((), x + 1), (), torch.ones(4, 3), None),
+}
+
+
+def without_none(step, carry, xs, length):
+    """The reference of a ``y`` that may hold ``None``, which stays ``None`` as in JAX."""
+
+    def marked(c, x):
+        c, y = step(c, x)
+        return c, pytree.tree_map(lambda leaf: torch.zeros(0) if leaf is None else leaf, y)
+
+    carry, ys = reference(marked, carry, xs, length)
+    return carry, pytree.tree_map(lambda leaf: None if leaf.ndim == 2 and not leaf.shape[1] else leaf, ys)
+
+
+@pytest.mark.parametrize("compile", MODES)
+@pytest.mark.parametrize("case", LITTLE)
+def test_scan_is_the_loop_where_little_is_carried(case, compile):
+    step, carry, xs, length = LITTLE[case]
+    before = snapshot(carry, xs)
+    result = loop.scan(step, carry, xs, length, compile=compile)
+    assert_trees_close(result, without_none(step, carry, xs, 4))
+    assert_untouched(before, carry, xs)
+
+
+@pytest.mark.parametrize(
+    "compile",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=[
+                pytest.mark.compiled,
+                pytest.mark.xfail(strict=True, reason="the compiler refuses two carries that share memory"),
+            ],
+        ),
+    ],
+)
+def test_one_tensor_twice(compile):
+    zeros = torch.zeros(3)
+    carry, xs = (zeros, zeros), torch.ones(4, 3)
+
+    def step(carry, x):
+        return (carry[0] + x, carry[1] * 2 + 1), carry
+
+    result = loop.scan(step, carry, xs, compile=compile)
+    assert_trees_close(result, reference(step, carry, xs, 4))
+    assert (zeros == 0).all()
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 7])
+@pytest.mark.parametrize("compile", MODES)
+def test_every_length(length, compile):
+    carry, xs = everything_arguments(length)
+    final, ys = loop.scan(everything, carry, xs, compile=compile)
+    if length:
+        assert_trees_close((final, ys), reference(everything, carry, xs, length), rtol=1e-6, atol=1e-6)
+    else:
+        assert_trees_close(final, carry, rtol=0, atol=0)
+        example = reference(everything, carry, everything_arguments(1)[1], 1)[1]
+        expected = pytree.tree_map(lambda leaf: leaf.new_zeros((0, *leaf.shape[1:])), example)
+        assert_trees_close(ys, expected)
+
+
+@given(pieces=st.lists(st.integers(0, 6), min_size=1, max_size=4))
+def test_pieces_are_the_whole(pieces):
+    carry, xs = everything_arguments(sum(pieces))
+    whole = loop.scan(everything, carry, xs, compile=False)
+    parts, start = [], 0
+    for piece in pieces:
+        x = pytree.tree_map(lambda leaf: leaf[start : start + piece], xs)  # noqa: B023
+        carry, y = loop.scan(everything, carry, x, compile=False)
+        parts.append(y)
+        start += piece
+    joined = pytree.tree_map(lambda *leaves: torch.cat(leaves), *parts)
+    assert_trees_close((carry, joined), whole, rtol=0, atol=0)
+
+
+def test_y_does_not_share_memory_with_what_came_in():
+    carry, xs = everything_arguments()
+    _, ys = loop.scan(everything, carry, xs, compile=False)
+    ys["input"].fill_(-1)
+    ys["view of a carry"][1].fill_(-1)
+    assert (xs["matrix"] >= 0).all()
+    assert (carry["constant"] >= 0).all()
+
+
+# --- bad input ------------------------------------------------------------------------------------------
+
+
+def add(carry, x):
+    return carry + x, carry
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    ("carry", "xs", "length", "message"),
+    [
+        (torch.zeros(2), None, None, "length is None"),
+        (torch.zeros(2), {}, None, "length is None"),
+        (torch.zeros(2), None, -1, "length is -1"),
+        (torch.zeros(2), torch.ones(3, 2), 4, "xs has 3 steps; expected 4"),
+        (torch.zeros(2), {"a": torch.ones(3, 2), "b": torch.ones(4)}, None, r"xs\['b'\] has 4 steps; expected 3"),
+        (torch.zeros(2), torch.tensor(1.0), None, "leading axis"),
+        (torch.zeros(2), [1.0, 2.0], None, r"xs\[0\] is 1.0"),
+        (1.0, torch.ones(3), None, "carry is 1.0; expected a tensor"),
+        ({"a": torch.zeros(2), "b": 1.0}, torch.ones(3), None, r"carry\['b'\] is 1.0"),
+    ],
+)
+def test_bad_arguments(carry, xs, length, message, compile):
+    with pytest.raises(ValueError, match=message):
+        loop.scan(add, carry, xs, length, compile=compile)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (lambda c, x: ((c["a"],), x), "another structure"),
+        (lambda c, x: ({"a": c["a"], "b": x}, x), "another structure"),
+        (lambda c, x: ({"a": torch.ones(3)}, x), r"carry\['a'\] as \(3,\) torch.float32; expected \(2,\)"),
+        (lambda c, x: ({"a": c["a"].double()}, x), r"carry\['a'\] as \(2,\) torch.float64"),
+        (lambda c, x: ({"a": c["a"] + x}, x), r"carry\['a'\] as \(2, 2\)"),
+        (lambda c, x: ({"a": 1.0}, x), r"carry\['a'\] as 1.0"),
+    ],
+)
+def test_a_carry_that_changes(step, message, compile):
+    with pytest.raises(ValueError, match=message):
+        loop.scan(step, {"a": torch.zeros(2)}, torch.ones(3, 2, 1), compile=compile)
+
+
+# --- the compiled program -------------------------------------------------------------------------------
+
+
+def until_positive(carry, x):
+    if carry.item() > 0:
+        return carry - x, carry
+    return carry + x, carry
+
+
+@pytest.mark.compiled
+def test_a_step_that_cannot_be_compiled_runs_eagerly_with_one_warning():
+    xs = torch.arange(6.0)
+    with pytest.warns(RuntimeWarning, match=r"runs eagerly, because compiling failed: .*data-dependent") as record:
+        result = loop.scan(until_positive, torch.tensor(0.0), xs)
+    assert len(record) == 1
+    assert record[0].filename == __file__
+    assert_trees_close(result, reference(until_positive, torch.tensor(0.0), xs, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_trees_close(loop.scan(until_positive, torch.tensor(0.0), xs), result)
+
+
+@pytest.mark.compiled
+def test_what_the_step_raises_is_raised():
+    def broken(carry, x):
+        raise KeyError("mine")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with pytest.raises(KeyError, match="mine"):
+            loop.scan(broken, torch.tensor(0.0), torch.ones(3))
+
+
+@pytest.mark.compiled
+def test_the_number_of_programs_in_a_process_is_not_limited():
+    def make(constant):
+        return lambda carry, x: (carry + constant * x, carry)
+
+    steps = [make(2.0), make(3.0)]
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for step, factor in zip(steps, (2.0, 3.0), strict=True):
+            total, _ = loop.scan(step, torch.tensor(0.0), torch.ones(3))
+            assert total == 3 * factor
+
+
+@pytest.mark.compiled
+def test_shapes_and_lengths():
+    def step(carry, x):
+        return carry * 0.5 + x, carry.sum()
+
+    def run(width, length, dtype=torch.float32):
+        before = compilations()
+        carry, xs = torch.ones(width, dtype=dtype), torch.arange(length * width).reshape(length, width).to(dtype)
+        assert_trees_close(loop.scan(step, carry, xs), reference(step, carry, xs, length))
+        return compilations() - before
+
+    assert run(4, 10) == 1
+    assert run(4, 10) == 0
+    # Every length is the same program: also 1, also one that equals another size.
+    assert [run(4, length) for length in (3, 4, 1, 2, 1000, 11)] == [0] * 6
+    assert run(5, 10) == 1
+    assert run(4, 10, torch.float64) == 1
+    assert [run(5, 3), run(4, 7), run(4, 7, torch.float64)] == [0, 0, 0]
+
+
+# --- a learner ------------------------------------------------------------------------------------------
+
+SIZES = (6, 8, 7, 2)
+MEMBERS = 5
+
+
+def group(name, size):
+    layer, following = int(name), int(name) + 2
+    return UnitGroup(
+        name=name,
+        size=size,
+        incoming=(Slice((f"{layer}.weight",), 0),),
+        bias=(Slice((f"{layer}.bias",), 0),),
+        outgoing=(Slice((f"{following}.weight",), 1),),
+        outgoing_bias=((f"{following}.bias",),),
+        activation=str(following),
+    )
+
+
+UNITS = (group("0", SIZES[1]), group("2", SIZES[2]))
+
+
+def network_of_two_layers():
+    linear = torch.nn.Linear
+    return torch.nn.Sequential(
+        linear(SIZES[0], SIZES[1]),
+        torch.nn.ReLU(),
+        linear(SIZES[1], SIZES[2]),
+        torch.nn.Tanh(),
+        linear(SIZES[2], SIZES[3]),
+    )
+
+
+def population():
+    """A vmapped step of members with different seeds, rates and step sizes, and its first carry."""
+    learner = make_learner(
+        network_of_two_layers(),
+        UNITS,
+        optimizer=fcbp.optim.adam(),
+        method=fcbp.methods.cbp("adaptable_contribution", transfer_bias=True),
+    )
+    keys = fcbp.random.key(torch.arange(MEMBERS))
+    hyper = LearnerHyperparams(
+        step_size=torch.linspace(0.001, 0.01, MEMBERS),
+        method=fcbp.Hyperparams(
+            replacement_rate=torch.tensor([0.0, 1e-3, 1e-2, 0.1, 1.0], dtype=torch.float64),
+            maturity_threshold=torch.tensor([10.0, 10.0, 20.0, 5.0, 30.0]),
+            decay_rate=torch.full((MEMBERS,), 0.9),
+        ),
+    )
+
+    def member_step(carry, batch):
+        state, hyper = carry
+        state, info = learner.step(state, batch, hyper)
+        return (state, hyper), info
+
+    return torch.vmap(member_step, in_dims=(0, None)), (torch.vmap(learner.init)(keys), hyper)
+
+
+def batches(steps, seed=7):
+    inputs = fcbp.random.normal(fcbp.random.key(seed), (steps, 4, SIZES[0]))
+    return inputs, torch.stack([inputs[..., :3].prod(-1), inputs.sum(-1).sin()], -1)
+
+
+@pytest.mark.compiled
+def test_a_vmapped_learner_compiled_is_the_eager_one():
+    step, carry = population()
+    xs = batches(250)
+    before = snapshot(carry, xs)
+    (eager, hyper), eager_info = loop.scan(step, carry, xs, compile=False)
+    count = compilations()
+    (compiled, compiled_hyper), info = loop.scan(step, carry, xs)
+    assert compilations() - count == 1
+    assert_untouched(before, carry, xs)
+    assert_trees_close(compiled_hyper, hyper, rtol=0, atol=0)
+    for name in ("0", "2"):
+        assert torch.equal(info["replaced"][name], eager_info["replaced"][name])
+        assert (info["replaced"][name].sum((0, 2)) > torch.tensor([-1, 0, 10, 50, 30])).all()
+    assert_trees_close(info["loss"], eager_info["loss"], rtol=1e-4, atol=1e-5)
+    assert_trees_close(compiled.params, eager.params, rtol=1e-4, atol=1e-5)
+    assert_trees_close(compiled.opt_state, eager.opt_state, rtol=1e-3, atol=1e-5)
+    assert_trees_close(compiled.method, eager.method, rtol=1e-4, atol=1e-5)
+    assert torch.equal(compiled.method.key, eager.method.key)
+
+    # In pieces, by the same program, to the same bits.
+    count = compilations()
+    pieces, losses = carry, []
+    for start, end in ((0, 100), (100, 102), (102, 250)):
+        pieces, piece_info = loop.scan(step, pieces, (xs[0][start:end], xs[1][start:end]))
+        losses.append(piece_info["loss"])
+    assert compilations() == count
+    assert_trees_close(torch.cat(losses), info["loss"], rtol=0, atol=0)
+    assert_trees_close(pieces[0], compiled, rtol=0, atol=0)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("case", ["ffn_sgd_contribution", "deep_adaptable_contribution_multi"])
+def test_the_compiled_learner_follows_the_original(case):
+    golden = Golden(case)
+    config = golden.config
+    units = hidden_groups(golden)
+    learner = make_learner(
+        network(golden),
+        units,
+        loss=LOSSES[config["loss"]],
+        optimizer=fcbp.optim.sgd(momentum=config["momentum"]),
+        method=fcbp.methods.cbp(
+            config["util_type"],
+            initializer=linspace_initializer(fcbp.initializers.gain(config["hidden_activation"])),
+        ),
+        draw=lambda key: copy.copy(golden.under("init/")),
+    )
+    hyper = LearnerHyperparams(
+        config["step_size"],
+        fcbp.Hyperparams(config["replacement_rate"], config["maturity_threshold"], config["decay_rate"]),
+    )
+    targets = golden.tensor("targets")
+    if config["loss"] == "nll":
+        targets = targets.long()
+
+    def step(state, batch):
+        return learner.step(state, batch, hyper)
+
+    count = compilations()
+    state, info = loop.scan(step, learner.init(fcbp.random.key(0)), (golden.tensor("inputs").float(), targets))
+    assert compilations() - count == 1
+    events = [(t + 1, g, unit) for g, u in enumerate(units) for t, unit in info["replaced"][u.name].nonzero().tolist()]
+    assert sorted(events) == golden.events()
+    assert len(events) > 5
+    torch.testing.assert_close(info["loss"], golden.tensor("loss"), **TOLERANCE)
+    for name, expected in golden.under(f"snap/{config['n_steps']}/param/").items():
+        torch.testing.assert_close(state.params[name], expected, **TOLERANCE)
