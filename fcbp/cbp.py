@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -354,7 +355,8 @@ def _activation(group: UnitGroup, h: Float[Tensor, "..."]) -> Float[Tensor, "*sa
     if h.shape[group.activation_axis] == group.size:
         return h.movedim(group.activation_axis, -1).unsqueeze(-1)
     flattened = next(s for s in group.outgoing if group.size * s.block == h.shape[group.activation_axis])
-    layout = Slice((), group.activation_axis, 0, flattened.stride, flattened.block, flattened.block_stride)
+    start = flattened.start - min(min(unit) for unit in flattened.entries(group.size))
+    layout = replace(flattened, path=(), axis=group.activation_axis, start=start)
     return take(h, layout, group.size)
 
 

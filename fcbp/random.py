@@ -81,8 +81,8 @@ def _counters(n: int, device: torch.device) -> Int64[Tensor, "n"]:
 
 
 def _times_gamma(index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-    # torch's compiler takes sums and products of positions for memory addresses, and works them out with integers that do
-    # not wrap: beyond 64 bits it fails, or writes where it must not. An exclusive or makes a plain number of a position.
+    # torch's compiler takes sums and products of positions for memory addresses and works them out with integers that
+    # do not wrap: beyond 64 bits it fails, or writes where it must not. An exclusive or makes plain numbers of them.
     return (index ^ 0) * _GAMMA
 
 

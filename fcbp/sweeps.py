@@ -246,8 +246,8 @@ def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
     )
     if idle:
         messages.append(
-            f"no unit is expected to be replaced: replacement_rate {_join(idle)} x {max(runs[0].hidden)} units x {steps} "
-            "steps gives less than one replacement in a layer"
+            f"no unit is expected to be replaced: replacement_rate {_join(idle)} x {max(runs[0].hidden)} units x "
+            f"{steps} steps gives less than one replacement in a layer"
         )
     return messages
 
@@ -304,8 +304,7 @@ def _run(
     for start, end in itertools.pairwise((0, *ends)):
         losses = torch.zeros(len(runs), dtype=torch.float64, device=device)
         replaced = torch.zeros(len(runs), dtype=torch.int64, device=device)
-        for done in range(start, end, CHUNK):
-            length = min(CHUNK, end - done)
+        for length in _pieces(end - start):
             problem, batches = sample(problem, length)
             carry, (loss, count) = loop.scan(step, carry, batches, compile=compile)
             losses += loss.sum(0, dtype=torch.float64)
@@ -318,6 +317,12 @@ def _run(
         for name, value in probe(carry[0], batch).items():
             columns[name].append(value)
     return {name: torch.stack(values, 1).to("cpu", torch.float32).numpy() for name, values in columns.items()}
+
+
+def _pieces(steps: int) -> list[int]:
+    """Lengths of at most about ``CHUNK`` that sum to ``steps``; none is 1, which would be no loop to compile."""
+    number = -(-steps // CHUNK)
+    return [steps // number + (i < steps % number) for i in range(number)]
 
 
 def _coordinate(value: Any) -> Any:

@@ -46,11 +46,12 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
     def loop(moving: list[Tensor], constants: list[Tensor], xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         hoisted = flat.prologue(*constants)
 
+        # The operator wants something to carry, to read and to return: a count of the steps, whatever the step does.
         def body(carry: list[Tensor], x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-            results = flat.body(*carry, *constants, *hoisted, *x[1:])
-            return list(results[:number]), list(results[number:])
+            results = flat.body(*carry[1:], *constants, *hoisted, *x[1:])
+            return [carry[0] + 1, *results[:number]], [x[0].clone(), *results[number:]]
 
-        return scan_op(body, moving, xs)
+        return scan_op(body, [xs[0].new_zeros(()), *moving], xs)
 
     # The compiler counts programs by code object and refuses the ninth: each loop gets its own.
     loop.__code__ = loop.__code__.replace()
@@ -60,21 +61,31 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
     compiled = torch.compile(loop, fullgraph=True, options=options)
 
     def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
-        moving = [leaves[i].contiguous() for i in flat.moving]
-        # Detached, for the mark below must not stay on the caller's tensors. The empty counter gives the loop its
-        # length where xs has no tensors.
+        moving = _apart([leaves[i].contiguous() for i in flat.moving])
+        # Detached, for the mark below must not stay on the caller's tensors.
         given = (x.detach().contiguous() for x in optree.tree_leaves(xs))
-        stacked = [torch.empty(length, 0), *given]
+        stacked = [torch.empty(length, dtype=torch.int32), *given]
         for x in stacked:
             torch._dynamo.mark_dynamic(x, 0)
         with torch.no_grad():
             carry, ys = compiled(moving, [leaves[i] for i in flat.constants], stacked)
         new = list(leaves)
-        for i, value in zip(flat.moving, carry, strict=True):
+        for i, value in zip(flat.moving, carry[1:], strict=True):
             new[i] = value
-        return optree.tree_unflatten(spec, new), optree.tree_unflatten(flat.y_spec, list(ys))
+        return optree.tree_unflatten(spec, new), optree.tree_unflatten(flat.y_spec, list(ys[1:]))
 
     return run
+
+
+def _apart(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors, copied where one shares memory with an earlier one."""
+    seen: set[int] = set()
+    result = []
+    for tensor in tensors:
+        memory = tensor.untyped_storage().data_ptr()
+        result.append(tensor.clone() if memory in seen else tensor)
+        seen.add(memory)
+    return result
 
 
 def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None:
@@ -110,7 +121,8 @@ def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSp
         return [*optree.tree_leaves(new), *map(torch.as_tensor, y_leaves)]
 
     with torch.no_grad():
-        traced = make_fx(flat_step)(*leaves, *(x[0] for x in x_leaves))
+        # Detached: the tracer takes one tensor passed twice for one argument.
+        traced = make_fx(flat_step)(*(leaf.detach() for leaf in leaves), *(x[0] for x in x_leaves))
     assert y_spec is not None
     inputs = traced.graph.find_nodes(op="placeholder")
     (output,) = traced.graph.find_nodes(op="output")

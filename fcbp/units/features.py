@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.units.expose import expose
 from fcbp.units.group import UnitGroup, unit_axis_sizes
 
 __all__ = ["forward_with_features"]
@@ -48,6 +49,7 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
                 f"the model, such as {', '.join(list(modules)[1:5])}"
             )
     model = copy.deepcopy(model)
+    expose(model)
     read: dict[str, list[Tensor]] = {}
 
     def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -82,8 +84,11 @@ def _group_activation(group: UnitGroup, calls: list[Tensor]) -> Tensor:
         h = torch.cat([call.movedim(axis, -1).flatten(0, -2) for call in calls]).movedim(-1, axis)
     if h.shape[axis] in unit_axis_sizes(group):
         return h
-    # The consumer reads other units too (a concatenation): the group's own part.
+    # The consumer reads other units too (a concatenation): the group's own part, in the consumer's order.
     s = next(s for s in group.outgoing if s.path[0] in (f"{group.activation}.weight", group.activation))
-    entries = [entry for unit in s.entries(group.size) for entry in unit]
-    own = h.index_select(axis, torch.tensor(entries, device=h.device))
-    return own.movedim(axis, -1).unflatten(-1, (group.size, s.block)).movedim(-2, axis) if s.block > 1 else own
+    entries = sorted(entry for unit in s.entries(group.size) for entry in unit)
+    if entries[-1] - entries[0] == len(entries) - 1:
+        return h.narrow(axis, entries[0], len(entries))
+    own = h.index_select(axis, torch.tensor(s.entries(group.size), device=h.device).flatten())
+    # Units between others: each unit's entries become samples.
+    return own.movedim(axis, -1).unflatten(-1, (group.size, s.block)).movedim(-2, axis)
