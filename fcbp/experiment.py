@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from fcbp.units import find_units, forward_with_features
 
 __all__ = ["EXPERIMENTS", "Experiment", "Program"]
 
-OPTIMIZERS = {"sgd": optim.sgd, "adam": optim.adam, "adamw": optim.adamw}
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"sgd": optim.sgd, "adam": optim.adam, "adamw": optim.adamw}
 METHODS = ("cbp", "backprop")
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 ACTIVATIONS = tuple(initializers.GAINS)
@@ -108,21 +109,30 @@ class Experiment:
             raise ValueError(f"decay_rate is {self.decay_rate!r}; expected a number in [0, 1)")
         for name in ("seed", "flip_period"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < (name == "flip_period"):
-                raise ValueError(f"{name} is {value!r}; expected a whole number, {int(name == 'flip_period')} or more")
-        if not self.hidden or not all(isinstance(n, int) and n > 0 for n in self.hidden):
-            raise ValueError(f"hidden is {self.hidden!r}; expected a positive number of units for each layer")
+            low = int(name == "flip_period")
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 63:
+                raise ValueError(f"{name} is {value!r}; expected a whole number, {low} or more and below 2^63")
+        for name in ("redraw_all", "transfer_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False")
+        hidden = self.hidden
+        if not isinstance(hidden, tuple) or not hidden or not all(isinstance(n, int) and n > 0 for n in hidden):
+            raise ValueError(
+                f"hidden is {hidden!r}; expected a tuple with a positive number of units for each layer, such as (5,)"
+            )
 
-    def program(self, capacity: int | None = None) -> Program:
+    def program(self, capacity: int | None = None, device: torch.device | str | None = None) -> Program:
         """The experiment's functions; the settings in ``NUMBERS`` and the seed come later, as arguments.
 
         Args:
             capacity: the most units that any member replaces per group and step.
+            device: where the parameters are drawn; by default the CPU.
         """
         stream = STREAMS[self.stream](self)
         _, (inputs, _) = stream.sample(stream.init(torch.tensor(0)), 1)
         model = nets.mlp(inputs.shape[-1], self.hidden, 1, activation=self.activation)
         units = find_units(model, inputs[0])
+        model = model.to(device)
         draw = initializers.get(self.initializer, self.activation)
         decay = {"weight_decay": self.weight_decay}
         momentum = {"momentum": self.momentum} if self.optimizer == "sgd" else {}

@@ -1,19 +1,20 @@
 """A learner: model, loss, optimiser and method as one pair of pure functions, ``init`` and ``step``.
 
-    batch -> forward with features -> gradients -> optimiser -> utility -> selection -> reset
+batch -> forward with features -> gradients -> optimiser -> utility -> selection -> reset
 
-    >>> import torch, fcbp
-    >>> model = fcbp.nets.mlp(20, (5,), 1)
-    >>> learner = make_learner(model, fcbp.find_units(model, torch.zeros(1, 20)), method=fcbp.methods.cbp())
-    >>> hyper = LearnerHyperparams(step_size=0.01, method=fcbp.Hyperparams(replacement_rate=1e-3))
-    >>> state = learner.init(fcbp.random.key(0))
-    >>> state, info = learner.step(state, (torch.ones(1, 20), torch.ones(1, 1)), hyper)
-    >>> sorted(info)
-    ['loss', 'replaced']
+>>> import torch, fcbp
+>>> model = fcbp.nets.mlp(20, (5,), 1)
+>>> learner = make_learner(model, fcbp.find_units(model, torch.zeros(1, 20)), method=fcbp.methods.cbp())
+>>> hyper = LearnerHyperparams(step_size=0.01, method=fcbp.Hyperparams(replacement_rate=1e-3))
+>>> state = learner.init(fcbp.random.key(0))
+>>> state, info = learner.step(state, (torch.ones(1, 20), torch.ones(1, 1)), hyper)
+>>> sorted(info)
+['loss', 'replaced']
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from fcbp.cbp import Hyperparams
 from fcbp.methods import Method, backprop
 from fcbp.names import lookup
 from fcbp.optim import Optimizer, sgd
-from fcbp.units import UnitGroup, forward_with_features
+from fcbp.units import UnitGroup, check_units, forward_with_features
 
 __all__ = ["LOSSES", "Learner", "LearnerHyperparams", "LearnerState", "draw_params", "make_learner"]
 
@@ -97,6 +98,8 @@ def make_learner(
     optimizer = sgd() if optimizer is None else optimizer
     method = backprop() if method is None else method
     loss_function = loss if callable(loss) else lookup("loss", loss, LOSSES)
+    model = copy.deepcopy(model)
+    check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
     forward = forward_with_features(model, units)
     initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
 
@@ -165,9 +168,11 @@ def draw_params(
         fan_in = weight[0].numel()
         fan_out = weight.shape[0] * weight[0, 0].numel()
         prefix = f"{name}." if name else ""
-        params[f"{prefix}weight"] = draw(
-            random.fold_in(key, i), tuple(weight.shape), fan_in, fan_out, weight.dtype, weight.device
-        )
-        if layer.bias is not None:
-            params[f"{prefix}bias"] = torch.zeros_like(layer.bias, requires_grad=False)
+        # A tied or parametrised weight goes by another name, which keeps the model's value.
+        if f"{prefix}weight" in params:
+            params[f"{prefix}weight"] = draw(
+                random.fold_in(key, i), tuple(weight.shape), fan_in, fan_out, weight.dtype, weight.device
+            )
+        if f"{prefix}bias" in params:
+            params[f"{prefix}bias"] = torch.zeros_like(params[f"{prefix}bias"])
     return params

@@ -36,7 +36,7 @@ def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
         >>> dead_units(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
         tensor([ True, False])
     """
-    return (activation == 0).flatten(0, -2).all(0)
+    return (activation == 0).reshape(-1, activation.shape[-1]).all(0)
 
 
 def saturated_units(
@@ -56,7 +56,7 @@ def saturated_units(
     """
     margin = tolerance * (upper - lower)
     at_an_end = (activation <= lower + margin) | (activation >= upper - margin)
-    return at_an_end.flatten(0, -2).all(0)
+    return at_an_end.reshape(-1, activation.shape[-1]).all(0)
 
 
 def weight_magnitude(params: Any) -> Float[Tensor, ""]:
@@ -71,12 +71,11 @@ def effective_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, "
 
     Example:
         >>> effective_rank(torch.eye(4))
-        tensor(4.0000)
+        tensor(4.)
     """
-    singular = _singular_values(matrix)
-    p = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
-    rank = torch.exp(-torch.special.xlogy(p, p).sum())
-    return torch.where(singular.sum() == 0, 0.0, rank)
+    relative, is_zero = _relative_singular_values(matrix)
+    p = relative / relative.sum()
+    return torch.where(is_zero, 0.0, torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
 def stable_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
@@ -88,14 +87,15 @@ def stable_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
         >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0])))
         tensor(1.5000)
     """
-    singular = _singular_values(matrix)
-    largest = singular.amax(-1)
-    rank = singular.square().sum() / largest.square().clamp_min(torch.finfo(singular.dtype).tiny)
-    return torch.where(largest == 0, 0.0, rank)
+    relative, is_zero = _relative_singular_values(matrix)
+    return torch.where(is_zero, 0.0, relative.square().sum())
 
 
-def _singular_values(matrix: Tensor) -> Float[Tensor, "rank"]:
+def _relative_singular_values(matrix: Tensor) -> tuple[Float[Tensor, "rank"], Bool[Tensor, ""]]:
+    """Singular values over the largest, so that no sum or square leaves the dtype's range; and whether all are 0."""
     # LAPACK refuses NaN, and under vmap one member's NaN would end all the others.
     finite = torch.isfinite(matrix).all()
-    singular = torch.linalg.svdvals(torch.where(finite, matrix, 0.0))
-    return torch.where(finite, singular, torch.nan)
+    largest_entry = matrix.abs().amax()
+    is_zero = largest_entry == 0
+    singular = torch.linalg.svdvals(torch.where(finite & ~is_zero, matrix / largest_entry, 1.0))
+    return torch.where(finite, singular / singular.amax(), torch.nan), is_zero

@@ -79,7 +79,9 @@ def sensitivity(
     """
     ax = _axes(ax)
     if across not in results.dims:
-        raise ValueError(f"across is {across!r}; expected one of the swept settings, {', '.join(map(str, results.dims))}")
+        raise ValueError(
+            f"across is {across!r}; expected one of the swept settings, {', '.join(map(str, results.dims))}"
+        )
     values = end_of_run(_variable(results, variable), last)
     lines = list(_settings(values, keep=(across, over)))
     for (label, line_values), style in zip(lines, _styles(len(lines)), strict=True):

@@ -1,7 +1,7 @@
 """Sweeps: an experiment for many seeds and settings side by side.
 
 >>> import fcbp
->>> members = fcbp.grid(seed=range(3), replacement_rate=[0.0, 1e-3])
+>>> members = fcbp.grid(seed=range(3), replacement_rate=[0.0, 1e-2])
 >>> len(members)
 6
 >>> results = fcbp.sweep("bit-flipping", members, steps=200, bin=100, progress=False)
@@ -93,31 +93,46 @@ def paired(**values: Any) -> Members:
     """Settings side by side: the first member takes every first value, and so on.
 
     Raises:
-        ValueError: the settings have different numbers of values.
+        ValueError: the settings have different numbers of values, or none; two members are the same.
 
     Example:
         >>> list(paired(seed=[0, 1], step_size=[0.1, 0.01]))
         [{'seed': 0, 'step_size': 0.1}, {'seed': 1, 'step_size': 0.01}]
     """
-    columns = {name: tuple(_several(value)) for name, value in values.items()}
+    columns = {name: _several(name, value) for name, value in values.items()}
+    if not columns:
+        raise ValueError("paired() has no settings; expected at least one, such as seed=range(3)")
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"members have different lengths: {lengths}; expected one value of each for every member")
     rows = tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    for row in rows:
+        if rows.count(row) > 1:
+            raise ValueError(f"members are {row} {rows.count(row)} times; expected different members")
     return Members({"member": tuple(range(len(rows)))}, rows)
 
 
-def _several(value: Any) -> Iterable[Any]:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        return (value,)
-    return value.tolist() if isinstance(value, (Tensor, np.ndarray)) else value
+def _several(name: str, value: Any) -> tuple[Any, ...]:
+    """The values of a setting, as plain Python data."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        value = value.tolist()
+    alone = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
+    values = tuple(_plain(v) for v in ([value] if alone else value))
+    if not values:
+        raise ValueError(f"{name} is {value!r}; expected at least one value")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Of a number of NumPy's or torch's, Python's; of a list, such as the units of several layers, a tuple."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, (Tensor, np.generic)) else value
 
 
 def _axes(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    axes = {name: tuple(_several(value)) for name, value in values.items()}
+    axes = {name: _several(name, value) for name, value in values.items()}
     for name, axis in axes.items():
-        if not axis:
-            raise ValueError(f"{name} is {values[name]!r}; expected at least one value")
         if len(set(axis)) < len(axis):
             raise ValueError(f"{name} is {list(axis)}; expected different values")
     return axes
@@ -148,8 +163,8 @@ def sweep(
         device: by default the CPU.
 
     Returns:
-        A dataset with the swept names and ``step`` (the last of each bin) as dimensions. A member whose loss became
-        NaN or infinite is NaN from there on.
+        A dataset with the swept names and ``step`` (the last of each bin) as dimensions. A member whose loss or
+        weights became NaN or infinite is NaN from there on.
 
     Raises:
         ValueError: a setting is unknown or out of range, or ``steps`` or ``bin`` is not positive.
@@ -186,7 +201,9 @@ def sweep(
             values = _run(program_settings, group, steps, ends, compile, bar, device)
             for name, array in values.items():
                 results[name][indices] = array
-    failed = ~np.isfinite(results["loss"])
+    # Weights that broke in the last step of a bin show in no loss of that bin.
+    broken = ~np.isfinite(results["loss"]) | ~np.isfinite(results["weight_magnitude"])
+    failed = np.logical_or.accumulate(broken, axis=1)
     for array in results.values():
         array[failed] = np.nan
 
@@ -218,9 +235,7 @@ def _with_settings(base: Experiment, settings: Mapping[str, Any]) -> Experiment:
     for name in settings:
         if name not in names:
             raise unknown("setting", name, names)
-    values = {
-        name: tuple(v) if isinstance(v, list) else getattr(v, "item", lambda v=v: v)() for name, v in settings.items()
-    }
+    values: dict[str, Any] = {name: _plain(value) for name, value in settings.items()}
     run = dataclasses.replace(base, **values)
     run.check()
     return run
@@ -238,16 +253,17 @@ def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
         )
     idle = sorted(
         {
-            run.replacement_rate
+            (run.replacement_rate, max(run.hidden))
             for run in active
             if run.maturity_threshold < steps
             and run.replacement_rate * max(run.hidden) * (steps - run.maturity_threshold) < 1
         }
     )
-    if idle:
+    for units in sorted({units for _, units in idle}):
+        rates = _join(rate for rate, n in idle if n == units)
         messages.append(
-            f"no unit is expected to be replaced: replacement_rate {_join(idle)} x {max(runs[0].hidden)} units x "
-            f"{steps} steps gives less than one replacement in a layer"
+            f"no unit is expected to be replaced: replacement_rate {rates} x {units} units x {steps} steps gives less "
+            "than one replacement in a layer"
         )
     return messages
 
@@ -267,7 +283,7 @@ def _run(
 ) -> dict[str, np.ndarray]:
     """All members of one program, side by side: arrays ``(members, bins)`` by variable."""
     capacity = max(math.floor(run.replacement_rate * max(run.hidden)) + 1 for run in runs)
-    program = settings.program(capacity)
+    program = settings.program(capacity, device)
     numbers = {
         name: torch.tensor([float(getattr(run, name)) for run in runs], dtype=torch.float64, device=device)
         for name in NUMBERS
@@ -287,8 +303,8 @@ def _run(
         state, hyper = carry
         state, info = program.learner.step(state, batch, hyper)
         replaced = [mask.sum(dtype=torch.int32) for mask in info["replaced"].values()]
-        total = torch.stack(replaced).sum(dtype=torch.int32) if replaced else torch.zeros((), dtype=torch.int32)
-        return (state, hyper), (info["loss"], total)
+        none = torch.zeros((), dtype=torch.int32, device=info["loss"].device)
+        return (state, hyper), (info["loss"], sum(replaced, none))
 
     side_by_side = torch.vmap(member_step)
 

@@ -173,19 +173,7 @@ def test_scan_is_the_loop_where_little_is_carried(case, compile):
     assert_untouched(before, carry, xs)
 
 
-@pytest.mark.parametrize(
-    "compile",
-    [
-        False,
-        pytest.param(
-            True,
-            marks=[
-                pytest.mark.compiled,
-                pytest.mark.xfail(strict=True, reason="the compiler refuses two carries that share memory"),
-            ],
-        ),
-    ],
-)
+@pytest.mark.parametrize("compile", MODES)
 def test_one_tensor_twice(compile):
     zeros = torch.zeros(3)
     carry, xs = (zeros, zeros), torch.ones(4, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,8 @@ def bit_flipping(
         A stream of inputs ``(length, batch_size, input_bits)`` and targets ``(length, batch_size, 1)``, float32.
 
     Raises:
-        ValueError: a size is not positive, or there are more flipping bits than bits.
+        ValueError: a size is no positive whole number, there are more flipping bits than bits, or ``beta`` is not
+            finite.
 
     Example:
         >>> import fcbp
@@ -83,10 +85,12 @@ def bit_flipping(
         "batch_size": batch_size,
     }
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; expected 1 or more")
-    if not 0 <= flipping_bits <= input_bits:
-        raise ValueError(f"flipping_bits is {flipping_bits}; expected 0 to input_bits = {input_bits}")
+        if not _is_whole(size) or size < 1:
+            raise ValueError(f"{name} is {size!r}; expected a whole number, 1 or more")
+    if not _is_whole(flipping_bits) or not 0 <= flipping_bits <= input_bits:
+        raise ValueError(f"flipping_bits is {flipping_bits!r}; expected 0 to input_bits = {input_bits}")
+    if not math.isfinite(beta):
+        raise ValueError(f"beta is {beta!r}; expected a finite number")
     random_bits = input_bits - flipping_bits
 
     def signs(key: Int64[Tensor, ""], *shape: int) -> Tensor:
@@ -125,6 +129,8 @@ def bit_flipping(
         return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
 
     def sample(state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, Tensor]]:
+        if not _is_whole(length) or length < 1:
+            raise ValueError(f"length is {length!r}; expected a number of batches, 1 or more")
         examples = length * batch_size
         steps = state.step + torch.arange(examples, device=state.key.device)
         first = state.step // flip_period
@@ -157,6 +163,10 @@ def bit_flipping(
         return (bits & 1).flatten(-2).to(torch.float32)
 
     return Stream(init, sample)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _period_of_last(state: BitFlippingState, flip_period: int) -> Int64[Tensor, ""]:

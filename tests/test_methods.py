@@ -1,0 +1,109 @@
+"""The protocol of methods: what each does with parameters, optimiser state and buffers."""
+
+import pytest
+import torch
+from test_learner import HYPER, NETWORKS, batch_at, tree_equal
+
+import fcbp
+from fcbp import methods
+from fcbp.learner import LearnerHyperparams, make_learner
+
+
+def situation(name):
+    """What a method is given after an optimiser step."""
+    model, units = NETWORKS[name]()
+    learner = make_learner(model, units, optimizer=fcbp.optim.adam(), method=methods.backprop())
+    state = learner.init(fcbp.random.key(1))
+    for t in range(3):
+        state, _ = learner.step(state, batch_at(t), HYPER)
+    forward = fcbp.forward_with_features(model, units)
+    _, features, _ = forward(state.params, state.buffers, batch_at(3)[0])
+    grads = {n: torch.ones_like(p) for n, p in state.params.items()}
+    return units, state, features, grads
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_backprop_returns_what_it_is_given(name):
+    units, state, features, grads = situation(name)
+    method = methods.backprop()
+    own = method.init(units, state.params, fcbp.random.key(0))
+    result = method.update(
+        own, state.params, state.opt_state, state.buffers, units=units, grads=grads, features=features, hyper=None
+    )
+    params, opt_state, buffers, own, info = result
+    assert params is state.params
+    assert opt_state is state.opt_state
+    assert buffers is state.buffers
+    assert own == ()
+    assert info == {"replaced": {}}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"transfer_bias": True, "initializer": "xavier_normal", "rate_counts": "all"},
+        {"rounding": "stochastic", "capacity": 1},
+    ],
+)
+@pytest.mark.parametrize("measure", ["contribution", "weight_gradient", "random"])
+def test_cbp_is_its_functions_in_their_order(name, options, measure):
+    units, state, features, grads = situation(name)
+    hyper = fcbp.Hyperparams(replacement_rate=0.6, maturity_threshold=2, decay_rate=0.9)
+    method = methods.cbp(measure, **options)
+    own = expected = method.init(units, state.params, fcbp.random.key(3))
+    tree_equal(own, fcbp.init_state(units, state.params, fcbp.random.key(3)))
+    params, opt_state, buffers = state.params, state.opt_state, state.buffers
+    e_params, e_opt, e_buffers = params, opt_state, buffers
+    count = 0
+    for _ in range(6):
+        params, opt_state, buffers, own, info = method.update(
+            own, params, opt_state, buffers, units=units, grads=grads, features=features, hyper=hyper
+        )
+        expected = fcbp.update_utility(expected, e_params, features, hyper, units=units, measure=measure, grads=grads)
+        e_params, expected, replaced = fcbp.select_and_reset(expected, e_params, hyper, units=units, **options)
+        e_opt = fcbp.reset_moments(e_opt, replaced, units=units)
+        e_buffers = fcbp.reset_buffers(e_buffers, replaced, units=units)
+        tree_equal((params, opt_state, buffers, own), (e_params, e_opt, e_buffers, expected))
+        tree_equal(info, {"replaced": replaced})
+        count += sum(int(mask.sum()) for mask in replaced.values())
+    assert count > 2
+
+
+@pytest.mark.parametrize("optimizer", [fcbp.optim.sgd(), fcbp.optim.sgd(0.9), fcbp.optim.adam()])
+@pytest.mark.parametrize("rate", [0.0, torch.tensor(0.0, dtype=torch.float64)])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rate_0_is_backprop_bit_for_bit(name, rate, optimizer):
+    model, units = NETWORKS[name]()
+    hyper = LearnerHyperparams(0.01, fcbp.Hyperparams(rate, maturity_threshold=5, decay_rate=0.9))
+    plain = make_learner(model, units, optimizer=optimizer)
+    cbp = make_learner(model, units, optimizer=optimizer, method=methods.cbp(transfer_bias=True))
+    a, b = plain.init(fcbp.random.key(0)), cbp.init(fcbp.random.key(0))
+    for t in range(200):
+        a, a_info = plain.step(a, batch_at(t), hyper)
+        b, b_info = cbp.step(b, batch_at(t), hyper)
+        assert torch.equal(a_info["loss"], b_info["loss"])
+        assert not any(mask.any() for mask in b_info["replaced"].values())
+    tree_equal(a[:3], b[:3])
+    assert a_info["loss"] < 1
+
+
+def test_the_default_method_of_a_learner_is_backprop():
+    model, units = NETWORKS["mlp"]()
+    a, b = make_learner(model, units), make_learner(model, units, method=methods.backprop())
+    key = fcbp.random.key(0)
+    tree_equal(a.step(a.init(key), batch_at(0), HYPER), b.step(b.init(key), batch_at(0), HYPER))
+
+
+def test_unknown_options_are_named_before_any_work():
+    model, units = NETWORKS["mlp"]()
+    for options, message in (
+        ({"measure": "contribtion"}, "contribution"),
+        ({"initializer": "kaiming"}, "kaiming_uniform"),
+        ({"rounding": "stochastik"}, "stochastic"),
+        ({"rate_counts": "some"}, "rate_counts is 'some'"),
+    ):
+        learner = make_learner(model, units, method=methods.cbp(**options))
+        with pytest.raises(ValueError, match=message):
+            learner.step(learner.init(fcbp.random.key(0)), batch_at(0), HYPER)
