@@ -175,7 +175,7 @@ EXPECTED = {
             reads=at("e2.weight", axis=1) + at("d1.weight", axis=1, start=5),
             outgoing_bias=(("e2.bias",), ("d1.bias",)),
         ),
-        layer("e2", "up", 6, axis=-3, reads=at("up.weight", axis=0)),
+        layer("e2", "up", 6, axis=-3, reads=at("up.weight", axis=0), outgoing_bias=(None,)),
         layer("up", "d1", 5, axis=-3, incoming=at("up.weight", axis=1)),
         layer("d1", "out", 4, axis=-3),
     ],

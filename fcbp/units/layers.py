@@ -113,6 +113,9 @@ def _convolution(call: Call) -> Marks | list[Marks | None]:
         m = _depthwise(call, x, w, outputs, bool(transposed))
     else:
         m = _grouped(call, x, w, outputs, groups, bool(transposed))
+    if transposed and any(step > 1 for step in call["stride"]):
+        # Each output reads some of the kernel's positions only: a constant unit adds no constant to a bias.
+        m = replace(m, product=frozenset())
     m = biased(call, m, call["bias"], (1, outputs))
     shape = call.shape if batched else (1, *call.shape)
     return _spread(call, m.viewed(m.shape + (1,) * dims), dims, shape).viewed(call.shape)
