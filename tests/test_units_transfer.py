@@ -6,7 +6,7 @@ from permutation import randomised, run, state
 from torch import nn
 
 import fcbp
-from fcbp.nets import ConvNet, ResNet, mlp
+from fcbp.nets import ConvNet, mlp
 
 
 def constant(params, buffers, group, unit, value):
