@@ -335,6 +335,10 @@ DRAWS = {
     "fold_in_tensor": lambda k: random.fold_in(k, torch.arange(4)),
     "bits": lambda k: random.bits(k, (3, 5)),
     "bits_at": lambda k: random.bits_at(k, torch.tensor([0, 7, 3])),
+    # Single positions: a compiler that knows them multiplies them out by itself, and must wrap as tensors do.
+    "split_last": lambda k: random.split(k, 3)[2],
+    "fold_in_last": lambda k: random.fold_in(k, torch.arange(5))[4],
+    "bits_at_last": lambda k: random.bits_at(k, torch.arange(5) + 2)[4],
     "uniform": lambda k: random.uniform(k, (3, 5)),
     "uniform_float64": lambda k: random.uniform(k, (15,), torch.float64),
     "uniform_bfloat16": lambda k: random.uniform(k, (15,), torch.bfloat16),

@@ -1,0 +1,293 @@
+"""The table of algorithms that the promises are tested over; ``test_contract.py`` holds the promises.
+
+A row is a pure function of one member's inputs, a pytree of tensors, and a way to make the inputs of the ``i``-th
+member. To add a method, add its row: :func:`method_row` takes the builder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+
+import fcbp
+from fcbp import initializers, optim, random, utility
+from fcbp.units import Slice, UnitGroup
+
+MEMBERS = 6
+
+
+@dataclass(frozen=True)
+class Row:
+    """One public function with its options.
+
+    Attributes:
+        name: what a failing test is called.
+        function: one member's inputs -> outputs, pytrees of tensors (and of nothing else).
+        member: the inputs of the ``i``-th member.
+        keeps: what the outputs must have in common with the inputs: a function of both that gives pairs of pytrees of
+            equal structure, shapes and dtypes.
+        exact: whether vmap equals the loop to the bit; else to rounding.
+        generated: whether the compiled test has code generated for the row, which takes seconds each: for one row of
+            each kind. The others are traced and lowered, and run as eager kernels.
+    """
+
+    name: str
+    function: Callable[[Any], Any]
+    member: Callable[[int], Any]
+    keeps: Callable[[Any, Any], list[tuple[Any, Any]]] = lambda inputs, outputs: []
+    exact: bool = True
+    generated: bool = False
+
+    def members(self, *indices: int) -> Any:
+        """The inputs of several members, stacked."""
+        return stack([self.member(i) for i in indices])
+
+
+def stack(trees: list[Any]) -> Any:
+    return optree.tree_map(lambda *leaves: torch.stack(leaves), *trees)
+
+
+def unstack(tree: Any, i: int) -> Any:
+    return optree.tree_map(lambda leaf: leaf[i], tree)
+
+
+# --- a network in the middle of its life ------------------------------------------------------------------
+
+SIZES = (3, 5, 9, 2)  # a group of few units and one of more
+
+
+def hidden(i: int) -> UnitGroup:
+    return UnitGroup(
+        f"layer{i}",
+        SIZES[i + 1],
+        incoming=(Slice((f"{i}.weight",), 0),),
+        bias=(Slice((f"{i}.bias",), 0),),
+        outgoing=(Slice((f"{i + 1}.weight",), 1),),
+        outgoing_bias=((f"{i + 1}.bias",),),
+        norm_scale=(Slice((f"{i}.norm.weight",), 0),),
+        norm_shift=(Slice((f"{i}.norm.bias",), 0),),
+        running_mean=(Slice((f"{i}.norm.running_mean",), 0),),
+        running_var=(Slice((f"{i}.norm.running_var",), 0),),
+    )
+
+
+UNITS = (hidden(0), hidden(1))
+# Most rows act on one of the groups and leave the other be: that halves what is compiled.
+FEW, MANY = UNITS[:1], UNITS[1:]
+
+
+def key(member: int) -> torch.Tensor:
+    return random.fold_in(random.key(11), member)
+
+
+def params(member: int) -> dict[str, torch.Tensor]:
+    """The parameters of a member."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i in range(len(SIZES) - 1):
+        shapes |= {f"{i}.weight": (SIZES[i + 1], SIZES[i]), f"{i}.bias": (SIZES[i + 1],)}
+    for i, group in enumerate(UNITS):
+        shapes |= {f"{i}.norm.weight": (group.size,), f"{i}.norm.bias": (group.size,)}
+    return {n: random.normal(random.fold_in(key(member), i), shape) for i, (n, shape) in enumerate(shapes.items())}
+
+
+def grads(member: int) -> dict[str, torch.Tensor]:
+    return params(member + 100)
+
+
+def buffers(member: int) -> dict[str, torch.Tensor]:
+    statistics = {
+        f"{i}.norm.{name}": random.uniform(random.fold_in(key(member), 50 + 2 * i + j), (group.size,))
+        for i, group in enumerate(UNITS)
+        for j, name in enumerate(("running_mean", "running_var"))
+    }
+    return {**statistics, "0.norm.num_batches_tracked": torch.tensor(member)}
+
+
+def features(member: int) -> dict[str, torch.Tensor]:
+    return {g.name: random.normal(random.fold_in(key(member), 60 + i), (7, g.size)) for i, g in enumerate(UNITS)}
+
+
+def hyper(member: int) -> fcbp.Hyperparams:
+    """Numbers that differ between members; some replace all at once, some nothing."""
+    rate = [0.3, 0.0, 1.0, 1e-3, 0.5, 0.15][member % 6]
+    return fcbp.Hyperparams(
+        torch.tensor(rate, dtype=torch.float64), torch.tensor(float(member % 3)), torch.tensor(0.9 + 0.01 * member)
+    )
+
+
+def state(member: int) -> fcbp.CBPState:
+    """A state some steps on: ages on both sides of the threshold, utilities in no order, something owed."""
+    fresh = fcbp.init_state(UNITS, params(member), random.fold_in(key(member), 70))
+
+    def draw(i: int, g: UnitGroup) -> torch.Tensor:
+        return random.uniform(random.fold_in(key(member), 80 + i), (g.size,))
+
+    return fresh._replace(
+        age={g.name: (draw(i, g) * 8).to(torch.int32) for i, g in enumerate(UNITS)},
+        utility={g.name: draw(i + 2, g) for i, g in enumerate(UNITS)},
+        mean_activation={g.name: draw(i + 4, g) for i, g in enumerate(UNITS)},
+        owed={g.name: fresh.owed[g.name] + 0.3 * i for i, g in enumerate(UNITS)},
+    )
+
+
+def replaced(member: int) -> dict[str, torch.Tensor]:
+    return {g.name: random.bernoulli(random.fold_in(key(member), 90), 0.4, (g.size,)) for g in UNITS}
+
+
+# --- the rows ---------------------------------------------------------------------------------------------
+
+
+def select_row(
+    name: str,
+    units: tuple[UnitGroup, ...],
+    initializer: Any = "kaiming_uniform",
+    generated: bool = False,
+    **options: Any,
+) -> Row:
+    def function(inputs: Any) -> Any:
+        state, params, hyper = inputs
+        return fcbp.select_and_reset(state, params, hyper, units=units, initializer=initializer, **options)
+
+    return Row(
+        f"select_and_reset {name}",
+        function,
+        lambda i: (state(i), params(i), hyper(i)),
+        lambda inputs, outputs: [(inputs[0], outputs[1]), (inputs[1], outputs[0])],
+        generated=generated,
+    )
+
+
+def measure_row(measure: str | utility.Measure, name: str | None = None) -> Row:
+    def function(inputs: Any) -> Any:
+        state, params, features, hyper, grads = inputs
+        return fcbp.update_utility(state, params, features, hyper, units=MANY, measure=measure, grads=grads)
+
+    return Row(
+        f"update_utility {name or measure}",
+        function,
+        lambda i: (state(i), params(i), features(i), hyper(i), grads(i)),
+        lambda inputs, outputs: [(inputs[0], outputs)],
+        exact=False,  # means over samples and weights may be summed in another order
+        generated=measure == "feature_by_input",
+    )
+
+
+def optimizer_row(name: str, build: Callable[[Any], optim.Optimizer], number: Callable[[int], float]) -> Row:
+    """An optimiser whose number, step size and gradients are the member's."""
+
+    def function(inputs: Any) -> Any:
+        params, (first, second), number, step_size = inputs
+        optimizer = build(number)
+        opt_state = optimizer.init(params)
+        new, opt_state = optimizer.update(first, opt_state, params, step_size=step_size)
+        return optimizer.update(second, opt_state, new, step_size=step_size)
+
+    return Row(
+        f"optim.{name}",
+        function,
+        lambda i: (params(i), (grads(i), grads(i + 50)), torch.tensor(number(i)), torch.tensor(0.01 * (i + 1))),
+        lambda inputs, outputs: [(inputs[0], outputs[0])],
+        generated=name in ("adam", "sgd momentum"),
+    )
+
+
+def method_row(name: str, build: Callable[[], Any], hyper: Callable[[int], Any] = hyper, exact: bool = False) -> Row:
+    """A method of :mod:`fcbp.methods`: ``init`` and an update, with Adam's state beside it.
+
+    Args:
+        name: the method's.
+        build: makes the method; called for each member, so that nothing is shared.
+        hyper: the numbers of the ``i``-th member, as tensors; such that an update does something to a new network.
+        exact: whether vmap equals the loop to the bit.
+    """
+
+    def function(inputs: Any) -> Any:
+        key, params, buffers, grads, features, hyper = inputs
+        method = build()
+        state = method.init(UNITS, params, key)
+        opt_state = optim.adam().init(params)
+        params, opt_state, buffers, state, info = method.update(
+            state, params, opt_state, buffers, units=UNITS, grads=grads, features=features, hyper=hyper
+        )
+        return params, opt_state, buffers, state, info["replaced"]
+
+    return Row(
+        f"methods.{name}",
+        function,
+        lambda i: (key(i), params(i), buffers(i), grads(i), features(i), hyper(i)),
+        lambda inputs, outputs: [(inputs[1], outputs[0]), (inputs[2], outputs[2])],
+        exact=exact,
+        generated=not exact,
+    )
+
+
+def draw_row(name: str, draw: Callable[[torch.Tensor], Any], generated: bool = False) -> Row:
+    return Row(name, lambda k: {"draw": draw(k)}, key, generated=generated)
+
+
+def own_measure(group: utility.Observation) -> torch.Tensor:
+    return group.activation.amax((0, -1)) * group.outgoing[0].abs().amax((0, -1))
+
+
+def own_initializer(key, shape, fan_in, fan_out, dtype, device):  # type: ignore[no-untyped-def]
+    return random.uniform(key, shape, dtype, -1.0, 1.0) / fan_in
+
+
+def moments_row() -> Row:
+    def member(i: int) -> Any:
+        count = {name: torch.ones_like(p, dtype=torch.int32) for name, p in params(i).items()}
+        return optim.AdamState(params(i), params(i + 1), count), replaced(i)
+
+    return Row(
+        "reset_moments",
+        lambda inputs: fcbp.reset_moments(inputs[0], inputs[1], units=UNITS),
+        member,
+        lambda inputs, outputs: [(inputs[0], outputs)],
+        generated=True,
+    )
+
+
+ROWS: list[Row] = [
+    Row(
+        "init_state",
+        lambda inputs: fcbp.init_state(UNITS, *inputs),
+        lambda i: (params(i), key(i)),
+        lambda inputs, outputs: [(state(0), outputs)],
+    ),
+    *(measure_row(measure) for measure in (*utility.MEASURES, "random")),
+    measure_row(own_measure, "own"),
+    select_row("defaults", MANY),
+    select_row("transfer", UNITS, transfer_bias=True),
+    select_row("stochastic", FEW, "default_uniform", rounding="stochastic", rate_counts="all", generated=True),
+    select_row("capacity 1", FEW, "lecun_normal", capacity=1, transfer_bias=True, generated=True),
+    select_row("capacity 2", MANY, own_initializer, capacity=2, rate_counts="all", generated=True),
+    moments_row(),
+    Row(
+        "reset_buffers",
+        lambda inputs: fcbp.reset_buffers(inputs[0], inputs[1], units=UNITS),
+        lambda i: (buffers(i), replaced(i)),
+        lambda inputs, outputs: [(inputs[0], outputs)],
+    ),
+    optimizer_row("sgd", lambda decay: optim.sgd(weight_decay=decay), lambda i: 0.1 * i),
+    optimizer_row("sgd momentum", lambda momentum: optim.sgd(momentum, nesterov=True), lambda i: 0.15 * i),
+    optimizer_row("adam", lambda beta: optim.adam((beta, beta)), lambda i: 0.15 * i),
+    optimizer_row("adamw", lambda decay: optim.adamw(weight_decay=decay), lambda i: 0.1 * i),
+    method_row("backprop", fcbp.methods.backprop, exact=True),
+    method_row("cbp", lambda: fcbp.methods.cbp("adaptable_contribution", transfer_bias=True)),
+    draw_row("random.split", lambda k: random.split(k, 3)),
+    draw_row("random.fold_in", lambda k: random.fold_in(k, 7)),
+    draw_row("random.bits", lambda k: random.bits(k, (3, 4))),
+    draw_row("random.uniform", lambda k: random.uniform(k, (9,), minval=-2.0, maxval=3.0)),
+    draw_row("random.normal", lambda k: random.normal(k, (9,))),
+    draw_row("random.randint", lambda k: random.randint(k, (9,), -2, 5)),
+    draw_row("random.bernoulli", lambda k: random.bernoulli(k, 0.3, (9,))),
+    draw_row("random.permutation", lambda k: random.permutation(k, 9)),
+    *(
+        draw_row(f"initializers.{name}", lambda k, f=f: f(k, (3, 5), 5, 9, torch.float32, None), "xavier" in name)
+        for name, f in initializers.INITIALIZERS.items()
+    ),
+]
