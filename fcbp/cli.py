@@ -56,11 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return run(command) if isinstance(command, run_arguments) else command()
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"fcbp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nfcbp: interrupted; nothing was written", file=sys.stderr)
+        print("\nfcbp: interrupted; a run is written at its end, and this one had not ended", file=sys.stderr)
         return 130
 
 
@@ -71,8 +71,10 @@ def _run_arguments() -> type:
     def flag(kind: Any, help: str) -> Any:
         return Annotated[kind, tyro.conf.arg(help=help)]
 
+    names = f"one of: {', '.join(experiments.EXPERIMENTS)}"
+
     fields: list[tuple[str, Any, Any]] = [
-        ("experiment", tyro.conf.Positional[flag(str, f"one of: {', '.join(experiments.EXPERIMENTS)}")], ...),
+        ("experiment", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=names)], ...),
         ("seeds", flag(int, "number of seeds, from 0 on"), 10),
         ("steps", flag(int, "examples that every member sees"), 1_000_000),
         ("bin", flag(int | None, "examples averaged into one value; by default a fiftieth of the run"), None),
@@ -83,9 +85,9 @@ def _run_arguments() -> type:
     for setting in dataclasses.fields(experiments.Experiment):
         if setting.name in ("seed", "hidden"):
             continue
-        kind = {"int": int, "float": float, "bool": bool, "str": str}[str(setting.type)]
+        kind = {"int": tuple[int, ...], "float": tuple[float, ...], "bool": tuple[bool, ...], "str": tuple[str, ...]}
         default = SWEPT.get(setting.name, (setting.default,))
-        fields.append((setting.name, flag(tuple[kind, ...], setting.metadata["help"]), default))  # type: ignore[valid-type]
+        fields.append((setting.name, flag(kind[str(setting.type)], setting.metadata["help"]), default))
     fields.append(("hidden", flag(tuple[int, ...], "units of each hidden layer"), (5,)))
     arguments = dataclasses.make_dataclass(
         "Run",
@@ -110,6 +112,8 @@ def run(arguments: Any) -> int:
             continue
         if not values:
             raise ValueError(f"--{setting.name.replace('_', '-')} has no value; expected at least one")
+        if values == SWEPT.get(setting.name) and "cbp" not in arguments.method:
+            values = values[:1]  # nothing would read the others
         if len(values) > 1:
             swept[setting.name] = values
         else:
@@ -118,17 +122,22 @@ def run(arguments: Any) -> int:
     base = dataclasses.replace(base, **fixed)
     base.check()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
-        results = sweeps.sweep(
-            base,
-            members,
-            steps=arguments.steps,
-            bin=arguments.bin,
-            compile=arguments.compile,
-            device=arguments.device,
-        )
+    out.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail now and not after the sweep
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+            results = sweeps.sweep(
+                base,
+                members,
+                steps=arguments.steps,
+                bin=arguments.bin,
+                compile=arguments.compile,
+                device=arguments.device,
+            )
+    except BaseException:
+        out.rmdir()
+        raise
     save(results, out)
     print(table(results))
     print(
@@ -175,7 +184,8 @@ class List:
 def save(results: xarray.Dataset, out: Path) -> None:
     """Write a run directory: the results as Zarr, and the configuration beside them."""
     out.mkdir(parents=True, exist_ok=True)
-    results.to_zarr(out / STORE, mode="w", consolidated=False)
+    # Format 3 has no settled way to store the text of a swept activation.
+    results.to_zarr(out / STORE, mode="w", consolidated=False, zarr_format=2)
     config = {**results.attrs, "experiment": json.loads(results.attrs["experiment"]), "sizes": dict(results.sizes)}
     (out / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
@@ -221,7 +231,7 @@ def table(results: xarray.Dataset) -> str:
         [
             *(_show(row["setting"][name]) for name in names),
             f"{row['start']:.3f}",
-            f"{row['end']:.3f} ± {row['error']:.3f}",
+            f"{row['end']:.3f}" + (f" ± {row['error']:.3f}" if np.isfinite(row["error"]) else ""),
             f"{row['replaced']:.1f}",
             f"{row['inactive']:.1%}",
             str(row["failed"]),

@@ -58,7 +58,7 @@ class Experiment:
     )
     hidden: tuple[int, ...] = _setting((5,), "units of each hidden layer")
     activation: str = _setting("relu", "activation of the hidden units")
-    loss: str = _setting("mse", "loss")
+    loss_function: str = _setting("mse", "what the learner minimises: mse or cross_entropy")
     optimizer: str = _setting("sgd", "sgd, adam or adamw")
     momentum: float = _setting(0.0, "momentum of sgd")
     weight_decay: float = _setting(0.0, "weight decay of the optimiser")
@@ -84,7 +84,7 @@ class Experiment:
         for name, names in {
             "stream": STREAMS,
             "activation": ACTIVATIONS,
-            "loss": learner.LOSSES,
+            "loss_function": learner.LOSSES,
             "optimizer": OPTIMIZERS,
             "method": METHODS,
             "measure": (*utility.MEASURES, "random"),
@@ -147,7 +147,7 @@ class Experiment:
         built = learner.make_learner(
             model,
             units,
-            loss=self.loss,
+            loss=self.loss_function,
             optimizer=OPTIMIZERS[self.optimizer](**momentum, **decay),
             method=cbp if self.method == "cbp" else methods.backprop(),
             draw=lambda key: learner.draw_params(

@@ -181,6 +181,7 @@ def sweep(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is {value!r}; expected a whole number of steps, 1 or more")
     bin = min(bin or max(1, min(steps // 50, 20_000)), steps)
+    too_short = compile is None and steps < COMPILE_FROM
     compile = steps >= COMPILE_FROM if compile is None else compile
 
     groups: dict[Experiment, list[int]] = {}
@@ -194,7 +195,7 @@ def sweep(
     ends = [*range(bin, steps, bin), steps]
     results = {name: np.full((len(runs), len(ends)), np.nan, np.float32) for name in VARIABLES}
     with _bar(steps * len(groups), len(runs), progress) as bar:
-        if not compile and progress:
+        if too_short and progress:
             bar.write(f"{steps:,} steps: running eagerly, compiling (10 to 30 s) would not pay back.")
         for program_settings, indices in groups.items():
             group = [runs[i] for i in indices]
