@@ -257,7 +257,7 @@ def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, T
 
     Raises:
         ValueError: a group names a missing leaf or an axis out of range, its sizes disagree, a leaf is not
-            floating-point, or groups overlap: two of them name one entry in the same role.
+            floating-point, or groups overlap: two of their slices name one entry, both to make or both to read units.
     """
     units = tuple(units)
     for group in units:
@@ -266,28 +266,29 @@ def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, T
     for name, count in Counter(g.name for g in units).items():
         if count > 1:
             raise ValueError(f"units: {count} groups are called {name!r}; expected distinct names")
-    owners: dict[tuple[str, Path, int], dict[int, str]] = {}
+    owners: dict[tuple[str, Path, int], dict[int, tuple[str, str, int]]] = {}
     for group in units:
         if group.size < 1 or not (group.incoming or group.outgoing):
             raise ValueError(
                 f"units: group {group.name!r} has size {group.size}, {len(group.incoming)} incoming and "
-                f"{len(group.outgoing)} outgoing slices; expected at least one of each"
+                f"{len(group.outgoing)} outgoing slices; expected at least one unit and one slice"
             )
         if len(group.outgoing_bias) != len(group.outgoing):
             raise ValueError(
                 f"units: group {group.name!r} has {len(group.outgoing_bias)} outgoing_bias for "
                 f"{len(group.outgoing)} outgoing slices; expected one (or None) each"
             )
-        for role, s, holder in _slices(group, params, buffers):
+        for number, (role, s, holder) in enumerate(_slices(group, params, buffers)):
             _check_slice(group, role, s, holder)
             axis = s.axis % tree.get(holder, s.path).ndim
             taken = owners.setdefault((_side(role), s.path, axis), {})
             for entry in (e for unit in s.entries(group.size) for e in unit):
-                other = taken.setdefault(entry, group.name)
-                if other != group.name:
+                first = taken.setdefault(entry, (group.name, role, number))
+                if first != (group.name, role, number):
+                    both = " and ".join(f"group {name!r} ({r})" for name, r in (first[:2], (group.name, role)))
                     raise ValueError(
-                        f"units: groups {other!r} and {group.name!r} overlap: both own entry {entry} of axis "
-                        f"{axis} of {tree.show(s.path)}; expected disjoint groups"
+                        f"units overlap: {both} own entry {entry} of axis {axis} of {tree.show(s.path)}; expected "
+                        "groups and slices without an entry in common"
                     )
         for s, path in zip(group.outgoing, group.outgoing_bias, strict=True):
             if path is not None:
