@@ -92,12 +92,14 @@ def test_put_rows_writes_each_unit_its_own_row(case, data):
 def test_spread_lays_values_along_the_axis(case, fill):
     leaf, s, size = case
     values = torch.arange(size, dtype=torch.float32)
-    laid = (groups.spread(values, s, leaf, fill) + torch.zeros_like(leaf)).movedim(s.axis, 0).flatten(1)[:, 0]
-    expected = [float(fill)] * leaf.shape[s.axis]
+    length = leaf.shape[s.axis]
+    laid = (groups.spread(values, s, leaf, fill) + torch.zeros_like(leaf)).movedim(s.axis, 0).reshape(length, -1)
+    assert (laid == laid[:, :1]).all()
+    expected = [float(fill)] * length
     for u in range(size):
         for entry in oracle.entries(s, u):
             expected[entry] = float(u)
-    assert laid.tolist() == expected
+    assert laid[:, 0].tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ BAD_UNITS = [
     ((GROUP, OTHER), r"units overlap: group 'h' \(incoming\) and group 'g' \(incoming\) own entry 0 of axis 0 of w1"),
     (
         (GROUP, UnitGroup("g", 1, (Slice(("w1",), -2, start=2, partial=True),), (), (), ())),
-        r"units overlap: group 'h' \(incoming\) and group 'g' \(incoming\) own entry 2 of axis 0 of w1; expected groups",
+        r"units overlap: group 'h' \(incoming\) and group 'g' \(incoming\) own entry 2 of axis 0 of w1; expected",
     ),
     (
         edit(outgoing=(Slice(("w2",), 1),) * 2, outgoing_bias=(("b2",),) * 2),
