@@ -46,7 +46,7 @@ def network(golden):
 def original_adam(betas, eps=1e-8):
     """Adam as the original computes it: the second moment's bias correction is lost, so a step is
     ``lr (1 - beta2^t) m / (sqrt(v) + eps)`` with t per element. The defect lives here and not in the library."""
-    beta1, beta2 = betas
+    _, beta2 = betas
     proper = optim.adam(betas)
 
     def update(grads, state, params, step_size):
