@@ -458,3 +458,12 @@ def test_bad_input_is_named(call, message):
 
 def test_the_module_is_whole():
     assert all(hasattr(fcbp.random, name) for name in fcbp.random.__all__)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_draws_on_a_gpu_are_those_on_the_cpu():
+    there = random.key(2024, device="cuda")
+    assert there.cpu().equal(KEY)
+    for name in ("split", "fold_in", "bits", "uniform", "uniform_bfloat16", "randint", "bernoulli", "permutation"):
+        assert DRAWS[name](there).cpu().equal(DRAWS[name](KEY)), name
+    torch.testing.assert_close(random.normal(there, (10_000,)).cpu(), random.normal(KEY, (10_000,)), rtol=1e-6, atol=0)
