@@ -98,7 +98,8 @@ def sensitivity(
         line = line.sortby(across) if numeric else line
         mean, error = _mean_and_error(line, over)
         where = line[across].values if numeric else range(line.sizes[across])
-        ax.errorbar(where, mean, error, label=label, marker="o", capsize=3, **style)
+        bars = None if error is None else error.values
+        ax.errorbar(where, mean.values, bars, label=label, marker="o", capsize=3, **style)
     if numeric:
         _scale(ax, np.sort(results[across].values.astype(float)))
     else:

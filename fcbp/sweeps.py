@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import platform
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -196,7 +197,7 @@ def sweep(
     results = {name: np.full((len(runs), len(ends)), np.nan, np.float32) for name in VARIABLES}
     with _bar(steps * len(groups), len(runs), progress) as bar:
         if too_short and progress:
-            bar.write(f"{steps:,} steps: running eagerly, compiling (10 to 30 s) would not pay back.")
+            bar.write(f"{steps:,} steps: running eagerly, compiling (10 to 30 s) would not pay back.", file=sys.stderr)
         for program_settings, indices in groups.items():
             group = [runs[i] for i in indices]
             values = _run(program_settings, group, steps, ends, compile, bar, device)

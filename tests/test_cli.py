@@ -1,0 +1,298 @@
+"""The ``fcbp`` command, from its arguments to the files that it leaves."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+import fcbp
+from fcbp import cli, sweeps
+
+QUICK = ["--steps", "60", "--maturity-threshold", "20"]
+
+
+def command(*arguments, capsys=None):
+    """Exit status, output and errors of the command in this process."""
+    try:
+        status = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        status = stop.code
+    shown = capsys.readouterr()
+    return status, shown.out, shown.err
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run directory, made by the installed command in its own process, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "a run"
+    script = Path(sys.executable).with_name("fcbp")
+    process = subprocess.run(
+        [script, "run", "bit-flipping", *QUICK, "--seeds", "2", "--replacement-rate", "0", "0.05",
+         "--activation", "relu", "tanh", "--out", out],
+        capture_output=True, text=True, timeout=300, check=False, cwd=out.parent,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return out, process
+
+
+def test_run_prints_a_table_and_the_paths(finished):
+    _, process = finished
+    lines = process.stdout.splitlines()
+    columns = "activation|replacement_rate|loss, first fifth|loss, last fifth|units replaced|inactive units|NaN"
+    assert re.split(r"\s{2,}", lines[0]) == columns.split("|")
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines[2:6]]
+    assert [row[:2] for row in rows] == [["relu", "0"], ["relu", "0.05"], ["tanh", "0"], ["tanh", "0.05"]]
+    assert sum(row[-1] == "best" for row in rows) == 1
+    assert rows[0][4] == "0.0"
+    assert float(rows[1][4]) > 0
+    assert re.fullmatch(r"\d\.\d{3} ± \d\.\d{3}", rows[0][3])
+    assert "8 members x 60 steps" in process.stdout
+    assert "0 members with NaN" in process.stdout
+    paths = re.findall(r"^(?:data|picture)\s+(.*)$", process.stdout, re.MULTILINE)
+    assert [Path(path).name for path in paths] == ["results.zarr", "learning_curves.png", "replacement_rate.png"]
+    assert all(Path(path).exists() for path in paths)
+
+
+def test_run_says_that_it_does_not_compile_and_no_more(finished):
+    _, process = finished
+    assert "running eagerly, compiling" in process.stderr
+    assert "steps/s" in process.stderr
+    assert "Warning" not in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_the_table_is_of_the_results(finished):
+    out, process = finished
+    data = cli.load(out)
+    assert cli.table(data) in process.stdout
+    row = process.stdout.splitlines()[3]
+    chosen = data.sel(activation="relu", replacement_rate=0.05)
+    end = chosen["loss"].isel(step=slice(-round(0.2 * data.sizes["step"]), None)).mean("step").values
+    assert f"{end.mean():.3f} ± {end.std(ddof=1) / 2**0.5:.3f}" in row
+    assert f" {float(chosen['units_replaced'].sum('step').mean()):.1f} " in row
+
+
+def test_the_run_directory(finished):
+    out, _ = finished
+    assert sorted(path.name for path in out.iterdir()) == [
+        "config.json", "learning_curves.png", "replacement_rate.png", "results.zarr",
+    ]  # fmt: skip
+    config = json.loads((out / "config.json").read_text())
+    assert config["experiment"]["maturity_threshold"] == 20
+    assert config["experiment"]["hidden"] == [5]
+    assert config["steps"] == 60
+    assert config["sizes"] == {"activation": 2, "replacement_rate": 2, "seed": 2, "step": 60}
+    assert config["fcbp"] == fcbp.__version__
+
+
+def test_the_store_opens_with_xarray_and_holds_what_a_sweep_gives(finished):
+    out, _ = finished
+    stored = xarray.open_zarr(out / "results.zarr", consolidated=False)
+    assert stored["activation"].values.tolist() == ["relu", "tanh"]
+    members = fcbp.grid(seed=range(2), activation=["relu", "tanh"], replacement_rate=[0.0, 0.05])
+    experiment = fcbp.experiment.Experiment(maturity_threshold=20)
+    direct = fcbp.sweep(experiment, members, steps=60, progress=False)
+    for name in direct.data_vars:
+        # The command has its own number of threads: equal to rounding.
+        np.testing.assert_allclose(stored[name].transpose(*direct[name].dims), direct[name], rtol=1e-4, atol=1e-5)
+        assert stored[name].attrs == direct[name].attrs
+    assert json.loads(stored.attrs["experiment"]) == json.loads(direct.attrs["experiment"])
+
+
+def test_plot_draws_the_pictures_again(finished, capsys):
+    out, _ = finished
+    pictures = [out / "learning_curves.png", out / "replacement_rate.png"]
+    for picture in pictures:
+        picture.unlink()
+    status, shown, _ = command("plot", out, capsys=capsys)
+    assert status == 0
+    assert shown.splitlines() == [f"picture   {picture}" for picture in pictures]
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)
+
+
+def test_list(finished, capsys):
+    out, _ = finished
+    status, shown, _ = command("list", "--runs", out.parent, capsys=capsys)
+    assert status == 0
+    assert "bit-flipping: The slowly-changing regression problem" in shown
+    assert re.search(rf"{re.escape(str(out))}: .*2 seed.* x 2 replacement_rate", shown)
+    status, shown, _ = command("list", "--runs", out / "none", capsys=capsys)
+    assert status == 0
+    assert "no runs in" in shown
+
+
+def test_an_out_that_holds_something_is_refused_and_kept(finished, capsys, monkeypatch):
+    out, _ = finished
+    monkeypatch.setattr(sweeps, "sweep", lambda *_, **__: pytest.fail("work was done"))
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    status, _, errors = command("run", "bit-flipping", "--out", out, capsys=capsys)
+    assert status == 2
+    assert errors.startswith(f"fcbp: --out is {out}, which exists and holds something")
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    status, _, errors = command("run", "bit-flipping", "--out", out / "config.json", capsys=capsys)
+    assert status == 2
+    assert "--out is" in errors
+
+
+# --- without a sweep ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """What the command asks of ``sweep``, which is not run."""
+    asked = {}
+
+    def fake(experiment, members, **options):
+        asked.update(experiment=experiment, members=members, **options)
+        raise InterruptedError("enough")
+
+    monkeypatch.setattr(sweeps, "sweep", fake)
+    return asked
+
+
+def test_flags_reach_the_sweep(swept, capsys, tmp_path):
+    command(
+        "run", "bit-flipping", "--seeds", "3", "--steps", "500", "--bin", "50", "--step-size", "0.1", "0.01",
+        "--replacement-rate", "0.2", "--hidden", "7", "4", "--optimizer", "adam", "--redraw-all", "True",
+        "--measure", "weight", "random", "--compile", "False", "--out", tmp_path / "run", capsys=capsys,
+    )  # fmt: skip
+    axes = dict(swept["members"].axes)
+    assert axes == {"seed": (0, 1, 2), "step_size": (0.1, 0.01), "measure": ("weight", "random")}
+    experiment = swept["experiment"]
+    assert (experiment.replacement_rate, experiment.hidden, experiment.optimizer) == (0.2, (7, 4), "adam")
+    assert experiment.redraw_all is True
+    assert (swept["steps"], swept["bin"], swept["compile"]) == (500, 50, False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_defaults_show_loss_of_plasticity_and_its_cure(swept, capsys, tmp_path):
+    command("run", "bit-flipping", "--out", tmp_path / "run", capsys=capsys)
+    assert dict(swept["members"].axes) == {"seed": tuple(range(10)), "replacement_rate": (0.0, 1e-4, 1e-3)}
+    assert swept["steps"] == 1_000_000
+    assert swept["compile"] is None
+    assert swept["experiment"] == fcbp.experiment.Experiment(replacement_rate=swept["experiment"].replacement_rate)
+
+
+def test_backprop_alone_is_not_swept_over_rates(swept, capsys, tmp_path):
+    command("run", "bit-flipping", "--method", "backprop", "--out", tmp_path / "run", capsys=capsys)
+    assert dict(swept["members"].axes) == {"seed": tuple(range(10))}
+    command("run", "bit-flipping", "--method", "backprop", "cbp", "--out", tmp_path / "run", capsys=capsys)
+    assert set(swept["members"].axes) == {"seed", "method", "replacement_rate"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "bit-fliping"], "did you mean 'bit-flipping'"),
+        (["run", "bit-flipping", "--activation", "rleu"], "activation is 'rleu'.*did you mean 'relu'"),
+        (["run", "bit-flipping", "--activation", "relu", "rleu"], "activation is 'rleu'"),
+        (["run", "bit-flipping", "--replacement-rate", "2"], r"replacement_rate is 2.0; expected a number in \[0, 1\]"),
+        (["run", "bit-flipping", "--replacement-rate", "nan"], "replacement_rate is nan"),
+        (["run", "bit-flipping", "--replacement-rate", "0.1", "0.1"], "expected different values"),
+        (["run", "bit-flipping", "--seeds", "0"], "--seeds is 0"),
+        (["run", "bit-flipping", "--steps", "0"], "steps is 0"),
+        (["run", "bit-flipping", "--bin", "0"], "bin is 0"),
+        (["run", "bit-flipping", "--hidden"], r"hidden is \(\)"),
+        (["run", "bit-flipping", "--activation"], "--activation has no value"),
+        (["run", "bit-flipping", "--stepp-size", "0.1"], "--step-size"),
+        (["run", "bit-flipping", "--steps", "many"], "many"),
+        (["run"], "bit-flipping"),
+        (["plot", "nowhere"], "RUN is nowhere, which holds no results.zarr"),
+        (["rnu"], "run"),
+        ([], "run"),
+    ],
+)
+def test_wrong_arguments_are_named_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweeps, "_run", lambda *args: pytest.fail("work was done"))
+    status, _, errors = command(*arguments, capsys=capsys)
+    assert status == 2
+    assert re.search(message, errors)
+    assert "Traceback" not in errors
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_folder_that_cannot_be_written_fails_before_the_sweep(capsys, tmp_path, swept):
+    (tmp_path / "file").write_text("")
+    status, _, errors = command("run", "bit-flipping", "--out", tmp_path / "file" / "run", capsys=capsys)
+    assert status == 2
+    assert str(tmp_path / "file") in errors
+    assert not swept
+
+
+def test_interrupting_says_what_became_of_the_run(capsys, tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "sweep", interrupt)
+    status, _, errors = command("run", "bit-flipping", "--out", tmp_path / "run", capsys=capsys)
+    assert status == 130
+    assert "interrupted" in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_notes_come_before_the_work(capsys, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "_run", stop)
+    arguments = ("--steps", "90", "--replacement-rate", "0.1", "--out", tmp_path / "run")
+    status, _, errors = command("run", "bit-flipping", *arguments, capsys=capsys)
+    assert status == 130
+    assert "note: no unit will be replaced: steps is 90 and maturity_threshold 100" in errors
+
+
+def test_a_missing_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    status, _, errors = command("list", capsys=capsys)
+    assert status == 2
+    assert "pip install 'fcbp[cli]'" in errors
+
+
+def test_help_is_readable(capsys):
+    status, shown, _ = command("run", "--help", capsys=capsys)
+    assert status == 0
+    for flag in ("--seeds", "--replacement-rate", "--step-size", "--steps", "--activation", "--optimizer", "--out"):
+        assert flag in shown
+    for text in ("several values after a flag sweep it", "one of: bit-flipping", "number of seeds, from 0 on"):
+        assert text in shown
+    status, shown, _ = command("--help", capsys=capsys)
+    assert status == 0
+    assert {"run", "plot", "list"} <= set(re.findall(r"\w+", shown))
+
+
+# --- the table ------------------------------------------------------------------------------------------
+
+
+def made_up(**axes):
+    shape = (*map(len, axes.values()), 10)
+    loss = np.full(shape, 0.5, np.float32)
+    data = {name: ((*axes, "step"), loss.copy()) for name in sweeps.VARIABLES}
+    return xarray.Dataset(data, {**axes, "step": np.arange(1, 11)})
+
+
+def test_failed_members_are_counted_and_left_out():
+    data = made_up(seed=[0, 1, 2], step_size=[0.1, 1.0])
+    data["loss"][1, 0, 5:] = np.nan
+    data["loss"][0, 0] = 0.25
+    data["loss"][:, 1, 3:] = np.nan
+    first, second = [re.split(r"\s{2,}", line.strip()) for line in cli.table(data).splitlines()[2:]]
+    assert first[0] == "0.1"
+    assert first[2] == "0.375 ± 0.125"
+    assert first[-2:] == ["1", "best"]
+    assert second[2] == "nan"
+    assert second[-1] == "3"
+
+
+def test_one_setting_of_one_seed():
+    table = cli.table(made_up(seed=[0]))
+    header, _, row = table.splitlines()
+    assert "best" not in table
+    assert "±" not in table
+    assert header.strip().startswith("loss, first fifth")
+    assert row.split()[:2] == ["0.500", "0.500"]
