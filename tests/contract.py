@@ -177,20 +177,23 @@ def measure_row(measure: str | utility.Measure, name: str | None = None) -> Row:
 
 
 def optimizer_row(name: str, build: Callable[[Any], optim.Optimizer], number: Callable[[int], float]) -> Row:
-    """An optimiser whose number, step size and gradients are the member's."""
+    """An optimiser, one update on, whose number and step size are the member's."""
 
     def function(inputs: Any) -> Any:
-        params, (first, second), number, step_size = inputs
-        optimizer = build(number)
-        opt_state = optimizer.init(params)
-        new, opt_state = optimizer.update(first, opt_state, params, step_size=step_size)
-        return optimizer.update(second, opt_state, new, step_size=step_size)
+        params, opt_state, grads, number, step_size = inputs
+        return build(number).update(grads, opt_state, params, step_size=step_size)
+
+    def member(i: int) -> Any:
+        own = torch.tensor(number(i))
+        optimizer = build(own)
+        moved, opt_state = optimizer.update(grads(i), optimizer.init(params(i)), params(i), step_size=0.01)
+        return moved, opt_state, grads(i + 50), own, torch.tensor(0.01 * (i + 1))
 
     return Row(
         f"optim.{name}",
         function,
-        lambda i: (params(i), (grads(i), grads(i + 50)), torch.tensor(number(i)), torch.tensor(0.01 * (i + 1))),
-        lambda inputs, outputs: [(inputs[0], outputs[0])],
+        member,
+        lambda inputs, outputs: [(inputs[0], outputs[0]), (inputs[1], outputs[1])],
         generated=name in ("adam", "sgd momentum"),
     )
 
