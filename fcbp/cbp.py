@@ -243,7 +243,7 @@ def select_and_reset(
         number_eligible = eligible.sum(dtype=torch.int32)
         counted = number_eligible if rate_counts == "eligible" else group.size * (number_eligible > 0)
         due = _due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
-        number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limits[name]))
+        number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limits[name])).to(torch.int32)
         owed[name] = due - number
         slots[name] = _rank_lowest(torch.where(eligible, debiased, torch.inf), limits[name])
         replaced[name] = slots[name] < number
@@ -410,7 +410,7 @@ def _rank_lowest(score: Float[Tensor, "units"], capacity: int) -> Shaped[Tensor,
     n = score.shape[0]
     index = torch.arange(n, dtype=torch.int32, device=score.device)
     if capacity <= 1:
-        return torch.where(index == score.argmin(), 0, n) if capacity else torch.full_like(index, n)
+        return (index != score.argmin().to(torch.int32)).to(torch.int32) * n if capacity else torch.full_like(index, n)
     # Not by counting who comes before whom: a compiler may compute a score twice, as a scalar and in a vector, whose
     # transcendental functions differ in the last place, and a unit before itself is a replacement lost.
     order = torch.sort(score, stable=True).indices

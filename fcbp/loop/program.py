@@ -9,6 +9,8 @@ import optree
 import torch
 from torch import Tensor, fx
 
+from fcbp.loop import layout
+
 __all__ = ["Program", "build", "check_carry"]
 
 Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
@@ -42,6 +44,7 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
 
     flat = _trace(step, leaves, spec, xs)
     number = len(flat.moving)
+    count = layout.population(leaves)
 
     def loop(moving: list[Tensor], constants: list[Tensor], xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         hoisted = flat.prologue(*constants)
@@ -53,22 +56,25 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
 
         return scan_op(body, [xs[0].new_zeros(()), *moving], xs)
 
-    # The compiler counts programs by code object and refuses the ninth: each loop gets its own.
+    # The compiler counts programs by code object and refuses the ninth: each loop gets its own. Nor is a size to become
+    # a variable (dynamic=False) because another program had another: only the length is.
     loop.__code__ = loop.__code__.replace()
     options: dict[str, Any] = {"cpp_wrapper": True}
     if sum(leaf.numel() for leaf in leaves) < _PARALLEL_FROM:
         options["cpp.threads"] = 1
-    compiled = torch.compile(loop, fullgraph=True, options=options)
+    compiled = torch.compile(loop, fullgraph=True, dynamic=False, options=options)
 
     def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
-        moving = _apart([leaves[i].contiguous() for i in flat.moving])
+        moving = _apart([layout.store(leaves[i], count) for i in flat.moving])
+        constants = [layout.store(leaves[i], count) for i in flat.constants]
         # Detached, for the mark below must not stay on the caller's tensors.
-        given = (x.detach().contiguous() for x in optree.tree_leaves(xs))
+        given = [x.detach() for x in optree.tree_leaves(xs)]
+        given = [x if layout.is_side_by_side(x[0], count) else x.contiguous() for x in given]
         stacked = [torch.empty(length, dtype=torch.int32), *given]
         for x in stacked:
             torch._dynamo.mark_dynamic(x, 0)
         with torch.no_grad():
-            carry, ys = compiled(moving, [leaves[i] for i in flat.constants], stacked)
+            carry, ys = compiled(moving, constants, stacked)
         new = list(leaves)
         for i, value in zip(flat.moving, carry[1:], strict=True):
             new[i] = value
@@ -111,6 +117,7 @@ def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSp
 
     x_leaves, x_spec = optree.tree_flatten(xs)
     y_spec = None
+    count = layout.population(leaves)
 
     def flat_step(*args: Tensor) -> list[Tensor]:
         nonlocal y_spec
@@ -122,9 +129,11 @@ def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSp
 
     with torch.no_grad():
         # Detached: the tracer takes one tensor passed twice for one argument.
-        traced = make_fx(flat_step)(*(leaf.detach() for leaf in leaves), *(x[0] for x in x_leaves))
+        traced = make_fx(flat_step)(*(layout.store(leaf.detach(), count) for leaf in leaves), *(x[0] for x in x_leaves))
     assert y_spec is not None
     inputs = traced.graph.find_nodes(op="placeholder")
+    apart = [n for n, x in zip(inputs[len(leaves) :], x_leaves, strict=True) if not layout.is_side_by_side(x[0], count)]
+    layout.arrange(traced.graph, count, apart)
     (output,) = traced.graph.find_nodes(op="output")
     results = output.args[0]
     moving = [i for i in range(len(leaves)) if results[i] is not inputs[i]]
@@ -139,9 +148,9 @@ def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSp
     body, nodes = _copy(steps, arguments)
     # The loop owns its buffers: a result must share memory with no argument and with no other result.
     contiguous: dict[str, Any] = {"memory_format": torch.contiguous_format}
-    wanted = [*(results[i] for i in moving), *results[len(leaves) :]]
     clone = torch.ops.aten.clone.default
-    body.output(tuple(body.call_function(clone, (nodes[result],), contiguous) for result in wanted))
+    carried = [layout.stored(body, nodes[results[i]], leaves[i].shape, count) for i in moving]
+    body.output((*carried, *(body.call_function(clone, (nodes[y],), contiguous) for y in results[len(leaves) :])))
     for graph in (prologue, body):
         graph.eliminate_dead_code()
     return _Flat(fx.GraphModule(traced, prologue), fx.GraphModule(traced, body), moving, constants, y_spec)
@@ -158,16 +167,12 @@ def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Nod
         if schema and node.all_input_nodes and all(n in invariant for n in node.all_input_nodes):
             invariant[node] = None
     operations = [node for node in invariant if node not in fixed]
-    computed = [node for node in operations if not _is_view(node.target)]
+    computed = [node for node in operations if not layout.is_view(node.target)]
 
     def is_used_in_the_loop(node: fx.Node) -> bool:
         return any(user not in invariant or (user not in computed and is_used_in_the_loop(user)) for user in node.users)
 
     return [node for node in computed if is_used_in_the_loop(node)], operations
-
-
-def _is_view(operator: Any) -> bool:
-    return any(result.alias_info is not None for result in operator._schema.returns)
 
 
 def _copy(nodes: list[fx.Node], arguments: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
