@@ -118,6 +118,15 @@ def test_failed_members_leave_the_mean_of_the_others():
     assert np.isnan(drawn[2])
 
 
+def test_a_member_that_fails_near_the_end_has_no_end():
+    data = results(seed=range(3))
+    data["loss"][1, 9] = np.nan
+    end = plots.end_of_run(data["loss"], last=0.5)
+    assert end.isnull().values.tolist() == [False, True, False]
+    np.testing.assert_allclose(end[0], data["loss"][0, 5:].mean())
+    assert end.attrs["long_name"] == "mean loss over the bin"
+
+
 def test_members_side_by_side_are_named_by_what_sets_them_apart():
     data = results(member=range(2)).assign_coords(
         seed=("member", [0, 0]), step_size=("member", [0.1, 0.01]), activation=("member", ["relu", "tanh"])

@@ -311,6 +311,19 @@ def test_weights_that_break_in_the_last_step_are_seen():
     assert all(broken[name].isnull().all() for name in VARIABLES)
 
 
+def test_a_member_that_failed_once_counts_as_failed_from_there_on(monkeypatch):
+    def fake(settings, runs, steps, ends, *rest):
+        values = {name: np.ones((len(runs), len(ends)), np.float32) for name in VARIABLES}
+        values["loss"][1, 1] = np.inf
+        return values
+
+    monkeypatch.setattr(sweeps, "_run", fake)
+    data = run(grid(seed=[0, 1]), experiment=QUICK)
+    for name in VARIABLES:
+        np.testing.assert_array_equal(data[name], [[1, 1, 1], [1, np.nan, np.nan]])
+    assert data.attrs["members_with_nan"] == 1
+
+
 # --- surprises ------------------------------------------------------------------------------------------
 
 
