@@ -42,9 +42,13 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
     """
     from torch._higher_order_ops.scan import scan as scan_op
 
-    flat = _trace(step, leaves, spec, xs)
-    number = len(flat.moving)
     count = layout.population(leaves)
+    flat = _trace(step, leaves, spec, xs, count)
+    if count and flat.body.graph.find_nodes(op="call_function", target=torch.ops.aten.native_batch_norm.default):
+        # Under vmap it writes the running statistics through a view that only a member's own layout allows.
+        count = 0
+        flat = _trace(step, leaves, spec, xs, count)
+    number = len(flat.moving)
 
     def loop(moving: list[Tensor], constants: list[Tensor], xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         hoisted = flat.prologue(*constants)
@@ -112,12 +116,11 @@ def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None
             )
 
 
-def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> _Flat:
+def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, count: int) -> _Flat:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     x_leaves, x_spec = optree.tree_flatten(xs)
     y_spec = None
-    count = layout.population(leaves)
 
     def flat_step(*args: Tensor) -> list[Tensor]:
         nonlocal y_spec
@@ -128,8 +131,10 @@ def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSp
         return [*optree.tree_leaves(new), *map(torch.as_tensor, y_leaves)]
 
     with torch.no_grad():
-        # Detached: the tracer takes one tensor passed twice for one argument.
-        traced = make_fx(flat_step)(*(layout.store(leaf.detach(), count) for leaf in leaves), *(x[0] for x in x_leaves))
+        # Detached: the tracer takes one tensor passed twice for one argument. Functionalized: what follows moves and
+        # copies operations, which is right for those without side effects alone.
+        arguments = [*(layout.store(leaf.detach(), count) for leaf in leaves), *(x[0] for x in x_leaves)]
+        traced = make_fx(torch.func.functionalize(flat_step, remove="mutations"))(*arguments)
     assert y_spec is not None
     inputs = traced.graph.find_nodes(op="placeholder")
     apart = [n for n, x in zip(inputs[len(leaves) :], x_leaves, strict=True) if not layout.is_side_by_side(x[0], count)]
@@ -144,8 +149,8 @@ def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSp
     prologue, nodes = _copy(invariant, fixed)
     prologue.output(tuple(nodes[node] for node in hoisted))
     steps = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output")]
-    arguments = [*(inputs[i] for i in moving), *fixed, *hoisted, *inputs[len(leaves) :]]
-    body, nodes = _copy(steps, arguments)
+    read = [*(inputs[i] for i in moving), *fixed, *hoisted, *inputs[len(leaves) :]]
+    body, nodes = _copy(steps, read)
     # The loop owns its buffers: a result must share memory with no argument and with no other result.
     contiguous: dict[str, Any] = {"memory_format": torch.contiguous_format}
     clone = torch.ops.aten.clone.default
