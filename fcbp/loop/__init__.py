@@ -27,7 +27,8 @@ def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, c
     A step is an ordinary pure function of pytrees of tensors, for one learner or under ``torch.vmap`` for many. The
     compiled program is the same function: it is traced once, put into one loop without Python in it, and kept for as
     long as ``step`` lives, for every later call with the same shapes and any length. Pass the same ``step`` object to
-    reuse it, and pass numbers that change through ``carry``: what ``step`` closes over is a constant of the program.
+    reuse it (a function: a bound method is a new object each time), and pass numbers that change through ``carry``:
+    what ``step`` closes over is a constant of the program. Gradients do not flow through a compiled loop.
 
     Args:
         step: ``(carry, x) -> (carry, y)``; the new carry has the structure, shapes and dtypes of the old.
@@ -72,7 +73,8 @@ def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, c
             raise
         except Exception as error:
             programs[key] = None
-            reason = next(iter(str(error).strip().splitlines()), "")
+            # The first line alone may be no more than the compiler's name.
+            reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
             warnings.warn(
                 f"fcbp.loop.scan runs eagerly, because compiling failed: {type(error).__name__}: {reason}",
                 RuntimeWarning,
