@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import optree
 import torch
 from torch import Tensor
 
@@ -319,22 +321,36 @@ def _run(
     carry = (learners, hyper, member)
     probe = torch.vmap(program.probe)
     columns: dict[str, list[Tensor]] = {name: [] for name in VARIABLES}
-    for start, end in itertools.pairwise((0, *ends)):
-        losses = torch.zeros(len(runs), dtype=torch.float64, device=device)
-        replaced = torch.zeros(len(runs), dtype=torch.int64, device=device)
-        for length in _pieces(end - start):
-            problem, batches = sample(problem, length)
-            carry, (loss, count) = loop.scan(step, carry, batches, compile=compile)
-            losses += loss.sum(0, dtype=torch.float64)
-            replaced += count.sum(0)
-            bar.update(length)
-        columns["loss"].append(losses / (end - start))
-        columns["units_replaced"].append(replaced)
-        _, (inputs, targets) = sample(problem, PROBE_SAMPLES)
-        batch = (inputs[:, member].transpose(0, 1), targets[:, member].transpose(0, 1))
-        for name, value in probe(carry[0], batch).items():
-            columns[name].append(value)
+    with _few_threads(carry):
+        for start, end in itertools.pairwise((0, *ends)):
+            losses = torch.zeros(len(runs), dtype=torch.float64, device=device)
+            replaced = torch.zeros(len(runs), dtype=torch.int64, device=device)
+            for length in _pieces(end - start):
+                problem, batches = sample(problem, length)
+                carry, (loss, count) = loop.scan(step, carry, batches, compile=compile)
+                losses += loss.sum(0, dtype=torch.float64)
+                replaced += count.sum(0)
+                bar.update(length)
+            columns["loss"].append(losses / (end - start))
+            columns["units_replaced"].append(replaced)
+            _, (inputs, targets) = sample(problem, PROBE_SAMPLES)
+            batch = (inputs[:, member].transpose(0, 1), targets[:, member].transpose(0, 1))
+            for name, value in probe(carry[0], batch).items():
+                columns[name].append(value)
     return {name: torch.stack(values, 1).to("cpu", torch.float32).numpy() for name, values in columns.items()}
+
+
+@contextlib.contextmanager
+def _few_threads(carry: Any) -> Iterator[None]:
+    """One thread for the operations of a small population, as in its compiled program: on a busy machine threads that
+    wait for one another make them a hundred times slower."""
+    before = torch.get_num_threads()
+    if sum(leaf.numel() for leaf in optree.tree_leaves(carry)) < loop.PARALLEL_FROM:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pieces(steps: int) -> list[int]:

@@ -11,9 +11,9 @@ import optree
 import torch
 from torch import Tensor
 
-from fcbp.loop.program import Program, build, check_carry
+from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
 
-__all__ = ["scan"]
+__all__ = ["PARALLEL_FROM", "scan"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 

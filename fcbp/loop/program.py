@@ -11,12 +11,12 @@ from torch import Tensor, fx
 
 from fcbp.loop import layout
 
-__all__ = ["Program", "build", "check_carry"]
+__all__ = ["PARALLEL_FROM", "Program", "build", "check_carry"]
 
 Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
 """``program(carry_leaves, xs, length) -> (carry, ys)``"""
 
-_PARALLEL_FROM = 1 << 20
+PARALLEL_FROM = 1 << 20
 """Elements of the carry from which on threads share an operation: with fewer, their meetings cost more than they save,
 and on a busy machine many times more."""
 
@@ -64,7 +64,7 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
     # a variable (dynamic=False) because another program had another: only the length is.
     loop.__code__ = loop.__code__.replace()
     options: dict[str, Any] = {"cpp_wrapper": True}
-    if sum(leaf.numel() for leaf in leaves) < _PARALLEL_FROM:
+    if sum(leaf.numel() for leaf in leaves) < PARALLEL_FROM:
         options["cpp.threads"] = 1
     compiled = torch.compile(loop, fullgraph=True, dynamic=False, options=options)
 
