@@ -1,0 +1,70 @@
+"""Costs of a process: the first call with a cold and a warm cache, and the peak memory; each in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from table import Row
+
+HERE = Path(__file__).parent
+
+FIRST_CALL = """
+import time; start = time.perf_counter()
+import json, torch, problems
+torch.set_num_threads(1)
+job = problems.main_job(500, 1000)
+imported = time.perf_counter()
+job.run()
+print(json.dumps([time.perf_counter() - start, time.perf_counter() - imported]))
+"""
+
+MEMORY = """
+import json, resource, torch, problems
+from torch.utils._pytree import tree_leaves
+torch.set_num_threads(1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+sizes, members = problems.SMALL, {members}
+problems.job(*problems.mlp(sizes), problems.digits(sizes, 2, 2), members=2, loss="cross_entropy").run()
+before = peak()
+xs = problems.digits(sizes, 2, members)
+job = problems.job(*problems.mlp(sizes), xs, members=members, loss="cross_entropy")
+leaves = tree_leaves(job.carry)
+state = sum(t.numel() * t.element_size() for t in leaves) + 4 * members * sum(sizes)
+job.run()
+print(json.dumps([peak() - before, state]))
+"""
+
+
+def _in_a_fresh_process(program: str, cache: Path) -> Any:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("cache", "limit"), [("cold", 25.0), ("warm", 8.0)])
+def test_first_call(benchmark: Any, report: Any, tmp_path: Path, cache: str, limit: float) -> None:
+    if cache == "warm":
+        _in_a_fresh_process(FIRST_CALL, tmp_path)
+    total, call = benchmark.pedantic(_in_a_fresh_process, args=(FIRST_CALL, tmp_path), rounds=1)
+    nan = float("nan")
+    name = f"main job, first call to first result, {cache} cache"
+    report(Row(name, 2, "call", call, "limit", limit, limit / call, f"<= {limit:g} s", call <= limit))
+    report(Row(f"{name}, import included", 2, "process", total, "", nan, nan))
+
+
+def test_peak_memory(benchmark: Any, report: Any, tmp_path: Path) -> None:
+    used, state = benchmark.pedantic(_in_a_fresh_process, args=(MEMORY.format(members=500), tmp_path), rounds=1)
+    nan = float("nan")
+    case = "peak memory, 784-100-100-100-10, 500 members, over 500 times one member's (limit 2.5 / measured)"
+    ratio = used / state
+    report(Row(case, 1, f"{used / state:.2f} times", nan, "2.5 times", nan, 2.5 / ratio, "<= 2.5 times", ratio <= 2.5))
