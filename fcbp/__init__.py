@@ -19,6 +19,7 @@ from fcbp import (
     tree,
     units,
     utility,
+    weights,
 )
 from fcbp.cbp import (
     CBPState,
@@ -64,6 +65,7 @@ __all__ = [
     "units",
     "update_utility",
     "utility",
+    "weights",
 ]
 
 __version__ = "0.1.0"

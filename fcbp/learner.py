@@ -15,6 +15,7 @@ batch -> forward with features -> gradients -> optimiser -> utility -> selection
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -69,7 +70,8 @@ class Learner(NamedTuple):
     """``init(key) -> state``"""
     step: Callable[..., tuple[LearnerState, dict[str, Any]]]
     """``step(state, (inputs, targets), hyper) -> (state, info)``: ``info["loss"]`` is the loss before the step,
-    ``info["replaced"]`` the mask ``(units,)`` of each group."""
+    ``info["replaced"]`` the mask ``(units,)`` of each group. A third entry of the batch, a 0-d bool tensor, says
+    whether a new task begins with it."""
 
 
 def make_learner(
@@ -101,6 +103,7 @@ def make_learner(
     model = copy.deepcopy(model)
     check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
     forward = forward_with_features(model, units)
+    update, adjust = _taking_what_it_reads(method.update), _taking_what_it_reads(method.adjust)
     initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
 
     def init(key: Int64[Tensor, ""]) -> LearnerState:
@@ -116,25 +119,38 @@ def make_learner(
         return loss_function(output, targets), (features, buffers)
 
     def step(
-        state: LearnerState, batch: tuple[Tensor, Tensor], hyper: LearnerHyperparams
+        state: LearnerState, batch: tuple[Tensor, ...], hyper: LearnerHyperparams
     ) -> tuple[LearnerState, dict[str, Any]]:
-        inputs, targets = batch
+        inputs, targets, *signal = batch
         gradient = torch.func.grad_and_value(objective, has_aux=True)
         grads, (value, (features, buffers)) = gradient(state.params, state.buffers, inputs, targets)
-        params, opt_state = optimizer.update(grads, state.opt_state, state.params, step_size=hyper.step_size)
-        params, opt_state, buffers, method_state, info = method.update(
-            state.method,
-            params,
-            opt_state,
-            buffers,
-            units=units,
-            grads=grads,
-            features=features,
-            hyper=hyper.method,
+        given = {
+            "units": units,
+            "features": features,
+            "hyper": hyper.method,
+            "step_size": hyper.step_size,
+            "new_task": signal[0] if signal else None,
+        }
+        adjusted, method_state = adjust(state.method, grads, state.params, **given)
+        params, opt_state = optimizer.update(adjusted, state.opt_state, state.params, step_size=hyper.step_size)
+        params, opt_state, buffers, method_state, info = update(
+            method_state, params, opt_state, buffers, grads=grads, **given
         )
         return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **info}
 
     return Learner(init, step)
+
+
+def _taking_what_it_reads(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, given of the keywords of a method's protocol those that it takes."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return function
+
+    def given(*args: Any, **keywords: Any) -> Any:
+        return function(*args, **{name: value for name, value in keywords.items() if name in parameters})
+
+    return given
 
 
 def draw_params(

@@ -21,15 +21,7 @@ def backprop() -> Method:
         return ()
 
     def update(
-        state: tuple[()],
-        params: Any,
-        opt_state: Any,
-        buffers: Any,
-        *,
-        units: Iterable[UnitGroup],
-        grads: Any,
-        features: Any,
-        hyper: Any,
+        state: tuple[()], params: Any, opt_state: Any, buffers: Any, **_: Any
     ) -> tuple[Any, Any, Any, tuple[()], dict[str, Any]]:
         return params, opt_state, buffers, state, {"replaced": {}}
 

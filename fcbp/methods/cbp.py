@@ -47,6 +47,7 @@ def cbp(
         grads: Any,
         features: Mapping[str, Tensor],
         hyper: Hyperparams,
+        **_: Any,
     ) -> tuple[Any, Any, Any, CBPState, dict[str, Any]]:
         state = update_utility(state, params, features, hyper, units=units, measure=measure, grads=grads)
         params, state, replaced = select_and_reset(

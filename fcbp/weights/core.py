@@ -1,0 +1,514 @@
+"""The three functions of per-weight CBP, their numbers and their state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
+from torch import Tensor
+
+from fcbp import initializers, random, tree
+from fcbp.cbp import _bias_correction, _due
+from fcbp.names import unknown
+from fcbp.weights.draws import check_initializer, draw, quantile_table
+from fcbp.weights.lowest import count_finite, finite_or_inf, lowest, quantiles, settled
+
+__all__ = [
+    "Hyperparams",
+    "WeightsState",
+    "check_hyperparams",
+    "init_state",
+    "reset_moments",
+    "select_and_reset",
+    "update_utility",
+]
+
+Params = Any
+ByName = dict[str, Tensor]
+
+UTILITIES = ("gradient", "magnitude", "random")
+SELECTIONS = ("lowest", "below", "random")
+
+
+class Hyperparams(NamedTuple):
+    """The numbers of per-weight CBP; each a float or a 0-d tensor, which may be vmapped."""
+
+    reset_rate: float | Tensor = 1e-4
+    """Fraction of a tensor's eligible weights reset per event, in [0, 1]."""
+    maturity_threshold: float | Tensor = 100
+    """Steps (or outlier steps) that a weight is safe for, at least 0."""
+    decay_rate: float | Tensor = 0.99
+    """Decay of the running mean of the utility, in [0, 1)."""
+    period: float | Tensor = 1
+    """Steps from one reset event to the next, a whole number, at least 1."""
+    mean_fraction: float | Tensor = 0.0
+    """For ``selection="below"``: reset what is at most this times the eligible weights' mean utility; at least 0."""
+    protect_fraction: float | Tensor = 0.1
+    """With ``protect``: a mature weight in this top fraction of its tensor becomes protected, in [0, 1]."""
+    release_fraction: float | Tensor = 0.5
+    """With ``protect``: and stays so while it is in this one, in [0, 1]; 1 releases none."""
+
+
+class WeightsState(NamedTuple):
+    """What per-weight CBP remembers; the dicts are by the name of the managed tensors (``"0.weight"``,
+    ``"layers/0/kernel"``), their tensors flat."""
+
+    born: dict[str, Int32[Tensor, "weights"]]
+    """The step after which the weight was made: its age is ``step - born``."""
+    utility: dict[str, Float[Tensor, "weights"]]
+    """Running mean of the instantaneous utility, not yet bias-corrected."""
+    outliers: dict[str, Int32[Tensor, "weights"]]
+    """Steps on which the weight was an outlier; empty where maturity counts all steps."""
+    protected: dict[str, Bool[Tensor, "weights"]]
+    """Weights that are not reset for now; empty without protection."""
+    initial: dict[str, Float[Tensor, "quantiles"]]
+    """The tensor's initial values in order, or evenly spaced quantiles of many."""
+    owed: dict[str, Float[Tensor, ""]]
+    """Resets carried over: the fraction not yet due, and what ``capacity`` deferred."""
+    step: Int32[Tensor, ""]
+    """Steps so far."""
+    key: Int64[Tensor, ""]
+    """The key of the next draws."""
+
+
+def check_hyperparams(hyper: Hyperparams) -> None:
+    """Check what is a plain number (a tensor may be vmapped or on a device; its values are not read).
+
+    Raises:
+        ValueError: a number is NaN or out of its range.
+    """
+
+    def check(name: str, good: Callable[[float], bool], expected: str) -> None:
+        value = getattr(hyper, name)
+        if not isinstance(value, Tensor) and not good(value):
+            raise ValueError(f"{name} is {value}; expected {expected}")
+
+    for name in ("reset_rate", "protect_fraction", "release_fraction"):
+        check(name, lambda x: 0 <= x <= 1, "a number in [0, 1]")
+    check("maturity_threshold", lambda x: x >= 0, "a number of steps, 0 or more")
+    check("decay_rate", lambda x: 0 <= x < 1, "a number in [0, 1)")
+    check("period", lambda x: 1 <= x < math.inf and x == int(x), "a whole number of steps, 1 or more")
+    check("mean_fraction", lambda x: 0 <= x < math.inf, "a finite number, 0 or more")
+    protect, release = hyper.protect_fraction, hyper.release_fraction
+    if not isinstance(protect, Tensor) and not isinstance(release, Tensor) and release < protect:
+        raise ValueError(f"release_fraction is {release}; expected at least protect_fraction, {protect}")
+
+
+def init_state(
+    params: Params,
+    key: Int64[Tensor, ""],
+    *,
+    managed: str | Callable[[tree.Path, Tensor], bool] = "matrices",
+    maturity: str = "steps",
+    protect: bool = False,
+) -> WeightsState:
+    """The state before the first step; made of the initial parameters, whose distribution it keeps.
+
+    Args:
+        params: any pytree of tensors, as initialised.
+        key: a key of :mod:`fcbp.random`; the state draws from it alone.
+        managed: ``"matrices"``, the floating-point tensors of two or more axes; ``"all"``, biases and norms too;
+            or a function of a path and its tensor that says whether to manage it. The other functions read from the
+            state what is managed.
+        maturity: what ``maturity_threshold`` counts: ``"steps"`` since the weight was made, or ``"outliers"``, the
+            steps on which its instantaneous utility exceeds its tensor's median by 1.5 interquartile ranges.
+        protect: keep the most useful weights from being reset, until they fall from the ranks of
+            ``release_fraction``. Matters where the selection is not by lowest utility, and to what is counted.
+
+    Raises:
+        ValueError: an option is unknown; ``managed`` chooses a tensor that is empty or not of floating point, or
+            two of one name; ``key`` is no key.
+    """
+    random.check_key(key)
+    if maturity not in ("steps", "outliers"):
+        raise unknown("maturity", maturity, ("outliers", "steps"))
+    if not callable(managed) and managed not in ("matrices", "all"):
+        raise unknown("managed", managed, ("all", "matrices"))
+    chosen: ByName = {}
+    for path, leaf in _leaves(params):
+        name = tree.show(path)
+        if callable(managed):
+            if not managed(path, leaf):
+                continue
+            if not leaf.is_floating_point() or not leaf.numel():
+                what = f"{leaf.dtype} of shape {tuple(leaf.shape)}"
+                raise ValueError(f"managed chooses {name!r}, {what}; expected floating-point tensors, not empty")
+        elif not leaf.is_floating_point() or not leaf.numel() or (managed == "matrices" and leaf.ndim < 2):
+            continue
+        if name in chosen:
+            raise ValueError(f"params holds two tensors by the name of {name!r}; expected names that differ")
+        chosen[name] = leaf.detach()
+
+    def zeros(leaf: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        dtype = torch.promote_types(leaf.dtype, torch.float32) if dtype is None else dtype
+        return torch.zeros(leaf.numel(), dtype=dtype, device=leaf.device)
+
+    def owed(leaf: Tensor) -> Tensor:
+        # As in fcbp.cbp: sums of millions of tiny rates need more than float32's 24 bits.
+        dtype = torch.float32 if leaf.device.type == "mps" else torch.float64
+        return torch.zeros((), dtype=dtype, device=leaf.device)
+
+    counts = chosen if maturity == "outliers" else {}
+    return WeightsState(
+        born={name: zeros(leaf, torch.int32) for name, leaf in chosen.items()},
+        utility={name: zeros(leaf) for name, leaf in chosen.items()},
+        outliers={name: zeros(leaf, torch.int32) for name, leaf in counts.items()},
+        protected={name: zeros(leaf, torch.bool) for name, leaf in (chosen if protect else {}).items()},
+        initial={name: quantile_table(leaf.flatten()) for name, leaf in chosen.items()},
+        owed={name: owed(leaf) for name, leaf in chosen.items()},
+        step=torch.zeros((), dtype=torch.int32, device=key.device),
+        key=key.clone(),
+    )
+
+
+@torch.no_grad()
+def update_utility(
+    state: WeightsState,
+    params: Params,
+    grads: Params,
+    hyper: Hyperparams,
+    *,
+    utility: str = "gradient",
+    moments: Any = None,
+) -> WeightsState:
+    """Age every weight by one step and move the running mean of its utility.
+
+    Args:
+        state: the state before this step.
+        params: parameters **after** the optimiser's step.
+        grads: gradients, a pytree like ``params``; ``()`` will do where the utility is not ``"gradient"``.
+        hyper: see :class:`Hyperparams`.
+        utility: ``"gradient"``, ``abs(g * w)``; ``"magnitude"``, ``abs(w)``; or ``"random"``, for which a fresh uniform
+            draw replaces the running mean (``selection="random"`` chooses by the same law and costs less).
+        moments: scale the utility by what the optimiser remembers, an :class:`fcbp.optim.AdamState` (or anything with
+            pytrees ``mean`` and ``mean_square``): by ``(abs(mean) + 1e-8) / (sqrt(mean_square) + 1e-8)``; or an
+            :class:`fcbp.optim.SGDState` with momentum: by ``abs(momentum)``.
+
+    Returns:
+        The state after the step; ``params`` are not changed.
+
+    Raises:
+        ValueError: the utility is unknown; ``params``, ``grads`` or ``moments`` lack a managed tensor or have it in
+            another shape; a hyperparameter is out of range.
+    """
+    check_hyperparams(hyper)
+    if utility not in UTILITIES:
+        raise unknown("utility", utility, UTILITIES)
+    weights = _flat("params", params, state.born)
+    gradients = _flat("grads", grads, state.born) if utility == "gradient" else {}
+    scales = _scales(moments, state.born)
+    util, outliers, key, step = dict(state.utility), dict(state.outliers), state.key, state.step + 1
+    if utility == "random":
+        key, draws = random.split(key).unbind()
+    for i, name in enumerate(sorted(util)):
+        old = util[name]
+        if utility == "random":
+            y = random.uniform(random.fold_in(draws, i), old.shape, old.dtype)
+        else:
+            w = weights[name].to(old.dtype)
+            y = (w * gradients[name].to(old.dtype) if utility == "gradient" else w).abs()
+        if scales is not None:
+            y = y * scales[name].to(old.dtype)
+        if outliers:
+            y = settled(y)
+            low, median, high = quantiles(finite_or_inf(y), (0.25, 0.5, 0.75))
+            outliers[name] = outliers[name] + (y > median + 1.5 * (high - low)).to(torch.int32)
+        decay = hyper.decay_rate
+        if utility == "random":
+            util[name] = y * _bias_correction(step - state.born[name], decay, y)
+        elif not isinstance(decay, Tensor) and decay == 0:
+            util[name] = y
+        else:
+            util[name] = torch.lerp(old, y, (1 - decay).to(old.dtype) if isinstance(decay, Tensor) else 1 - decay)
+    return state._replace(utility=util, outliers=outliers, step=step, key=key)
+
+
+@torch.no_grad()
+def select_and_reset(
+    state: WeightsState,
+    params: Params,
+    hyper: Hyperparams,
+    *,
+    selection: str = "lowest",
+    initializer: str | initializers.Initializer = "initial",
+    rounding: str = "accumulate",
+    rate_counts: str = "eligible",
+    capacity: int | None = None,
+) -> tuple[Params, WeightsState, Params]:
+    """Reset the due number of mature weights of each managed tensor, on every ``period``-th step.
+
+    A weight is eligible when it is mature, not protected, and its utility is finite. A reset weight is drawn anew; its
+    age, utility and count of outliers become 0. Steps between events cost as much as events: where ``period`` is
+    long and the loop is Python's, call this on every so many steps instead, with a period of 1.
+
+    Args:
+        state: the state after :func:`update_utility`.
+        params: parameters after the optimiser's step.
+        hyper: see :class:`Hyperparams`.
+        selection: ``"lowest"``, the ``reset_rate`` of lowest utility, ties to the lower index; ``"random"``, as many
+            uniformly among the eligible; or ``"below"``, all eligible weights of at most ``mean_fraction`` times
+            their mean utility, all of them where that mean is 0.
+        initializer: ``"initial"``, the tensor's own initial distribution (interpolated between its initial values, or
+            1025 quantiles of them); ``"initial_mean"``, the mean of that; a name of
+            :data:`fcbp.initializers.INITIALIZERS`, which take the tensor for ``(out, in, *kernel)``;
+            ``"uniform"``, ``"normal"``, ``"constant"``, the functions of this module;
+            ``"orthogonal"``, the entries at the reset weights' places of a random orthogonal matrix of the tensor's
+            shape (costly: all of it is drawn); or a function ``(key, shape, fan_in, fan_out, dtype, device) ->
+            Tensor`` of shape ``(capacity,)``, whose first values go to the reset weights in order of their index.
+        rounding: ``"accumulate"`` carries fractions to later events; ``"stochastic"`` rounds each at random.
+        rate_counts: the rate multiplies the ``"eligible"`` weights, or ``"all"`` once any is eligible.
+        capacity: the most weights reset per tensor and event; more are deferred. By default the most that can fall
+            due: for a plain number as rate ``floor(rate * size) + 1``; for a tensor, and for ``"below"``, the size.
+            As many values are drawn whether needed or not: for a large tensor and a swept rate, give one.
+
+    Returns:
+        ``params`` and state after the reset, and what was reset: boolean masks in a pytree like ``params``.
+
+    Raises:
+        ValueError: a hyperparameter or ``capacity`` is out of range; an option is unknown; ``params`` lacks a managed
+            tensor or has it in another shape; the initialiser needs two axes and a managed tensor has fewer.
+    """
+    check_hyperparams(hyper)
+    if selection not in SELECTIONS:
+        raise unknown("selection", selection, SELECTIONS)
+    if rounding not in ("accumulate", "stochastic"):
+        raise unknown("rounding", rounding, ("accumulate", "stochastic"))
+    if rate_counts not in ("eligible", "all"):
+        raise unknown("rate_counts", rate_counts, ("eligible", "all"))
+    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
+        raise ValueError(f"capacity is {capacity!r}; expected a number of weights, 0 or more, or None")
+    weights = _flat("params", params, state.born)
+    shapes = {tree.show(path): (path, leaf.shape) for path, leaf in _leaves(params)}
+    check_initializer(initializer, {name: shapes[name][1] for name in state.born})
+    key, draws, rounds, lots = random.split(state.key, 4).unbind()
+    event = _is_event(state.step, hyper.period)
+
+    born, util, owed = dict(state.born), dict(state.utility), dict(state.owed)
+    outliers, protected = dict(state.outliers), dict(state.protected)
+    new: dict[tree.Path, Tensor] = {}
+    masks: dict[tree.Path, Tensor] = {
+        path: torch.zeros_like(leaf, dtype=torch.bool) for path, leaf in _leaves(params) if tree.show(path) not in born
+    }
+    for i, name in enumerate(sorted(born)):
+        path, shape = shapes[name]
+        n = born[name].shape[0]
+        limit = n if selection == "below" else _default_capacity(n, hyper.reset_rate)
+        limit = limit if capacity is None else min(capacity, n)
+        if limit == 0 and not protected and (selection == "below" or capacity is None):
+            masks[path] = torch.zeros(shape, dtype=torch.bool, device=born[name].device)
+            continue
+        mature = _mature(born[name], state.step, outliers.get(name), hyper.maturity_threshold)
+        x = _debiased(util[name], born[name], state.step, hyper)
+        inf = torch.full_like(x[0], torch.inf)
+        x = torch.where(mature & (x <= torch.finfo(x.dtype).max), x, inf)
+        if protected:
+            x = settled(x)
+            protected[name] = _protect(protected[name], x, hyper, event)
+            x = torch.where(protected[name], inf, x)
+        number_eligible = count_finite(x)
+        if selection == "below":
+            x = torch.where(x <= _bound(x, number_eligible, hyper.mean_fraction), x, inf)
+            number = torch.where(event, count_finite(x).clamp(max=limit), 0)
+        else:
+            counted = number_eligible if rate_counts == "eligible" else n * (number_eligible > 0)
+            counted = torch.where(event, counted, 0)
+            due = _due(owed[name], counted, hyper.reset_rate, rounding, rounds, i)
+            number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limit))
+            number = torch.where(event, number, 0)
+            owed[name] = due - number
+        if selection == "random":
+            x = torch.where(x < torch.inf, _lots(random.fold_in(lots, i), n), 2**31 - 1)
+        gone, places = lowest(x, number, limit)
+        w = weights[name]
+        if limit:
+            values = draw(initializer, random.fold_in(draws, i), state.initial[name], limit, shape, w)
+            new[path] = _put(w, values, gone, places, number, initializer == "orthogonal").reshape(shape)
+        born[name] = _put(born[name], state.step.expand(1), gone, places, number)
+        util[name] = _put(util[name], torch.zeros_like(util[name][:1]), gone, places, number)
+        if outliers:
+            outliers[name] = _put(outliers[name], torch.zeros_like(born[name][:1]), gone, places, number)
+        masks[path] = gone.reshape(shape)
+    state = state._replace(born=born, utility=util, outliers=outliers, protected=protected, owed=owed, key=key)
+    return tree.replace(params, new), state, tree.replace(params, masks)
+
+
+@torch.no_grad()
+def reset_moments(opt_state: Any, replaced: Params) -> Any:
+    """Zero what an optimiser remembers of the reset weights: moments and per-element step counts.
+
+    Every subtree of ``opt_state`` shaped like ``params`` is reset, wherever it lies; a per-tensor count (a 0-d tensor)
+    belongs to other weights as well and stays.
+
+    Args:
+        opt_state: a pytree; those of :mod:`fcbp.optim`, or any with subtrees shaped like ``params``.
+        replaced: the masks that :func:`select_and_reset` returned.
+
+    Raises:
+        ValueError: ``opt_state`` holds tensors, but no subtree shaped like ``params``.
+    """
+    masks = dict(_leaves(replaced))
+    found = False
+
+    def walk(node: Any) -> Any:
+        nonlocal found
+        leaves = {path: _at(node, path) for path in masks}
+        if masks and all(leaf is not None and leaf.shape in ((), masks[p].shape) for p, leaf in leaves.items()):
+            found = True
+            same = {p: leaf for p, leaf in leaves.items() if leaf is not None and leaf.shape == masks[p].shape}
+            return tree.replace(node, {path: _clear(leaf, masks[path]) for path, leaf in same.items()})
+        if not isinstance(node, (Mapping, tuple, list)):
+            return node
+        entries = node.keys() if isinstance(node, Mapping) else range(len(node))
+        return tree.replace(node, {(entry,): walk(node[entry]) for entry in entries})
+
+    new = walk(opt_state)
+    if masks and not found and next(_leaves(opt_state), None) is not None:
+        raise ValueError(
+            f"opt_state has type {type(opt_state).__name__} and no subtree of the masks' shapes; "
+            "expected moments shaped like params"
+        )
+    return new
+
+
+# --- parts ----------------------------------------------------------------------------------------------
+
+
+def _is_event(step: Int[Tensor, ""], period: float | Tensor) -> Bool[Tensor, ""]:
+    return torch.remainder(step, period) == 0
+
+
+def _mature(
+    born: Int32[Tensor, "weights"],
+    step: Int32[Tensor, ""],
+    outliers: Int32[Tensor, "weights"] | None,
+    threshold: float | Tensor,
+) -> Bool[Tensor, "weights"]:
+    if outliers is not None:
+        return outliers > threshold
+    # age > threshold, in integers: a float32 does not know one step of many millions from the next.
+    if isinstance(threshold, Tensor):
+        whole = torch.where(threshold < 2**30, torch.floor(threshold), 2**30).to(torch.int32)
+        return born < step - whole
+    return born < step - math.floor(min(threshold, 2**30))
+
+
+def _debiased(
+    utility: Float[Tensor, "weights"], born: Int32[Tensor, "weights"], step: Int32[Tensor, ""], hyper: Hyperparams
+) -> Float[Tensor, "weights"]:
+    """The bias-corrected mean; left as it is where plain numbers say that the correction of what is mature is 1."""
+    decay, threshold = hyper.decay_rate, hyper.maturity_threshold
+    if isinstance(decay, Tensor):
+        exponent = (step - born).to(utility.dtype) * torch.log(decay.to(torch.float64)).to(utility.dtype)
+    else:
+        # A weight of that many outlier steps is as old at least.
+        youngest = 1 if isinstance(threshold, Tensor) else math.floor(min(threshold, 2**30)) + 1
+        if decay**youngest < torch.finfo(utility.dtype).eps / 8:
+            return utility
+        exponent = (step - born).to(utility.dtype).mul_(math.log(decay))
+    # As in fcbp.cbp; in place where it may be, for the tensors are large.
+    return utility / exponent.expm1_().neg_()
+
+
+def _default_capacity(n: int, rate: float | Tensor) -> int:
+    if isinstance(rate, Tensor):
+        return n
+    return min(math.floor(rate * n) + 1, n) if rate else 0
+
+
+def _lots(key: Int64[Tensor, ""], n: int) -> Int32[Tensor, "n"]:
+    """30 random bits for each of ``n``, two to a word; less than what marks the ineligible."""
+    words = random.bits(key, ((n + 1) // 2,))
+    halves = torch.stack([words, words >> 32], -1).flatten()[:n]
+    return (halves & 0x3FFFFFFF).to(torch.int32)
+
+
+def _bound(x: Float[Tensor, "weights"], number: Int[Tensor, ""], fraction: float | Tensor) -> Float[Tensor, ""]:
+    """``fraction`` times the mean of what is finite; -1 where that is no number."""
+    total = torch.where(x < torch.inf, x, torch.zeros_like(x[0])).sum(dtype=torch.float64)
+    fraction = fraction.to(torch.float64) if isinstance(fraction, Tensor) else fraction
+    bound = total / number.clamp(min=1) * fraction
+    return torch.where(bound >= 0, bound.clamp(max=torch.finfo(x.dtype).max), -1).to(x.dtype)
+
+
+def _protect(
+    protected: Bool[Tensor, "weights"], x: Float[Tensor, "weights"], hyper: Hyperparams, event: Bool[Tensor, ""]
+) -> Bool[Tensor, "weights"]:
+    """Who is protected: entered above one quantile of the mature, left below the other."""
+    enter, leave = quantiles(x, (1 - hyper.protect_fraction, 1 - hyper.release_fraction))
+    now = (x < torch.inf) & ((x > enter) | (protected & (x >= leave)))
+    return torch.where(event, now, protected)
+
+
+def _put(
+    weights: Float[Tensor, "weights"],
+    values: Float[Tensor, "..."],
+    gone: Bool[Tensor, "weights"],
+    places: Int64[Tensor, "capacity"] | None,
+    number: Shaped[Tensor, ""],
+    by_place: bool = False,
+) -> Float[Tensor, "weights"]:
+    """``weights`` with ``values`` where they are gone: those of the same place, or one after the other."""
+    count = values.shape[0]
+    if places is not None:
+        if by_place:
+            values = values[places]
+        elif count > 1:
+            values = torch.where(torch.arange(count, device=values.device) < number, values, values[0])
+        # Where nothing is due, all places are one, which is written as it is.
+        return weights.scatter(0, places, torch.where(number > 0, values, weights[places]))
+    if not by_place and count > 1:
+        slot = gone.cumsum(0, dtype=torch.int32) - 1
+        values = values[slot.clamp(0, count - 1).to(torch.int64)]
+    return torch.where(gone, values, weights)
+
+
+def _clear(x: Tensor, gone: Bool[Tensor, "*shape"]) -> Tensor:
+    return torch.where(gone, torch.zeros((), dtype=x.dtype, device=x.device), x)
+
+
+def _leaves(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
+    if isinstance(node, Tensor):
+        yield path, node
+    elif isinstance(node, Mapping):
+        for entry, child in node.items():
+            yield from _leaves(child, (*path, entry))
+    elif isinstance(node, (tuple, list)):
+        for i, child in enumerate(node):
+            yield from _leaves(child, (*path, i))
+
+
+def _at(node: Any, path: tree.Path) -> Tensor | None:
+    try:
+        leaf = tree.get(node, path)
+    except KeyError:
+        return None
+    return leaf if isinstance(leaf, Tensor) else None
+
+
+def _flat(argument: str, values: Any, managed: Mapping[str, Tensor]) -> ByName:
+    """The managed tensors of a pytree, flat."""
+    found = {tree.show(path): leaf for path, leaf in _leaves(values)}
+    for name, like in managed.items():
+        if name not in found:
+            raise ValueError(f"{argument} has no {name!r}, which the state manages; it holds {sorted(found)}")
+        if found[name].numel() != like.shape[0]:
+            shape = tuple(found[name].shape)
+            raise ValueError(f"{argument} has {name!r} of shape {shape}; expected {like.shape[0]} weights, as at first")
+    return {name: found[name].flatten() for name in managed}
+
+
+def _scales(moments: Any, managed: Mapping[str, Tensor]) -> ByName | None:
+    if moments is None:
+        return None
+    if hasattr(moments, "mean") and hasattr(moments, "mean_square"):
+        mean, square = (
+            _flat("moments.mean", moments.mean, managed),
+            _flat("moments.mean_square", moments.mean_square, managed),
+        )
+        return {name: (mean[name].abs() + 1e-8) / (square[name].sqrt() + 1e-8) for name in managed}
+    if hasattr(moments, "momentum"):
+        return {name: leaf.abs() for name, leaf in _flat("moments.momentum", moments.momentum, managed).items()}
+    raise ValueError(f"moments is {type(moments).__name__}; expected an AdamState, or an SGDState with momentum")
