@@ -108,6 +108,22 @@ def test_redraw_all_draws_every_slow_bit_anew():
     assert (changed.mean(0) < 0.65).all()
 
 
+@pytest.mark.parametrize(("batch_size", "flip_period"), [(1, 7), (3, 6), (3, 7), (4, 1)])
+def test_a_task_signal_is_true_where_a_period_begins_but_not_the_first(batch_size, flip_period):
+    options = {**SMALL, "flip_period": flip_period, "batch_size": batch_size}
+    stream = bit_flipping(**options, task_signal=True)
+    state, (inputs, targets, signal) = draw(stream, length=40)
+    same((inputs, targets), draw(bit_flipping(**options), length=40)[1])
+    begins = [
+        any(i > 0 and i % flip_period == 0 for i in range(t * batch_size, (t + 1) * batch_size)) for t in range(40)
+    ]
+    assert signal.tolist() == begins
+    assert signal.dtype == torch.bool
+    _, (*_, later) = stream.sample(state, 9)
+    _, (*_, whole) = draw(stream, length=49)
+    assert whole.tolist() == begins + later.tolist()
+
+
 def test_fast_bits_are_fair_and_fresh():
     n = 20_000
     fast = bits_of(bit_flipping(), 3, n)[:, 15:]

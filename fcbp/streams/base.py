@@ -15,6 +15,7 @@ class Stream(NamedTuple):
 
     init: Callable[[Tensor], Any]
     """``init(key) -> state``"""
-    sample: Callable[[Any, int], tuple[Any, tuple[Tensor, Tensor]]]
+    sample: Callable[[Any, int], tuple[Any, tuple[Tensor, ...]]]
     """``sample(state, length) -> (state, (inputs, targets))``: the next ``length`` batches, on a leading axis. A run
-    cut into pieces of any lengths is the same run."""
+    cut into pieces of any lengths is the same run. Where a stream tells its tasks apart, a third entry ``(length,)``,
+    bool, is true where a new task begins."""

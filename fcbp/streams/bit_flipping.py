@@ -43,6 +43,7 @@ def bit_flipping(
     beta: float = 0.7,
     redraw_all: bool = False,
     batch_size: int = 1,
+    task_signal: bool = False,
 ) -> Stream:
     """The slowly-changing regression problem of Dohare et al. (Nature 2024, Methods; arXiv 2108.06325).
 
@@ -63,6 +64,8 @@ def bit_flipping(
         redraw_all: at the end of a period draw all flipping bits anew, as the original's default configuration does,
             where the paper's text flips one.
         batch_size: examples per batch; a batch lies within one period where ``flip_period`` is a multiple of it.
+        task_signal: give a third entry ``(length,)``, bool: whether a new period begins in the batch. The first
+            period begins without a signal.
 
     Returns:
         A stream of inputs ``(length, batch_size, input_bits)`` and targets ``(length, batch_size, 1)``, float32.
@@ -128,7 +131,7 @@ def bit_flipping(
         flips = later & (which.unsqueeze(-1) == slots)
         return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
 
-    def sample(state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, Tensor]]:
+    def sample(state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, ...]]:
         if not _is_whole(length) or length < 1:
             raise ValueError(f"length is {length!r}; expected a number of batches, 1 or more")
         examples = length * batch_size
@@ -156,7 +159,11 @@ def bit_flipping(
             targets = target(state, inputs)
         state = state._replace(step=state.step + examples, flipping=inputs[-1, :flipping_bits])
         shape = (length, batch_size, -1)
-        return state, (inputs.reshape(shape), targets.reshape(shape))
+        batches: tuple[Tensor, ...] = (inputs.reshape(shape), targets.reshape(shape))
+        if task_signal:
+            begins = (steps % flip_period == 0) & (steps > 0)
+            batches = (*batches, begins.reshape(length, batch_size).any(-1))
+        return state, batches
 
     def unpack(words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
         bits = words.unsqueeze(-1) >> torch.arange(min(random_bits, 64), device=words.device)
