@@ -12,8 +12,10 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree
 from fcbp.cbp import _bias_correction, _due
+from fcbp.concrete import is_concrete
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw, quantile_table
+from fcbp.weights.few import few_lowest
 from fcbp.weights.lowest import count_finite, finite_or_inf, lowest, quantiles, settled
 
 __all__ = [
@@ -285,6 +287,13 @@ def select_and_reset(
     check_initializer(initializer, {name: shapes[name][1] for name in state.born})
     key, draws, rounds, lots = random.split(state.key, 4).unbind()
     event = _is_event(state.step, hyper.period)
+    known = is_concrete(*state.born.values(), *state.utility.values(), state.step, *weights.values(), *hyper)
+    if known and not event:
+        none = {
+            path: torch.zeros((), dtype=torch.bool, device=leaf.device).expand(leaf.shape)
+            for path, leaf in _leaves(params)
+        }
+        return params, state._replace(key=key), tree.replace(params, none)
 
     born, util, owed = dict(state.born), dict(state.utility), dict(state.owed)
     outliers, protected = dict(state.outliers), dict(state.protected)
@@ -300,15 +309,28 @@ def select_and_reset(
         if limit == 0 and not protected and (selection == "below" or capacity is None):
             masks[path] = torch.zeros(shape, dtype=torch.bool, device=born[name].device)
             continue
-        mature = _mature(born[name], state.step, outliers.get(name), hyper.maturity_threshold)
-        x = _debiased(util[name], born[name], state.step, hyper)
-        inf = torch.full_like(x[0], torch.inf)
-        x = torch.where(mature & (x <= torch.finfo(x.dtype).max), x, inf)
+        few = None
+        if known and selection == "lowest" and not protected and not outliers:
+            few = few_lowest(
+                util[name],
+                born[name],
+                int(state.step - _safe_age(hyper.maturity_threshold)),
+                lambda u, b: _debiased(u, b, state.step, hyper),
+                min(limit, int(owed[name] + float(hyper.reset_rate) * n) + 1),
+            )
+        if few is None:
+            mature = _mature(born[name], state.step, outliers.get(name), hyper.maturity_threshold)
+            x = _debiased(util[name], born[name], state.step, hyper)
+            inf = torch.full_like(x[0], torch.inf)
+            x = torch.where(mature & (x <= torch.finfo(x.dtype).max), x, inf)
+            number_eligible = count_finite(x)
+        else:
+            number_eligible = few.number_eligible
         if protected:
             x = settled(x)
             protected[name] = _protect(protected[name], x, hyper, event)
             x = torch.where(protected[name], inf, x)
-        number_eligible = count_finite(x)
+            number_eligible = count_finite(x)
         if selection == "below":
             x = torch.where(x <= _bound(x, number_eligible, hyper.mean_fraction), x, inf)
             number = torch.where(event, count_finite(x).clamp(max=limit), 0)
@@ -321,10 +343,12 @@ def select_and_reset(
             owed[name] = due - number
         if selection == "random":
             x = torch.where(x < torch.inf, _lots(random.fold_in(lots, i), n), 2**31 - 1)
-        gone, places = lowest(x, number, limit)
+        gone, places = lowest(x, number, limit) if few is None else few.lowest(int(number), n)
         w = weights[name]
         if limit:
-            values = draw(initializer, random.fold_in(draws, i), state.initial[name], limit, shape, w)
+            # Of the named draws the first do not depend on how many are drawn.
+            wanted = limit if few is None or callable(initializer) else int(number)
+            values = draw(initializer, random.fold_in(draws, i), state.initial[name], wanted, shape, w)
             new[path] = _put(w, values, gone, places, number, initializer == "orthogonal").reshape(shape)
         born[name] = _put(born[name], state.step.expand(1), gone, places, number)
         util[name] = _put(util[name], torch.zeros_like(util[name][:1]), gone, places, number)
@@ -388,11 +412,15 @@ def _mature(
 ) -> Bool[Tensor, "weights"]:
     if outliers is not None:
         return outliers > threshold
-    # age > threshold, in integers: a float32 does not know one step of many millions from the next.
+    return born < step - _safe_age(threshold)
+
+
+def _safe_age(threshold: float | Tensor) -> int | Int32[Tensor, ""]:
+    """The age up to which a weight is safe, in integers: a float32 does not know one step of many millions from the
+    next."""
     if isinstance(threshold, Tensor):
-        whole = torch.where(threshold < 2**30, torch.floor(threshold), 2**30).to(torch.int32)
-        return born < step - whole
-    return born < step - math.floor(min(threshold, 2**30))
+        return torch.where(threshold < 2**30, torch.floor(threshold), 2**30).to(torch.int32)
+    return math.floor(min(threshold, 2**30))
 
 
 def _debiased(
@@ -404,7 +432,7 @@ def _debiased(
         exponent = (step - born).to(utility.dtype) * torch.log(decay.to(torch.float64)).to(utility.dtype)
     else:
         # A weight of that many outlier steps is as old at least.
-        youngest = 1 if isinstance(threshold, Tensor) else math.floor(min(threshold, 2**30)) + 1
+        youngest = 1 if isinstance(threshold, Tensor) else int(_safe_age(threshold)) + 1
         if decay**youngest < torch.finfo(utility.dtype).eps / 8:
             return utility
         exponent = (step - born).to(utility.dtype).mul_(math.log(decay))
@@ -457,6 +485,7 @@ def _put(
             values = values[places]
         elif count > 1:
             values = torch.where(torch.arange(count, device=values.device) < number, values, values[0])
+            values = values[: places.shape[0]]
         # Where nothing is due, all places are one, which is written as it is.
         return weights.scatter(0, places, torch.where(number > 0, values, weights[places]))
     if not by_place and count > 1:

@@ -1,0 +1,29 @@
+"""Whether a tensor's values can be read now: not while something is vmapped, traced or compiled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+__all__ = ["is_concrete"]
+
+
+def is_concrete(*values: object) -> bool:
+    """Whether every tensor among ``values`` holds numbers that Python may branch on.
+
+    A function that takes a short cut then must give the same bits as without it.
+
+    Example:
+        >>> is_concrete(torch.ones(2), 0.5)
+        True
+        >>> torch.vmap(lambda x: x + is_concrete(x))(torch.zeros(2))
+        tensor([0., 0.])
+    """
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return False
+    return all(
+        type(value) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        for value in values
+        if isinstance(value, Tensor)
+    )
