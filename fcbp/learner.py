@@ -134,7 +134,7 @@ def make_learner(
         adjusted, method_state = adjust(state.method, grads, state.params, **given)
         params, opt_state = optimizer.update(adjusted, state.opt_state, state.params, step_size=hyper.step_size)
         params, opt_state, buffers, method_state, info = update(
-            method_state, params, opt_state, buffers, grads=grads, **given
+            method_state, params, opt_state, buffers, grads=grads, previous=state.params, **given
         )
         return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **info}
 

@@ -1,7 +1,7 @@
 """The table of algorithms that the promises are tested over; ``test_contract.py`` holds the promises.
 
 A row is a pure function of one member's inputs, a pytree of tensors, and a way to make the inputs of the ``i``-th
-member. To add a method, add its row: :func:`method_row` takes the builder.
+member. To add a method, add its :class:`MethodRow` to ``METHOD_ROWS``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import optree
 import torch
 
 import fcbp
-from fcbp import initializers, optim, random, utility
+from fcbp import initializers, methods, optim, random, utility
 from fcbp.units import Slice, UnitGroup
 
 MEMBERS = 6
@@ -198,33 +198,66 @@ def optimizer_row(name: str, build: Callable[[Any], optim.Optimizer], number: Ca
     )
 
 
-def method_row(name: str, build: Callable[[], Any], hyper: Callable[[int], Any] = hyper, exact: bool = False) -> Row:
-    """A method of :mod:`fcbp.methods`: ``init`` and an update, with Adam's state beside it.
+@dataclass(frozen=True)
+class MethodRow:
+    """A method of :mod:`fcbp.methods`, which ``test_method_contract.py`` runs in a learner as well.
 
-    Args:
-        name: the method's.
+    Attributes:
+        name: its name in ``fcbp.methods.METHODS``, and after a space what tells this row from another of the method.
         build: makes the method; called for each member, so that nothing is shared.
-        hyper: the numbers of the ``i``-th member, as tensors; such that an update does something to a new network.
+        hyper: the numbers of the ``i``-th member, as tensors; such that ``steps`` steps of a new network show it.
+        zero: plain numbers with which it is plain backpropagation.
+        signalled: it acts on the first batch of a new task, and where there is none, is plain backpropagation.
+        steps: steps of the row in ``ROWS``, all on one batch.
         exact: whether vmap equals the loop to the bit.
+        generated: whether the compiled test has code generated for the row.
     """
 
+    name: str
+    build: Callable[[], fcbp.methods.Method]
+    hyper: Callable[[int], Any]
+    zero: Any
+    signalled: bool = False
+    steps: int = 1
+    exact: bool = False
+    generated: bool = False
+
+
+def method_row(method: MethodRow) -> Row:
+    """A method's first steps, with an optimiser that has momentum."""
+
     def function(inputs: Any) -> Any:
-        key, params, buffers, grads, features, hyper = inputs
-        method = build()
-        state = method.init(UNITS, params, key)
-        opt_state = optim.adam().init(params)
-        params, opt_state, buffers, state, info = method.update(
-            state, params, opt_state, buffers, units=UNITS, grads=grads, features=features, hyper=hyper
-        )
-        return params, opt_state, buffers, state, info["replaced"]
+        key, params, buffers, grads, features, hyper, step_size, new_task = inputs
+        functions, optimizer = method.build(), optim.sgd(0.9)
+        given = {
+            "units": UNITS,
+            "features": features,
+            "hyper": hyper,
+            "step_size": step_size,
+            "new_task": new_task,
+        }
+        fresh = state = functions.init(UNITS, params, key)
+        opt_state = optimizer.init(params)
+        for _ in range(method.steps):
+            previous = params
+            adjusted, state = functions.adjust(state, grads, params, **given)
+            params, opt_state = optimizer.update(adjusted, opt_state, params, step_size=step_size)
+            params, opt_state, buffers, state, info = functions.update(
+                state, params, opt_state, buffers, grads=grads, previous=previous, **given
+            )
+        return fresh, params, opt_state, buffers, state, info
+
+    def member(i: int) -> Any:
+        numbers = torch.tensor(0.01 * (i + 1)), torch.tensor(i != 1)
+        return key(i), params(i), buffers(i), grads(i), features(i), method.hyper(i), *numbers
 
     return Row(
-        f"methods.{name}",
+        f"methods.{method.name}",
         function,
-        lambda i: (key(i), params(i), buffers(i), grads(i), features(i), hyper(i)),
-        lambda inputs, outputs: [(inputs[1], outputs[0]), (inputs[2], outputs[2])],
-        exact=exact,
-        generated=not exact,
+        member,
+        lambda inputs, outputs: [(inputs[1], outputs[1]), (inputs[2], outputs[3]), (outputs[0], outputs[4])],
+        exact=method.exact,
+        generated=method.generated,
     )
 
 
@@ -254,6 +287,23 @@ def moments_row() -> Row:
     )
 
 
+METHOD_ROWS: list[MethodRow] = [
+    MethodRow("bp", methods.backprop, lambda i: methods.NoHyperparams(), methods.NoHyperparams(), exact=True),
+    MethodRow(
+        "cbp",
+        lambda: methods.cbp("adaptable_contribution", transfer_bias=True),
+        lambda i: hyper(i)._replace(maturity_threshold=torch.tensor(0.0)),
+        fcbp.Hyperparams(replacement_rate=0.0, maturity_threshold=2),
+        generated=True,
+    ),
+    MethodRow(
+        "chain",
+        lambda: methods.chain(methods.cbp(rate_counts="all"), methods.cbp("weight")),
+        lambda i: (hyper(i)._replace(maturity_threshold=torch.tensor(0.0)), hyper(i)),
+        (fcbp.Hyperparams(replacement_rate=0.0), fcbp.Hyperparams(replacement_rate=0.0)),
+    ),
+]
+
 ROWS: list[Row] = [
     Row(
         "init_state",
@@ -279,8 +329,7 @@ ROWS: list[Row] = [
     optimizer_row("sgd momentum", lambda momentum: optim.sgd(momentum, nesterov=True), lambda i: 0.15 * i),
     optimizer_row("adam", lambda beta: optim.adam((beta, beta)), lambda i: 0.15 * i),
     optimizer_row("adamw", lambda decay: optim.adamw(weight_decay=decay), lambda i: 0.1 * i),
-    method_row("backprop", fcbp.methods.backprop, exact=True),
-    method_row("cbp", lambda: fcbp.methods.cbp("adaptable_contribution", transfer_bias=True)),
+    *map(method_row, METHOD_ROWS),
     draw_row("random.split", lambda k: random.split(k, 3)),
     draw_row("random.fold_in", lambda k: random.fold_in(k, 7)),
     draw_row("random.bits", lambda k: random.bits(k, (3, 4))),

@@ -25,6 +25,7 @@ class Method(NamedTuple):
 
     - ``units``: the groups, static;
     - ``grads``: gradients of the loss, a pytree like ``params``;
+    - ``previous``: the parameters before the optimiser's step, for ``update``;
     - ``features``: by group name, the activation in the forward pass before the step;
     - ``hyper``: the method's own numbers, which may be vmapped;
     - ``step_size``: the optimiser's, a number or a 0-d tensor;

@@ -52,7 +52,8 @@ def chain(*methods: Method) -> Method:
     def update(
         state: tuple[Any, ...], params: Any, opt_state: Any, buffers: Any, *, hyper: Any, **given: Any
     ) -> tuple[Any, Any, Any, tuple[Any, ...], dict[str, Any]]:
-        new, info = list(state), dict[str, Any]()
+        new = list(state)
+        info: dict[str, Any] = {}
         for i, method, own in each(hyper):
             params, opt_state, buffers, new[i], done = method.update(
                 new[i], params, opt_state, buffers, hyper=own, **given
