@@ -216,8 +216,8 @@ def _bits(x: int) -> list[int]:
 _COPIES = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "lift"}
 
 
-# Elementwise, though not tagged so.
-_UNTAGGED = {"hardswish", "log_sigmoid_forward", "rrelu_with_noise", "_prelu_kernel", "masked_fill"}
+# Elementwise, though not tagged so (leaky_relu: in torch 2.9).
+_UNTAGGED = {"hardswish", "leaky_relu", "log_sigmoid_forward", "rrelu_with_noise", "_prelu_kernel", "masked_fill"}
 
 
 @rule(*_COPIES, *_UNTAGGED)

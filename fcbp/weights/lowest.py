@@ -21,7 +21,7 @@ def settled(x: Float[Tensor, "weights"]) -> Float[Tensor, "weights"]:
 
 def count_finite(x: Float[Tensor, "weights"]) -> Int[Tensor, ""]:
     """How many are less than infinity."""
-    return (x < torch.inf).count_nonzero()
+    return (x < torch.inf).sum()
 
 
 def finite_or_inf(x: Float[Tensor, "weights"]) -> Float[Tensor, "weights"]:
@@ -108,7 +108,7 @@ def lowest(
     index = torch.arange(n, dtype=torch.int32, device=x.device)
     ties = x == last
     below = x < last
-    needed = number - below.count_nonzero()
+    needed = number - below.sum()
     return (below | (ties & (index <= _nth_true(ties, needed)))) & (number > 0), None
 
 
