@@ -5,6 +5,7 @@ Pure functions over parameter and state pytrees, composed with ``torch.func``: :
 """
 
 from fcbp import (
+    designs,
     experiment,
     initializers,
     learner,
@@ -30,16 +31,21 @@ from fcbp.cbp import (
     select_and_reset,
     update_utility,
 )
+from fcbp.designs import grid, paired
+from fcbp.designs import paired as zip
+from fcbp.experiment import Experiment
 from fcbp.learner import LearnerHyperparams, make_learner
-from fcbp.sweeps import grid, paired, sweep
+from fcbp.sweeps import sweep
 from fcbp.units import Slice, UnitGroup, find_units, forward_with_features
 
 __all__ = [
     "CBPState",
+    "Experiment",
     "Hyperparams",
     "LearnerHyperparams",
     "Slice",
     "UnitGroup",
+    "designs",
     "experiment",
     "find_units",
     "forward_with_features",
@@ -66,6 +72,7 @@ __all__ = [
     "update_utility",
     "utility",
     "weights",
+    "zip",
 ]
 
 __version__ = "0.1.0"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from fcbp import designs, sweeps
 from fcbp import experiment as experiments
-from fcbp import sweeps
 
 if TYPE_CHECKING:
     import xarray
@@ -82,12 +82,13 @@ def _run_arguments() -> type:
         ("compile", flag(bool | None, "by default where it pays back"), None),
         ("device", flag(str, "cpu or cuda"), "cpu"),
     ]
-    for setting in dataclasses.fields(experiments.Experiment):
-        if setting.name in ("seed", "hidden"):
+    helps = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(experiments.Experiment)}
+    for name, default in experiments.setting_names().items():
+        if name in ("seed", "steps", "bin", "metrics", "hidden"):
             continue
-        kind = {"int": tuple[int, ...], "float": tuple[float, ...], "bool": tuple[bool, ...], "str": tuple[str, ...]}
-        default = SWEPT.get(setting.name, (setting.default,))
-        fields.append((setting.name, flag(kind[str(setting.type)], setting.metadata["help"]), default))
+        kind = tuple[type(default), ...] if default is not None else tuple[str, ...]  # type: ignore[misc]
+        values = SWEPT.get(name, (default,) if name in helps else None)
+        fields.append((name, flag(kind if values else kind | None, helps.get(name, "")), values))
     fields.append(("hidden", flag(tuple[int, ...], "units of each hidden layer"), (5,)))
     arguments = dataclasses.make_dataclass(
         "Run",
@@ -106,21 +107,22 @@ def run(arguments: Any) -> int:
     if arguments.seeds < 1:
         raise ValueError(f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more")
     swept, fixed = {}, {"hidden": arguments.hidden}
-    for setting in dataclasses.fields(experiments.Experiment):
-        values = getattr(arguments, setting.name, ())
-        if setting.name == "hidden" or setting.name == "seed":
+    for name in experiments.setting_names():
+        values = getattr(arguments, name, None)
+        if name in ("hidden", "seed", "steps", "bin", "metrics") or values is None:
             continue
         if not values:
-            raise ValueError(f"--{setting.name.replace('_', '-')} has no value; expected at least one")
-        if values == SWEPT.get(setting.name) and "cbp" not in arguments.method:
-            values = values[:1]  # nothing would read the others
+            raise ValueError(f"--{name.replace('_', '-')} has no value; expected at least one")
+        if values == SWEPT.get(name) and "cbp" not in arguments.method:
+            continue  # nothing would read them
         if len(values) > 1:
-            swept[setting.name] = values
+            swept[name] = values
         else:
-            fixed[setting.name] = values[0]
-    members = sweeps.grid(seed=range(arguments.seeds), **swept)
-    base = dataclasses.replace(base, **fixed)
-    base.check()
+            fixed[name] = values[0]
+    members = designs.grid(seed=range(arguments.seeds), **swept)
+    base = base.replace(**fixed)
+    lengths = {"steps": arguments.steps} | ({"bin": arguments.bin} if arguments.bin is not None else {})
+    experiments.check([base.replace(**lengths, **settings) for settings in members], members.names())
 
     out.mkdir(parents=True, exist_ok=True)  # what cannot be written should fail now and not after the sweep
     try:

@@ -48,6 +48,8 @@ class LearnerHyperparams(NamedTuple):
     """Step size of the optimiser."""
     method: Any = Hyperparams()
     """The method's own; :class:`fcbp.Hyperparams` for CBP."""
+    optimizer: Any = ()
+    """Where the learner's optimiser is a function that makes one: the keywords that it is called with in each step."""
 
 
 class LearnerState(NamedTuple):
@@ -79,7 +81,7 @@ def make_learner(
     units: Iterable[UnitGroup],
     *,
     loss: str | Loss = "mse",
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | Callable[..., Optimizer] | None = None,
     method: Method | None = None,
     draw: Callable[[Int64[Tensor, ""]], Params] | None = None,
 ) -> Learner:
@@ -89,7 +91,9 @@ def make_learner(
         model: any module; it is copied.
         units: the groups that the method manages.
         loss: a name of :data:`LOSSES`, or a function ``(output, targets) -> scalar``.
-        optimizer: by default plain :func:`fcbp.optim.sgd`.
+        optimizer: by default plain :func:`fcbp.optim.sgd`. A function that makes one, such as
+            :func:`fcbp.optim.adamw`, is called in every step with ``hyper.optimizer``, so that its numbers can be
+            vmapped; the state has the shape of the one that it makes of its defaults.
         method: by default plain backpropagation.
         draw: ``key -> params``; by default :func:`draw_params`'s kaiming-uniform weights.
 
@@ -97,7 +101,7 @@ def make_learner(
         ValueError: the loss is unknown, or a group does not fit the model.
     """
     units = tuple(units)
-    optimizer = sgd() if optimizer is None else optimizer
+    make_optimizer = _constant(sgd() if optimizer is None else optimizer)
     method = backprop() if method is None else method
     loss_function = loss if callable(loss) else lookup("loss", loss, LOSSES)
     model = copy.deepcopy(model)
@@ -110,7 +114,7 @@ def make_learner(
         draw_key, method_key = random.split(key).unbind()
         params = draw_params(model, draw_key) if draw is None else draw(draw_key)
         buffers = {name: buffer.clone() for name, buffer in initial_buffers.items()}
-        return LearnerState(params, buffers, optimizer.init(params), method.init(units, params, method_key))
+        return LearnerState(params, buffers, make_optimizer().init(params), method.init(units, params, method_key))
 
     def objective(
         params: Params, buffers: Params, inputs: Tensor, targets: Tensor
@@ -132,6 +136,7 @@ def make_learner(
             "new_task": signal[0] if signal else None,
         }
         adjusted, method_state = adjust(state.method, grads, state.params, **given)
+        optimizer = make_optimizer(**dict(hyper.optimizer))
         params, opt_state = optimizer.update(adjusted, state.opt_state, state.params, step_size=hyper.step_size)
         params, opt_state, buffers, method_state, info = update(
             method_state, params, opt_state, buffers, grads=grads, previous=state.params, **given
@@ -139,6 +144,11 @@ def make_learner(
         return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **info}
 
     return Learner(init, step)
+
+
+def _constant(optimizer: Optimizer | Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+    """A function that makes the optimiser; one that is made already has its numbers."""
+    return (lambda: optimizer) if isinstance(optimizer, Optimizer) else optimizer
 
 
 def _taking_what_it_reads(function: Callable[..., Any]) -> Callable[..., Any]:

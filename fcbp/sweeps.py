@@ -12,16 +12,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import json
-import math
 import platform
 import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +28,13 @@ from torch import Tensor
 
 from fcbp import experiment as experiments
 from fcbp import loop, random
-from fcbp.experiment import NUMBERS, Experiment
-from fcbp.names import unknown
+from fcbp.designs import Members, grid
+from fcbp.experiment import VARIABLES, Experiment, build_program
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["COMPILE_FROM", "Members", "grid", "paired", "sweep"]
+__all__ = ["COMPILE_FROM", "sweep"]
 
 CHUNK = 1000
 """Steps per call of the compiled program, whose examples are drawn at once."""
@@ -46,106 +43,12 @@ COMPILE_FROM = 8_000
 PROBE_SAMPLES = 200
 """Examples on which units and ranks are measured at the end of a bin."""
 
-VARIABLES = {
-    "loss": ("mean loss over the bin", "1"),
-    "units_replaced": ("units replaced in the bin", "units"),
-    "inactive_units": ("fraction of dead or saturated units", "1"),
-    "weight_magnitude": ("mean absolute weight", "1"),
-    "effective_rank": ("effective rank of the activations", "1"),
-    "stable_rank": ("stable rank of the activations", "1"),
-}
-
-
-@dataclass(frozen=True)
-class Members:
-    """The members of a sweep.
-
-    Attributes:
-        axes: the dimensions of the results: a swept name, or ``"member"``, with its values.
-        settings: for each member what it sets; in row-major order of ``axes``.
-    """
-
-    axes: Mapping[str, tuple[Any, ...]]
-    settings: tuple[Mapping[str, Any], ...]
-
-    def __len__(self) -> int:
-        return len(self.settings)
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return iter(self.settings)
-
-
-def grid(**values: Any) -> Members:
-    """The cartesian product of settings; a value alone stands for itself.
-
-    Args:
-        values: fields of :class:`fcbp.experiment.Experiment`, each a value or several.
-
-    Raises:
-        ValueError: a setting has no values, or one value twice.
-
-    Example:
-        >>> list(grid(seed=range(2), step_size=0.1))
-        [{'seed': 0, 'step_size': 0.1}, {'seed': 1, 'step_size': 0.1}]
-    """
-    axes = _axes(values)
-    return Members(axes, tuple(dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())))
-
-
-def paired(**values: Any) -> Members:
-    """Settings side by side: the first member takes every first value, and so on.
-
-    Raises:
-        ValueError: the settings have different numbers of values, or none; two members are the same.
-
-    Example:
-        >>> list(paired(seed=[0, 1], step_size=[0.1, 0.01]))
-        [{'seed': 0, 'step_size': 0.1}, {'seed': 1, 'step_size': 0.01}]
-    """
-    columns = {name: _several(name, value) for name, value in values.items()}
-    if not columns:
-        raise ValueError("paired() has no settings; expected at least one, such as seed=range(3)")
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"members have different lengths: {lengths}; expected one value of each for every member")
-    rows = tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    for row in rows:
-        if rows.count(row) > 1:
-            raise ValueError(f"members are {row} {rows.count(row)} times; expected different members")
-    return Members({"member": tuple(range(len(rows)))}, rows)
-
-
-def _several(name: str, value: Any) -> tuple[Any, ...]:
-    """The values of a setting, as plain Python data."""
-    if isinstance(value, (Tensor, np.ndarray)):
-        value = value.tolist()
-    alone = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
-    values = tuple(_plain(v) for v in ([value] if alone else value))
-    if not values:
-        raise ValueError(f"{name} is {value!r}; expected at least one value")
-    return values
-
-
-def _plain(value: Any) -> Any:
-    """Of a number of NumPy's or torch's, Python's; of a list, such as the units of several layers, a tuple."""
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_plain, value))
-    return value.item() if isinstance(value, (Tensor, np.generic)) else value
-
-
-def _axes(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
-    axes = {name: _several(name, value) for name, value in values.items()}
-    for name, axis in axes.items():
-        if len(set(axis)) < len(axis):
-            raise ValueError(f"{name} is {list(axis)}; expected different values")
-    return axes
-
 
 def sweep(
     experiment: str | Experiment,
     members: Members | Mapping[str, Any],
     *,
-    steps: int = 1_000_000,
+    steps: int | None = None,
     bin: int | None = None,
     compile: bool | None = None,
     progress: bool = True,
@@ -159,8 +62,8 @@ def sweep(
     Args:
         experiment: a name of :data:`fcbp.experiment.EXPERIMENTS`, or an experiment.
         members: what :func:`grid` or :func:`paired` gives; a mapping is taken for a grid.
-        steps: learner steps (examples) of every member.
-        bin: steps averaged into one value; by default a fiftieth of the run, at most 20,000.
+        steps: learner steps (examples) of every member; by default the experiment's.
+        bin: steps averaged into one value; by default the experiment's, or a fiftieth of the run, at most 20,000.
         compile: by default where it pays back in the run's length; see :data:`COMPILE_FROM`.
         progress: show a bar with steps per second and the time left, and say what may surprise.
         device: by default the CPU.
@@ -177,36 +80,36 @@ def sweep(
     base = experiments.get(experiment) if isinstance(experiment, str) else experiment
     if not isinstance(members, Members):
         members = grid(**members)
-    runs = [_with_settings(base, settings) for settings in members]
-    if not runs:
+    lengths = {"steps": steps, "bin": bin}
+    base = base.replace(**{name: value for name, value in lengths.items() if value is not None})
+    if not len(members):
         raise ValueError("members is empty; expected at least one")
-    for name, value in {"steps": steps, "bin": 1 if bin is None else bin}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number of steps, 1 or more")
-    bin = min(bin or max(1, min(steps // 50, 20_000)), steps)
+    runs = [base.replace(**settings) for settings in members]
+    experiments.check(runs, members.names())
+    steps, bin = base.steps, base.bin or max(1, min(base.steps // 50, 20_000))
     too_short = compile is None and steps < COMPILE_FROM
     compile = steps >= COMPILE_FROM if compile is None else compile
 
-    groups: dict[Experiment, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for i, run in enumerate(runs):
-        static = {name: getattr(base, name) for name in (*NUMBERS, "seed")}
-        groups.setdefault(dataclasses.replace(run, **static), []).append(i)
+        groups.setdefault(run.program_key(), []).append(i)
     for message in surprises(runs, steps):
         warnings.warn(message, UserWarning, stacklevel=2)
 
     started = time.time()
     ends = [*range(bin, steps, bin), steps]
-    results = {name: np.full((len(runs), len(ends)), np.nan, np.float32) for name in VARIABLES}
+    results: dict[str, np.ndarray] = {}
     with _bar(steps * len(groups), len(runs), progress) as bar:
         if too_short and progress:
             bar.write(f"{steps:,} steps: running eagerly, compiling (10 to 30 s) would not pay back.", file=sys.stderr)
-        for program_settings, indices in groups.items():
-            group = [runs[i] for i in indices]
-            values = _run(program_settings, group, steps, ends, compile, bar, device)
+        for indices in groups.values():
+            values = _run([runs[i] for i in indices], steps, ends, compile, bar, device)
             for name, array in values.items():
-                results[name][indices] = array
+                # Programs may measure different things: NaN where one does not.
+                empty = np.full((len(runs), len(ends)), np.nan, np.float32)
+                results.setdefault(name, empty)[indices] = array
     # Weights that broke in the last step of a bin show in no loss of that bin.
-    broken = ~np.isfinite(results["loss"]) | ~np.isfinite(results["weight_magnitude"])
+    broken = ~np.isfinite(results["loss"]) | ~np.isfinite(results.get("weight_magnitude", results["loss"]))
     failed = np.logical_or.accumulate(broken, axis=1)
     for array in results.values():
         array[failed] = np.nan
@@ -216,12 +119,12 @@ def sweep(
     data = {
         name: (dims, results[name].reshape(*shape, len(ends)), {"long_name": long_name, "units": unit})
         for name, (long_name, unit) in VARIABLES.items()
+        if name in results
     }
-    coords: dict[str, Any] = {name: [_coordinate(v) for v in axis] for name, axis in members.axes.items()}
+    coords: dict[str, Any] = {
+        name: (dim, [_coordinate(value) for value in values]) for name, (dim, values) in members.coordinates().items()
+    }
     coords["step"] = ("step", ends, {"long_name": "examples seen", "units": "examples"})
-    if "member" in members.axes:
-        for name in members.settings[0]:
-            coords[name] = ("member", [_coordinate(settings[name]) for settings in members])
     attributes = {
         "experiment": json.dumps(base.to_dict()),
         "steps": steps,
@@ -234,21 +137,11 @@ def sweep(
     return xarray.Dataset(data, coords, attributes)
 
 
-def _with_settings(base: Experiment, settings: Mapping[str, Any]) -> Experiment:
-    names = [field.name for field in dataclasses.fields(Experiment)]
-    for name in settings:
-        if name not in names:
-            raise unknown("setting", name, names)
-    values: dict[str, Any] = {name: _plain(value) for name, value in settings.items()}
-    run = dataclasses.replace(base, **values)
-    run.check()
-    return run
-
-
 def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
     """What a person should know before a run starts: settings under which no unit can or is likely to be replaced."""
     messages = []
-    active = [run for run in runs if run.method == "cbp" and run.replacement_rate > 0]
+    cbp = [run for run in runs if run.reads("replacement_rate") and run.reads("maturity_threshold")]
+    active = [run for run in cbp if run.replacement_rate > 0]
     young = sorted({run.maturity_threshold for run in active if steps <= run.maturity_threshold})
     if young:
         messages.append(
@@ -277,7 +170,6 @@ def _join(values: Iterable[float]) -> str:
 
 
 def _run(
-    settings: Experiment,
     runs: Sequence[Experiment],
     steps: int,
     ends: Sequence[int],
@@ -286,13 +178,12 @@ def _run(
     device: torch.device | str | None,
 ) -> dict[str, np.ndarray]:
     """All members of one program, side by side: arrays ``(members, bins)`` by variable."""
-    capacity = max(math.floor(run.replacement_rate * max(run.hidden)) + 1 for run in runs)
-    program = settings.program(capacity, device)
+    program = build_program(runs, device)
     numbers = {
-        name: torch.tensor([float(getattr(run, name)) for run in runs], dtype=torch.float64, device=device)
-        for name in NUMBERS
+        name: torch.tensor([program.number_of(run, name) for run in runs], dtype=torch.float64, device=device)
+        for name in program.numbers
     }
-    hyper = experiments.hyperparams({**numbers, "step_size": numbers["step_size"].to(torch.float32)})
+    hyper = program.hyper({**numbers, "step_size": numbers["step_size"].to(torch.float32)})
     # Settings that share a seed share the data and the initial weights: comparisons between them are paired.
     seeds, seed_of_member = np.unique([run.seed for run in runs], return_inverse=True)
     keys = torch.vmap(lambda key: random.split(key))(random.key(torch.tensor(seeds, device=device)))
@@ -306,36 +197,34 @@ def _run(
     def member_step(carry: Any, batch: Any) -> Any:
         state, hyper = carry
         state, info = program.learner.step(state, batch, hyper)
-        replaced = [mask.sum(dtype=torch.int32) for mask in info["replaced"].values()]
-        none = torch.zeros((), dtype=torch.int32, device=info["loss"].device)
-        return (state, hyper), (info["loss"], sum(replaced, none))
+        return (state, hyper), (info["loss"], program.counts(info))
 
     side_by_side = torch.vmap(member_step)
 
     def step(carry: Any, batch: Any) -> Any:
         *state, member = carry
-        inputs, targets = batch
-        state, y = side_by_side(tuple(state), (inputs[member], targets[member]))
+        state, y = side_by_side(tuple(state), tuple(piece[member] for piece in batch))
         return (*state, member), y
 
     carry = (learners, hyper, member)
     probe = torch.vmap(program.probe)
-    columns: dict[str, list[Tensor]] = {name: [] for name in VARIABLES}
+    columns: dict[str, list[Tensor]] = {name: [] for name in program.measurements}
+    counts = [name for name in experiments.COUNTS if name in columns]
     with _few_threads(carry):
         for start, end in itertools.pairwise((0, *ends)):
             losses = torch.zeros(len(runs), dtype=torch.float64, device=device)
-            replaced = torch.zeros(len(runs), dtype=torch.int64, device=device)
+            totals = {name: torch.zeros(len(runs), dtype=torch.int64, device=device) for name in counts}
             for length in _pieces(end - start):
                 problem, batches = sample(problem, length)
                 carry, (loss, count) = loop.scan(step, carry, batches, compile=compile)
                 losses += loss.sum(0, dtype=torch.float64)
-                replaced += count.sum(0)
+                for name in counts:
+                    totals[name] += count[name].sum(0)
                 bar.update(length)
             columns["loss"].append(losses / (end - start))
-            columns["units_replaced"].append(replaced)
-            _, (inputs, targets) = sample(problem, PROBE_SAMPLES)
-            batch = (inputs[:, member].transpose(0, 1), targets[:, member].transpose(0, 1))
-            for name, value in probe(carry[0], batch).items():
+            _, batches = sample(problem, PROBE_SAMPLES)
+            batch = tuple(piece[:, member].transpose(0, 1) for piece in batches)
+            for name, value in (totals | probe(carry[0], batch)).items():
                 columns[name].append(value)
     return {name: torch.stack(values, 1).to("cpu", torch.float32).numpy() for name, values in columns.items()}
 

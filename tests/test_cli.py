@@ -175,7 +175,7 @@ def test_the_defaults_show_loss_of_plasticity_and_its_cure(swept, capsys, tmp_pa
     assert dict(swept["members"].axes) == {"seed": tuple(range(10)), "replacement_rate": (0.0, 1e-4, 1e-3)}
     assert swept["steps"] == 1_000_000
     assert swept["compile"] is None
-    assert swept["experiment"] == fcbp.experiment.Experiment(replacement_rate=swept["experiment"].replacement_rate)
+    assert swept["experiment"] == fcbp.Experiment()
 
 
 def test_backprop_alone_is_not_swept_over_rates(swept, capsys, tmp_path):
@@ -272,7 +272,7 @@ def test_help_is_readable(capsys):
 def made_up(**axes):
     shape = (*map(len, axes.values()), 10)
     loss = np.full(shape, 0.5, np.float32)
-    data = {name: ((*axes, "step"), loss.copy()) for name in sweeps.VARIABLES}
+    data = {name: ((*axes, "step"), loss.copy()) for name in fcbp.experiment.VARIABLES}
     return xarray.Dataset(data, {**axes, "step": np.arange(1, 11)})
 
 

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from fcbp import plots
-from fcbp.sweeps import VARIABLES
+from fcbp.experiment import VARIABLES
 
 
 @pytest.fixture(autouse=True)

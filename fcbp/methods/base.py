@@ -57,5 +57,5 @@ class Kind:
     """Makes the method; its keywords are what changes the program."""
     hyperparams: Callable[..., Any] = NoHyperparams
     """The NamedTuple class of its numbers, with the published defaults."""
-    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
     """The small grid of its numbers that a comparison searches."""

@@ -1,0 +1,46 @@
+"""Experiments as data: a stream, a network, an optimiser, a method and their settings.
+
+>>> import fcbp
+>>> experiment = fcbp.experiment.EXPERIMENTS["bit-flipping"]
+>>> experiment.stream, experiment.method, experiment.measure
+('bit-flipping', 'cbp', 'adaptable_contribution')
+
+:class:`Experiment` is the data, :func:`build_program` makes of it pure functions for one member, and members with
+equal :meth:`Experiment.program_key` share one of those programs, vmapped.
+"""
+
+from fcbp.experiment.measurements import COUNTS, PROBES, VARIABLES, Seen
+from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS
+from fcbp.experiment.program import Program, build_program, check
+from fcbp.experiment.settings import Experiment, setting_names
+from fcbp.names import lookup
+
+__all__ = [
+    "ACTIVATIONS",
+    "COUNTS",
+    "EXPERIMENTS",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "PROBES",
+    "STREAMS",
+    "VARIABLES",
+    "Experiment",
+    "Program",
+    "Seen",
+    "build_program",
+    "check",
+    "get",
+    "setting_names",
+]
+
+EXPERIMENTS: dict[str, Experiment] = {"bit-flipping": Experiment()}
+"""Named experiments; ``fcbp list`` prints them."""
+
+
+def get(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return lookup("experiment", name, EXPERIMENTS)
