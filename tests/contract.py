@@ -248,8 +248,8 @@ def method_row(method: MethodRow) -> Row:
         return fresh, params, opt_state, buffers, state, info
 
     def member(i: int) -> Any:
-        numbers = torch.tensor(0.01 * (i + 1)), torch.tensor(i != 1)
-        return key(i), params(i), buffers(i), grads(i), features(i), method.hyper(i), *numbers
+        step = torch.tensor(0.01 * (i + 1)), torch.tensor(i != 1)
+        return key(i), params(i), buffers(i), grads(i), features(i), method.hyper(i), *step
 
     return Row(
         f"methods.{method.name}",
@@ -287,6 +287,11 @@ def moments_row() -> Row:
     )
 
 
+def numbers(kind: Callable[..., Any], *values: float) -> Any:
+    """The first numbers of a method, as tensors; the others are the defaults."""
+    return kind(*(torch.tensor(value, dtype=torch.float32) for value in (*values, *kind()[len(values) :])))
+
+
 METHOD_ROWS: list[MethodRow] = [
     MethodRow("bp", methods.backprop, lambda i: methods.NoHyperparams(), methods.NoHyperparams(), exact=True),
     MethodRow(
@@ -301,6 +306,53 @@ METHOD_ROWS: list[MethodRow] = [
         lambda: methods.chain(methods.cbp(rate_counts="all"), methods.cbp("weight")),
         lambda i: (hyper(i)._replace(maturity_threshold=torch.tensor(0.0)), hyper(i)),
         (fcbp.Hyperparams(replacement_rate=0.0), fcbp.Hyperparams(replacement_rate=0.0)),
+    ),
+    MethodRow("l2", methods.l2, lambda i: numbers(methods.L2Hyperparams, 0.1 * i), methods.L2Hyperparams(0.0)),
+    MethodRow(
+        "weight-decay",
+        methods.weight_decay,
+        lambda i: numbers(methods.WeightDecayHyperparams, 0.3 * i),
+        methods.WeightDecayHyperparams(0.0),
+    ),
+    MethodRow(
+        "l2-init",
+        methods.l2_init,
+        lambda i: numbers(methods.L2InitHyperparams, 0.1 * i),
+        methods.L2InitHyperparams(0.0),
+        steps=2,
+    ),
+    MethodRow(
+        "l2-init plain",
+        lambda: methods.l2_init("plain"),
+        lambda i: numbers(methods.L2InitHyperparams, 0.1 * i),
+        methods.L2InitHyperparams(0.0),
+        steps=2,
+    ),
+    MethodRow(
+        "shrink-perturb",
+        methods.shrink_perturb,
+        lambda i: numbers(methods.ShrinkPerturbHyperparams, 0.5 + 0.1 * i, 0.1, 1 + i // 3),
+        methods.ShrinkPerturbHyperparams(1.0, 0.0, 1),
+    ),
+    MethodRow(
+        "shrink-perturb new_task",
+        lambda: methods.shrink_perturb("new_task", noise="kaiming_uniform"),
+        lambda i: numbers(methods.ShrinkPerturbHyperparams, 0.5 + 0.1 * i, 0.1, 1),
+        methods.ShrinkPerturbHyperparams(),
+        signalled=True,
+    ),
+    *(
+        MethodRow(
+            name,
+            build,
+            lambda i: numbers(methods.UPGDHyperparams, 0.1 * i, 0.1, 0.5, 1 - 0.1 * i),
+            methods.UPGDHyperparams(0.0, 0.0, 0.9, 0.0),
+        )
+        for name, build in (
+            ("upgd", methods.upgd),
+            ("upgd local", lambda: methods.upgd(scaling="local")),
+            ("upgd-features", lambda: methods.upgd("features")),
+        )
     ),
 ]
 

@@ -1,12 +1,41 @@
 """Methods against loss of plasticity: pure functions that a learner calls around the optimiser's step."""
 
+import functools
+
 from fcbp.cbp import Hyperparams
 from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Kind, Method, NoHyperparams, keep_gradients
 from fcbp.methods.cbp import cbp
 from fcbp.methods.chain import chain
+from fcbp.methods.l2 import L2Hyperparams, l2
+from fcbp.methods.l2_init import L2InitHyperparams, L2InitState, l2_init
+from fcbp.methods.shrink_perturb import ShrinkPerturbHyperparams, ShrinkPerturbState, shrink_perturb
+from fcbp.methods.upgd import UPGDHyperparams, UPGDState, upgd
+from fcbp.methods.weight_decay import WeightDecayHyperparams, weight_decay
 
-__all__ = ["METHODS", "Kind", "Method", "NoHyperparams", "backprop", "cbp", "chain", "keep_gradients"]
+__all__ = [
+    "METHODS",
+    "Kind",
+    "L2Hyperparams",
+    "L2InitHyperparams",
+    "L2InitState",
+    "Method",
+    "NoHyperparams",
+    "ShrinkPerturbHyperparams",
+    "ShrinkPerturbState",
+    "UPGDHyperparams",
+    "UPGDState",
+    "WeightDecayHyperparams",
+    "backprop",
+    "cbp",
+    "chain",
+    "keep_gradients",
+    "l2",
+    "l2_init",
+    "shrink_perturb",
+    "upgd",
+    "weight_decay",
+]
 
 METHODS: dict[str, Kind] = {
     "bp": Kind("plain backpropagation", backprop),
@@ -15,6 +44,42 @@ METHODS: dict[str, Kind] = {
         cbp,
         Hyperparams,
         {"replacement_rate": (1e-5, 1e-4, 1e-3)},
+    ),
+    "l2": Kind(
+        "L2 regularisation: a penalty on the squared parameters, through the optimiser",
+        l2,
+        L2Hyperparams,
+        {"strength": (1e-5, 1e-4, 1e-3)},
+    ),
+    "weight-decay": Kind(
+        "decoupled weight decay: shrink the parameters beside the optimiser's step",
+        weight_decay,
+        WeightDecayHyperparams,
+        {"strength": (1e-3, 1e-2, 1e-1)},
+    ),
+    "l2-init": Kind(
+        "L2 Init: regularisation towards the initial parameters",
+        l2_init,
+        L2InitHyperparams,
+        {"strength": (1e-5, 1e-4, 1e-3, 1e-2)},
+    ),
+    "shrink-perturb": Kind(
+        "shrink and perturb: at every step, or at times, shrink the parameters and add noise",
+        shrink_perturb,
+        ShrinkPerturbHyperparams,
+        {"shrink": (0.9999,), "noise_std": (1e-5, 1e-4, 1e-3), "period": (1,)},
+    ),
+    "upgd": Kind(
+        "utility-based perturbed gradient descent: step less, and with less noise, where a weight is of use",
+        upgd,
+        UPGDHyperparams,
+        {"noise_std": (1e-4, 1e-3, 1e-2)},
+    ),
+    "upgd-features": Kind(
+        "the same, by the utility of units",
+        functools.partial(upgd, "features"),
+        UPGDHyperparams,
+        {"noise_std": (1e-4, 1e-3, 1e-2)},
     ),
 }
 """The methods by the name that sweeps and the command take."""

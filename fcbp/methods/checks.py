@@ -1,0 +1,65 @@
+"""What methods check of what they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["check_numbers", "need_signal", "need_step"]
+
+RANGES: dict[str, Callable[[float], bool]] = {
+    "a number, 0 or more": lambda x: 0 <= x < math.inf,
+    "a number in [0, 1]": lambda x: 0 <= x <= 1,
+    "a number in [0, 1)": lambda x: 0 <= x < 1,
+    "a whole number of steps, 1 or more": lambda x: 1 <= x < math.inf and x == int(x),
+}
+
+
+def check_numbers(hyper: Any, kind: type, **expected: str) -> None:
+    """Check that ``hyper`` has the fields of ``kind``, and of those what is a plain number (a tensor may be vmapped).
+
+    Args:
+        hyper: a method's numbers.
+        kind: the NamedTuple that it should be.
+        expected: for a field the words of :data:`RANGES` that say what it may be.
+
+    Raises:
+        ValueError: a field is missing, or its number is out of its range.
+    """
+    for name, words in expected.items():
+        if not hasattr(hyper, name):
+            raise ValueError(f"hyper is {hyper!r}; expected {kind.__name__}")
+        value = getattr(hyper, name)
+        if not isinstance(value, Tensor) and not RANGES[words](value):
+            raise ValueError(f"{name} is {value}; expected {words}")
+
+
+def need_step(previous: Any, step_size: Any, method: str) -> None:
+    """Check that ``update`` was told of the optimiser's step.
+
+    Raises:
+        ValueError: it was not.
+    """
+    for name, value, what in (
+        ("previous", previous, "the parameters before the optimiser's step"),
+        ("step_size", step_size, "the optimiser's step size"),
+    ):
+        if value is None:
+            raise ValueError(f"{name} is None; {method} needs {what}: pass {name}= to update, as a learner does")
+
+
+def need_signal(new_task: Tensor | None, method: str) -> Tensor:
+    """``new_task``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if new_task is None:
+        raise ValueError(
+            f"new_task is None; {method} needs to know when a new task begins: give batches a third entry, a 0-d bool "
+            "tensor, as streams do with task_signal=True"
+        )
+    return new_task
