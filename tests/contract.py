@@ -33,6 +33,7 @@ class Row:
         exact: whether vmap equals the loop to the bit; else to rounding.
         generated: whether the compiled test has code generated for the row, which takes seconds each: for one row of
             each kind. The others are traced and lowered, and run as eager kernels.
+        compiled: whether the compiled test has the row at all.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Row:
     keeps: Callable[[Any, Any], list[tuple[Any, Any]]] = lambda inputs, outputs: []
     exact: bool = True
     generated: bool = False
+    compiled: bool = True
 
     def members(self, *indices: int) -> Any:
         """The inputs of several members, stacked."""
@@ -211,6 +213,7 @@ class MethodRow:
         steps: steps of the row in ``ROWS``, all on one batch.
         exact: whether vmap equals the loop to the bit.
         generated: whether the compiled test has code generated for the row.
+        compiled: whether the compiled test has the row at all; not where a row of the method differs little.
     """
 
     name: str
@@ -221,22 +224,26 @@ class MethodRow:
     steps: int = 1
     exact: bool = False
     generated: bool = False
+    compiled: bool = True
 
 
 def method_row(method: MethodRow) -> Row:
-    """A method's first steps, with an optimiser that has momentum."""
+    """A method's first steps on one hidden layer, with an optimiser that has momentum."""
+
+    def of_one_layer(tree: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: leaf for name, leaf in tree.items() if name.startswith(("0.", "1.weight", "1.bias", "layer0"))}
 
     def function(inputs: Any) -> Any:
         key, params, buffers, grads, features, hyper, step_size, new_task = inputs
         functions, optimizer = method.build(), optim.sgd(0.9)
         given = {
-            "units": UNITS,
+            "units": FEW,
             "features": features,
             "hyper": hyper,
             "step_size": step_size,
             "new_task": new_task,
         }
-        fresh = state = functions.init(UNITS, params, key)
+        fresh = state = functions.init(FEW, params, key)
         opt_state = optimizer.init(params)
         for _ in range(method.steps):
             previous = params
@@ -249,7 +256,8 @@ def method_row(method: MethodRow) -> Row:
 
     def member(i: int) -> Any:
         step = torch.tensor(0.01 * (i + 1)), torch.tensor(i != 1)
-        return key(i), params(i), buffers(i), grads(i), features(i), method.hyper(i), *step
+        trees = (of_one_layer(make(i)) for make in (params, buffers, grads, features))
+        return key(i), *trees, method.hyper(i), *step
 
     return Row(
         f"methods.{method.name}",
@@ -258,6 +266,7 @@ def method_row(method: MethodRow) -> Row:
         lambda inputs, outputs: [(inputs[1], outputs[1]), (inputs[2], outputs[3]), (outputs[0], outputs[4])],
         exact=method.exact,
         generated=method.generated,
+        compiled=method.compiled,
     )
 
 
@@ -303,9 +312,9 @@ METHOD_ROWS: list[MethodRow] = [
     ),
     MethodRow(
         "chain",
-        lambda: methods.chain(methods.cbp(rate_counts="all"), methods.cbp("weight")),
-        lambda i: (hyper(i)._replace(maturity_threshold=torch.tensor(0.0)), hyper(i)),
-        (fcbp.Hyperparams(replacement_rate=0.0), fcbp.Hyperparams(replacement_rate=0.0)),
+        lambda: methods.chain(methods.l2(), methods.cbp("weight")),
+        lambda i: (numbers(methods.L2Hyperparams, 0.1 * i), hyper(i)._replace(maturity_threshold=torch.tensor(0.0))),
+        (methods.L2Hyperparams(0.0), fcbp.Hyperparams(replacement_rate=0.0)),
     ),
     MethodRow("l2", methods.l2, lambda i: numbers(methods.L2Hyperparams, 0.1 * i), methods.L2Hyperparams(0.0)),
     MethodRow(
@@ -327,6 +336,7 @@ METHOD_ROWS: list[MethodRow] = [
         lambda i: numbers(methods.L2InitHyperparams, 0.1 * i),
         methods.L2InitHyperparams(0.0),
         steps=2,
+        compiled=False,
     ),
     MethodRow(
         "shrink-perturb",
@@ -340,6 +350,7 @@ METHOD_ROWS: list[MethodRow] = [
         lambda i: numbers(methods.ShrinkPerturbHyperparams, 0.5 + 0.1 * i, 0.1, 1),
         methods.ShrinkPerturbHyperparams(),
         signalled=True,
+        compiled=False,
     ),
     *(
         MethodRow(
@@ -347,12 +358,37 @@ METHOD_ROWS: list[MethodRow] = [
             build,
             lambda i: numbers(methods.UPGDHyperparams, 0.1 * i, 0.1, 0.5, 1 - 0.1 * i),
             methods.UPGDHyperparams(0.0, 0.0, 0.9, 0.0),
+            compiled=name != "upgd local",
         )
         for name, build in (
             ("upgd", methods.upgd),
             ("upgd local", lambda: methods.upgd(scaling="local")),
             ("upgd-features", lambda: methods.upgd("features")),
         )
+    ),
+    MethodRow(
+        "cbp-weights",
+        methods.cbp_weights,
+        lambda i: numbers(fcbp.weights.Hyperparams, 0.3, i % 2, 0.9, 1 + i // 4),
+        fcbp.weights.Hyperparams(reset_rate=0.0, maturity_threshold=1),
+        steps=2,
+    ),
+    MethodRow(
+        "swr",
+        methods.swr,
+        lambda i: numbers(methods.SWRHyperparams, 0.1 * i, 1),
+        methods.SWRHyperparams(0.0, 1),
+    ),
+    MethodRow(
+        "swr threshold",
+        lambda: methods.swr(pruning="threshold"),
+        lambda i: numbers(methods.SWRHyperparams, 0.1 * i, 1),
+        methods.SWRHyperparams(0.0, 1),
+        compiled=False,
+    ),
+    *(
+        MethodRow(name, build, lambda i: methods.NoHyperparams(), methods.NoHyperparams(), signalled=True)
+        for name, build in (("head-reset", methods.head_reset), ("full-reset", methods.full_reset))
     ),
 ]
 

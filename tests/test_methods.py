@@ -96,6 +96,49 @@ def test_the_default_method_of_a_learner_is_backprop():
     tree_equal(a.step(a.init(key), batch_at(0), HYPER), b.step(b.init(key), batch_at(0), HYPER))
 
 
+def test_a_chain_is_its_methods_one_after_the_other():
+    units, state, features, grads = situation("mlp")
+    parts = (methods.l2(), methods.cbp_weights(), methods.cbp(), methods.l2(), methods.cbp_weights("magnitude"))
+    weights = fcbp.weights.Hyperparams(0.2, 0)
+    hyper = (methods.L2Hyperparams(0.5), weights, fcbp.Hyperparams(0.6, 0), methods.L2Hyperparams(2.0), weights)
+    chain = methods.chain(*parts)
+    own = chain.init(units, state.params, fcbp.random.key(3))
+    # Each has a key of its own.
+    keys = [*(s.key.item() for s in (own[1], own[2], own[4])), 3]
+    assert len(set(keys)) == len(keys)
+    given = {"units": units, "features": features, "step_size": 0.1, "new_task": None}
+
+    adjusted, after = chain.adjust(own, grads, state.params, hyper=hyper, **given)
+    tree_equal(after, own)
+    for name, g in adjusted.items():
+        torch.testing.assert_close(g, grads[name] + 2.5 * state.params[name])
+
+    params, opt_state, buffers = state.params, state.opt_state, state.buffers
+    result = chain.update(own, params, opt_state, buffers, hyper=hyper, grads=grads, previous=params, **given)
+    states, infos = [], []
+    for part, s, h in zip(parts, own, hyper, strict=True):
+        params, opt_state, buffers, s, info = part.update(s, params, opt_state, buffers, hyper=h, grads=grads, **given)
+        states.append(s)
+        infos.append(info)
+    tree_equal(result[:4], (params, opt_state, buffers, tuple(states)))
+    tree_equal(result[4]["replaced"], infos[2]["replaced"])
+    assert any(mask.any() for mask in infos[2]["replaced"].values())
+    for name, mask in result[4]["reset_weights"].items():
+        first, last = (infos[i]["reset_weights"][name] for i in (1, 4))
+        assert torch.equal(mask, first | last)
+    assert not torch.equal(infos[1]["reset_weights"]["0.weight"], infos[4]["reset_weights"]["0.weight"])
+
+
+def test_a_chain_needs_methods_and_numbers_for_each():
+    with pytest.raises(ValueError, match=r"methods is \(\); expected at least one"):
+        methods.chain()
+    chain, w = methods.chain(methods.l2(), methods.l2()), {"w": torch.ones(2)}
+    own = chain.init((), w, fcbp.random.key(0))
+    for hyper in (methods.L2Hyperparams(), (methods.L2Hyperparams(),)):
+        with pytest.raises(ValueError, match=r"hyper is .*; expected a tuple of 2, one for each method"):
+            chain.adjust(own, w, w, hyper=hyper)
+
+
 def test_unknown_options_are_named_before_any_work():
     model, units = NETWORKS["mlp"]()
     for options, message in (

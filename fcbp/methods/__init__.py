@@ -2,14 +2,18 @@
 
 import functools
 
+from fcbp import weights
 from fcbp.cbp import Hyperparams
 from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Kind, Method, NoHyperparams, keep_gradients
 from fcbp.methods.cbp import cbp
+from fcbp.methods.cbp_weights import cbp_weights
 from fcbp.methods.chain import chain
 from fcbp.methods.l2 import L2Hyperparams, l2
 from fcbp.methods.l2_init import L2InitHyperparams, L2InitState, l2_init
 from fcbp.methods.shrink_perturb import ShrinkPerturbHyperparams, ShrinkPerturbState, shrink_perturb
+from fcbp.methods.swr import SWRHyperparams, swr
+from fcbp.methods.task_reset import TaskResetState, full_reset, head_reset
 from fcbp.methods.upgd import UPGDHyperparams, UPGDState, upgd
 from fcbp.methods.weight_decay import WeightDecayHyperparams, weight_decay
 
@@ -21,18 +25,24 @@ __all__ = [
     "L2InitState",
     "Method",
     "NoHyperparams",
+    "SWRHyperparams",
     "ShrinkPerturbHyperparams",
     "ShrinkPerturbState",
+    "TaskResetState",
     "UPGDHyperparams",
     "UPGDState",
     "WeightDecayHyperparams",
     "backprop",
     "cbp",
+    "cbp_weights",
     "chain",
+    "full_reset",
+    "head_reset",
     "keep_gradients",
     "l2",
     "l2_init",
     "shrink_perturb",
+    "swr",
     "upgd",
     "weight_decay",
 ]
@@ -81,5 +91,19 @@ METHODS: dict[str, Kind] = {
         UPGDHyperparams,
         {"noise_std": (1e-4, 1e-3, 1e-2)},
     ),
+    "cbp-weights": Kind(
+        "Continual Backpropagation per weight: reset mature weights of low utility",
+        cbp_weights,
+        weights.Hyperparams,
+        {"reset_rate": (1e-6, 1e-5, 1e-4)},
+    ),
+    "swr": Kind(
+        "selective weight reinitialisation: now and then, draw the least useful weights anew",
+        swr,
+        SWRHyperparams,
+        {"factor": (0.01, 0.05, 0.2)},
+    ),
+    "head-reset": Kind("a new last layer with every task, of which batches have to tell", head_reset),
+    "full-reset": Kind("a new network with every task, of which batches have to tell", full_reset),
 }
 """The methods by the name that sweeps and the command take."""
