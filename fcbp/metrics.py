@@ -1,24 +1,51 @@
 """Measurements of a network's plasticity: pure functions, for one learner, vmappable.
 
 Activations are ``(*samples, units)``: every axis but the last is a sample.
+
+Five numbers go by the name of a rank; with the singular values s, largest first, they are
+
+- :func:`rank`: how many exceed a tolerance, as in linear algebra;
+- :func:`effective_rank`: the exponential of the entropy of ``s / sum(s)`` (Roy and Vetterli, 2007);
+- :func:`approximate_rank`: how many hold 99 % of ``sum(s ** 2)`` (Yang et al., 2020);
+- :func:`srank`: how many hold 99 % of ``sum(s)`` (Kumar et al., 2021);
+- :func:`stable_rank`: ``sum(s ** 2) / max(s) ** 2`` (Rudelson and Vershynin, 2007).
+
+On a few equal singular values they agree. The published code of "Loss of plasticity in deep
+continual learning" (63c35f3) calls :func:`srank` the stable rank, and counts what is not exactly 0 for :func:`rank`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import optree
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int32, Num
 from torch import Tensor
 
+from fcbp.cbp import CBPState, Hyperparams, _bias_correction
+
 __all__ = [
+    "Summary",
+    "age_summary",
+    "approximate_rank",
     "dead_units",
+    "dormant_units",
     "effective_rank",
+    "gradient_magnitude",
+    "mature_fraction",
+    "rank",
     "saturated_units",
     "squared_error",
+    "srank",
     "stable_rank",
+    "summarize",
+    "units_reset",
+    "update_magnitude",
+    "utility_summary",
     "weight_magnitude",
+    "weights_reset",
 ]
 
 Activation = Float[Tensor, "*samples units"]
@@ -37,6 +64,20 @@ def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
         tensor([ True, False])
     """
     return (activation == 0).reshape(-1, activation.shape[-1]).all(0)
+
+
+def dormant_units(activation: Activation, threshold: float | Tensor = 0.025) -> Bool[Tensor, "units"]:
+    """Units whose mean absolute activation is at most ``threshold`` times their layer's.
+
+    Sokar, Agarwal, Castro and Evci, "The dormant neuron phenomenon in deep reinforcement learning" (ICML 2023),
+    Definition 3.1; 0.025 is theirs, and 0 finds the dead units. In a dead layer all units are dormant.
+
+    Example:
+        >>> dormant_units(torch.tensor([[0.01, 1.0], [0.0, -1.0]]))
+        tensor([ True, False])
+    """
+    mean = activation.abs().reshape(-1, activation.shape[-1]).mean(0)
+    return mean <= threshold * mean.mean()
 
 
 def saturated_units(
@@ -66,6 +107,94 @@ def weight_magnitude(params: Any) -> Float[Tensor, ""]:
     return sum(totals[1:], totals[0]) / sum(leaf.numel() for leaf in leaves)
 
 
+def gradient_magnitude(grads: Any) -> Float[Tensor, ""]:
+    """Mean absolute gradient over every element of a pytree."""
+    return weight_magnitude(grads)
+
+
+def update_magnitude(before: Any, after: Any) -> Float[Tensor, ""]:
+    """Mean absolute change over every element of two pytrees, such as the parameters before and after a step."""
+    return weight_magnitude(optree.tree_map(torch.sub, after, before))
+
+
+class Summary(NamedTuple):
+    """The spread of some numbers."""
+
+    minimum: Float[Tensor, ""]
+    median: Float[Tensor, ""]
+    """The lower of two in the middle."""
+    mean: Float[Tensor, ""]
+    maximum: Float[Tensor, ""]
+
+
+def summarize(values: Num[Tensor, "..."]) -> Summary:
+    """The least, the median, the mean and the greatest of a tensor's numbers; all NaN where one of them is.
+
+    Example:
+        >>> [x.item() for x in summarize(torch.tensor([3, 1, 8]))]
+        [1.0, 3.0, 4.0, 8.0]
+    """
+    flat = values.flatten()
+    flat = flat if flat.is_floating_point() else flat.to(torch.float32)
+    return Summary(flat.amin(), flat.median(), flat.mean(), flat.amax())
+
+
+def age_summary(state: CBPState) -> Summary:
+    """The ages, in steps, of all units of all groups."""
+    return summarize(torch.cat(list(state.age.values())))
+
+
+def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
+    """The bias-corrected utilities of all units of all groups; that of a unit of age 0 is 0."""
+
+    def corrected(name: str) -> Tensor:
+        age, utility = state.age[name], state.utility[name]
+        return torch.where(age > 0, utility / _bias_correction(age.clamp(min=1), hyper.decay_rate, utility), 0)
+
+    return summarize(torch.cat([corrected(name) for name in state.age]))
+
+
+def mature_fraction(state: CBPState, hyper: Hyperparams) -> Float[Tensor, ""]:
+    """The share of units old enough to be replaced: where it is 0, nothing can be."""
+    return torch.cat([age > hyper.maturity_threshold for age in state.age.values()]).to(torch.float32).mean()
+
+
+def units_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
+    """How many units a learner's step replaced: what is true in the masks of ``info["replaced"]``."""
+    return _number_true(info["replaced"])
+
+
+def weights_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
+    """How many single weights a learner's step reset: what is true in ``info["reset_weights"]``, 0 without it."""
+    return _number_true(info.get("reset_weights", {}))
+
+
+def _number_true(masks: Any) -> Int32[Tensor, ""]:
+    counts = [mask.sum(dtype=torch.int32) for mask in optree.tree_leaves(masks)]
+    return torch.stack(counts).sum(dtype=torch.int32) if counts else torch.zeros((), dtype=torch.int32)
+
+
+def rank(matrix: Float[Tensor, "samples features"], tolerance: float | None = None) -> Float[Tensor, ""]:
+    """How many singular values exceed ``tolerance`` times the largest.
+
+    Args:
+        matrix: of any floating-point dtype.
+        tolerance: by default ``max(samples, features)`` times float32's precision, as ``torch.linalg.matrix_rank`` has
+            it; for float64 as well, for these singular values are not known better.
+
+    Returns:
+        A whole number, as a float; like all ranks here 0 for a zero matrix, NaN for one that is not finite.
+
+    Example:
+        >>> rank(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
+        tensor(1.)
+    """
+    relative, is_zero = _relative_singular_values(matrix)
+    if tolerance is None:
+        tolerance = max(matrix.shape) * torch.finfo(torch.float32).eps
+    return _count(relative > tolerance, relative, is_zero)
+
+
 def effective_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
     """The exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 for a zero matrix.
 
@@ -78,10 +207,37 @@ def effective_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, "
     return torch.where(is_zero, 0.0, torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
+def approximate_rank(matrix: Float[Tensor, "samples features"], fraction: float = 0.99) -> Float[Tensor, ""]:
+    """How many of the largest singular values hold 99 % of the sum of their squares.
+
+    Yang, Zhang, Xu and Katabi, "Harnessing structures for value-based planning and reinforcement learning" (ICLR 2020).
+
+    Example:
+        >>> approximate_rank(torch.diag(torch.tensor([10.0, 1.0, 0.5, 0.5])))
+        tensor(2.)
+    """
+    relative, is_zero = _relative_singular_values(matrix)
+    return _holding(relative.square(), fraction, is_zero)
+
+
+def srank(matrix: Float[Tensor, "samples features"], delta: float = 0.01) -> Float[Tensor, ""]:
+    """How many of the largest singular values hold ``1 - delta`` of their sum.
+
+    Kumar, Agarwal, Ghosh and Levine, "Implicit under-parameterization inhibits data-efficient deep reinforcement
+    learning" (ICLR 2021), who call it the effective rank.
+
+    Example:
+        >>> srank(torch.diag(torch.tensor([10.0, 1.0, 0.5, 0.5])))
+        tensor(4.)
+    """
+    relative, is_zero = _relative_singular_values(matrix)
+    return _holding(relative, 1 - delta, is_zero)
+
+
 def stable_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
     """The squared Frobenius norm over the squared spectral norm (Rudelson and Vershynin, 2007); 0 for a zero matrix.
 
-    Published continual-learning code also calls the number of singular values that sum to 99 % so; this is not that.
+    Published continual-learning code calls :func:`srank` so.
 
     Example:
         >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0])))
@@ -89,6 +245,19 @@ def stable_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
     """
     relative, is_zero = _relative_singular_values(matrix)
     return torch.where(is_zero, 0.0, relative.square().sum())
+
+
+def _holding(parts: Float[Tensor, "rank"], fraction: float, is_zero: Bool[Tensor, ""]) -> Float[Tensor, ""]:
+    """How many of the largest parts add up to that fraction of all."""
+    share = parts.flip(0).to(torch.float32).cumsum(0)
+    # Less a little: of 100 equal parts 99 are enough, whichever way their sum was rounded.
+    enough = (fraction - 1e-5) * share[-1]
+    return _count(torch.cat([torch.zeros_like(share[:1]), share[:-1]]) < enough, parts, is_zero)
+
+
+def _count(which: Bool[Tensor, "rank"], parts: Float[Tensor, "rank"], is_zero: Bool[Tensor, ""]) -> Float[Tensor, ""]:
+    number = torch.where(is_zero, 0, which.count_nonzero()).to(torch.float32)
+    return torch.where(parts.isnan().any(), torch.nan, number)
 
 
 def _relative_singular_values(matrix: Tensor) -> tuple[Float[Tensor, "rank"], Bool[Tensor, ""]]:
