@@ -123,7 +123,7 @@ def test_dormant_units(shape, threshold):
     size = [abs(h[..., j].double().numpy()).mean() for j in range(5)]
     expected = [s / (sum(size) / 5) <= threshold for s in size]
     assert metrics.dormant_units(h, threshold).tolist() == expected
-    assert sum(expected) >= {0.0: 1, 0.025: 2, 0.5: 3}[threshold]
+    assert sum(expected) >= {0.0: 1, 0.025: 2, 0.5: 2}[threshold]
     assert not all(expected)
     assert metrics.dormant_units(h, torch.tensor(threshold)).tolist() == expected
     assert torch.equal(metrics.dormant_units(-7 * h, threshold), metrics.dormant_units(h, threshold))
