@@ -35,7 +35,7 @@ from fcbp.designs import grid, paired
 from fcbp.designs import paired as zip
 from fcbp.experiment import Experiment
 from fcbp.learner import LearnerHyperparams, make_learner
-from fcbp.sweeps import sweep
+from fcbp.sweeps import open, resume, sweep
 from fcbp.units import Slice, UnitGroup, find_units, forward_with_features
 
 __all__ = [
@@ -58,12 +58,14 @@ __all__ = [
     "methods",
     "metrics",
     "nets",
+    "open",
     "optim",
     "paired",
     "plots",
     "random",
     "reset_buffers",
     "reset_moments",
+    "resume",
     "select_and_reset",
     "streams",
     "sweep",
