@@ -1,7 +1,7 @@
 """Run as a program: kill a sweep again and again, go on with it each time, and compare with one that ran undisturbed.
 
-``python sweep_killer.py FOLDER SEED`` prints a line of JSON. The sweeps run in forks of this process, which has imported
-all that they need: a new one every time would take longer to start than to kill.
+``python sweep_killer.py FOLDER SEED`` prints a line of JSON. The sweeps run in forks of this process, which has
+imported all that they need: a new one every time would take longer to start than to kill.
 """
 
 import json
@@ -26,12 +26,12 @@ from fcbp.sweeps import files, population  # noqa: E402
 
 KILLS = 20
 MEMBERS = {"seed": [0, 1, 2], "replacement_rate": [0.0, 0.1]}
-EXPERIMENT = fcbp.experiment.Experiment(maturity_threshold=5, steps=240, bin=20)
-population.PIECE = 5
+EXPERIMENT = fcbp.experiment.Experiment(maturity_threshold=5, steps=60, bin=10)
+population.PIECE = 2
 
 
 def sweep(out: Path) -> None:
-    """Two chunks, a bin every fourth piece, and a checkpoint after every piece."""
+    """Two chunks, a bin every fifth piece, and a checkpoint after every piece."""
     fcbp.sweep(
         EXPERIMENT, MEMBERS, out=out, resume=True, members_at_once=3, checkpoint_every=0, progress=False, compile=False
     )

@@ -100,9 +100,8 @@ class OnDisk:
                 unpack(data)
                 return data
             except DamagedError as error:
-                warnings.warn(
-                    f"{path} is left out, because {error}; going on from the one before", UserWarning, stacklevel=2
-                )
+                warnings.warn(f"{path} is of no use: {error}; going on from the one before", UserWarning, stacklevel=2)
+                path.unlink()
         return None
 
     def drop(self, chunk: int) -> None:
