@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fcbp.experiment import build_program
-from fcbp.sweeps import checkpoint, cluster, workers
+from fcbp.sweeps import checkpoint
 from fcbp.sweeps import folder as folders
 from fcbp.sweeps.chunk import Advanced, Event, Finished, Measured, Saved, Split, Stopped, Task, run_chunk
 from fcbp.sweeps.folder import Folder
@@ -195,8 +195,12 @@ class Execution:
     def _events(self) -> Iterator[Event]:
         places = self.places
         if places.backend == "ray":
+            from fcbp.sweeps import cluster  # most sweeps need neither, and importing fcbp is to be quick
+
             return cluster.run(self.pending, self._task, self.stop, places)
         if len(places.devices) > 1:
+            from fcbp.sweeps import workers
+
             return workers.run(self.pending, self._task, self.stop, places)
         return self._here()
 
