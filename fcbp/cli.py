@@ -11,14 +11,11 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-
-from fcbp import designs, sweeps
+from fcbp import analysis, designs, sweeps
 from fcbp import experiment as experiments
 
 if TYPE_CHECKING:
@@ -141,7 +138,7 @@ def run(arguments: Any) -> int:
         out.rmdir()
         raise
     save(results, out)
-    print(table(results))
+    print(analysis.table(results))
     print(
         f"\n{len(members)} members x {arguments.steps:,} steps in {results.attrs['seconds']:.0f} s; "
         f"{results.attrs['members_with_nan']} members with NaN"
@@ -216,59 +213,6 @@ def _draw(results: xarray.Dataset, out: Path) -> None:
 
     for path in plots.save(results, out):
         print(f"picture   {path}")
-
-
-def table(results: xarray.Dataset) -> str:
-    """A line for each setting: loss at the start and at the end of the run, and what happened to its units.
-
-    Errors are means over seeds, the last with its standard error; the best is marked.
-    """
-    from fcbp import plots
-
-    rows = list(_rows(results, plots))
-    best = min((row for row in rows if np.isfinite(row["end"])), key=lambda row: row["end"], default=None)
-    names = [name for name in rows[0]["setting"] if results.sizes[name] > 1]
-    header = [*names, "loss, first fifth", "loss, last fifth", "units replaced", "inactive units", "NaN", ""]
-    lines = [
-        [
-            *(_show(row["setting"][name]) for name in names),
-            f"{row['start']:.3f}",
-            f"{row['end']:.3f}" + (f" ± {row['error']:.3f}" if np.isfinite(row["error"]) else ""),
-            f"{row['replaced']:.1f}",
-            f"{row['inactive']:.1%}",
-            str(row["failed"]),
-            "best" if row is best and len(rows) > 1 else "",
-        ]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rule = ["-" * width for width in widths]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (header, rule, *lines)
-    )
-
-
-def _rows(results: xarray.Dataset, plots: Any) -> Iterator[dict[str, Any]]:
-    loss = results["loss"]
-    fifth = max(1, round(0.2 * loss.sizes["step"]))
-    for setting, curve in plots.settings_of(loss, keep=("step", "seed")):
-        chosen = results.sel(setting)
-        end = plots.end_of_run(curve).values
-        good = end[np.isfinite(end)]
-        yield {
-            "setting": setting,
-            "start": float(curve.isel(step=slice(0, fifth)).mean()),
-            "end": good.mean() if good.size else np.nan,
-            "error": good.std(ddof=1) / np.sqrt(good.size) if good.size > 1 else np.nan,
-            "replaced": float(chosen["units_replaced"].sum("step").mean()),
-            "inactive": float(plots.end_of_run(chosen["inactive_units"]).mean()),
-            "failed": int(np.size(end) - good.size),
-        }
-
-
-def _show(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float, np.number)) else str(value)
 
 
 if __name__ == "__main__":

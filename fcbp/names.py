@@ -10,13 +10,22 @@ T = TypeVar("T")
 
 __all__ = ["lookup", "unknown"]
 
+MANY = 30
+"""More names than this are not all told where some are near."""
+
 
 def unknown(argument: str, value: object, names: Iterable[str]) -> ValueError:
-    """The error for a ``value`` of ``argument`` that is none of ``names``; near misses come first."""
+    """The error for a ``value`` of ``argument`` none of ``names``; of many names only near misses are offered."""
     names = sorted(names)
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    if near and len(names) > MANY:
+        return ValueError(f"{argument} is {value!r}, which there is none of; did you mean {_either(near)}?")
+    hint = f"; did you mean {_either(near)}?" if near else ""
     return ValueError(f"{argument} is {value!r}; expected one of {', '.join(names)}{hint}")
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def lookup(argument: str, value: str, table: Mapping[str, T]) -> T:

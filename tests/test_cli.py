@@ -11,8 +11,7 @@ import pytest
 import xarray
 
 import fcbp
-from fcbp import cli, sweeps
-from fcbp.sweeps.execution import Execution
+from fcbp import analysis, cli, sweeps
 
 QUICK = ["--steps", "60", "--maturity-threshold", "20"]
 
@@ -44,18 +43,23 @@ def finished(tmp_path_factory):
 def test_run_prints_a_table_and_the_paths(finished):
     _, process = finished
     lines = process.stdout.splitlines()
-    columns = "activation|replacement_rate|loss, first fifth|loss, last fifth|units replaced|inactive units|NaN"
+    columns = (
+        "activation|replacement_rate|loss, first fifth|loss, last fifth|95% interval|units replaced|inactive units|NaN"
+    )
     assert re.split(r"\s{2,}", lines[0]) == columns.split("|")
     rows = [re.split(r"\s{2,}", line.strip()) for line in lines[2:6]]
     assert [row[:2] for row in rows] == [["relu", "0"], ["relu", "0.05"], ["tanh", "0"], ["tanh", "0.05"]]
     assert sum(row[-1] == "best" for row in rows) == 1
-    assert rows[0][4] == "0.0"
-    assert float(rows[1][4]) > 0
+    assert rows[0][5] == "0.0"
+    assert float(rows[1][5]) > 0
+    assert re.fullmatch(r"\d\.\d{3} to \d\.\d{3}", rows[0][4])
     assert re.fullmatch(r"\d\.\d{3} ± \d\.\d{3}", rows[0][3])
     assert "8 members x 60 steps" in process.stdout
     assert "0 members with NaN" in process.stdout
     paths = re.findall(r"^(?:data|picture)\s+(.*)$", process.stdout, re.MULTILINE)
-    assert [Path(path).name for path in paths] == ["results.zarr", "learning_curves.png", "replacement_rate.png"]
+    assert [Path(path).name for path in paths] == [
+        "results.zarr", "learning_curves.png", "sensitivity.png", "replaced.png", "units.png",
+    ]  # fmt: skip
     assert all(Path(path).exists() for path in paths)
 
 
@@ -70,7 +74,7 @@ def test_run_says_that_it_does_not_compile_and_no_more(finished):
 def test_the_table_is_of_the_results(finished):
     out, process = finished
     data = cli.load(out)
-    assert cli.table(data) in process.stdout
+    assert analysis.table(data) in process.stdout
     row = process.stdout.splitlines()[3]
     chosen = data.sel(activation="relu", replacement_rate=0.05)
     end = chosen["loss"].isel(step=slice(-round(0.2 * data.sizes["step"]), None)).mean("step").values
@@ -81,7 +85,7 @@ def test_the_table_is_of_the_results(finished):
 def test_the_run_directory(finished):
     out, _ = finished
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.json", "learning_curves.png", "replacement_rate.png", "results.zarr",
+        "config.json", "learning_curves.png", "replaced.png", "results.zarr", "sensitivity.png", "units.png",
     ]  # fmt: skip
     config = json.loads((out / "config.json").read_text())
     assert config["experiment"]["maturity_threshold"] == 20
@@ -107,7 +111,7 @@ def test_the_store_opens_with_xarray_and_holds_what_a_sweep_gives(finished):
 
 def test_plot_draws_the_pictures_again(finished, capsys):
     out, _ = finished
-    pictures = [out / "learning_curves.png", out / "replacement_rate.png"]
+    pictures = [out / f"{name}.png" for name in ("learning_curves", "sensitivity", "replaced", "units")]
     for picture in pictures:
         picture.unlink()
     status, shown, _ = command("plot", out, capsys=capsys)
@@ -210,7 +214,7 @@ def test_backprop_alone_is_not_swept_over_rates(swept, capsys, tmp_path):
 )
 def test_wrong_arguments_are_named_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Execution, "__init__", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(sweeps, "_run", lambda *args: pytest.fail("work was done"))
     status, _, errors = command(*arguments, capsys=capsys)
     assert status == 2
     assert re.search(message, errors)
@@ -241,7 +245,7 @@ def test_notes_come_before_the_work(capsys, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Execution, "run", stop)
+    monkeypatch.setattr(sweeps, "_run", stop)
     arguments = ("--steps", "90", "--replacement-rate", "0.1", "--out", tmp_path / "run")
     status, _, errors = command("run", "bit-flipping", *arguments, capsys=capsys)
     assert status == 130
@@ -282,7 +286,7 @@ def test_failed_members_are_counted_and_left_out():
     data["loss"][1, 0, 5:] = np.nan
     data["loss"][0, 0] = 0.25
     data["loss"][:, 1, 3:] = np.nan
-    first, second = [re.split(r"\s{2,}", line.strip()) for line in cli.table(data).splitlines()[2:]]
+    first, second = [re.split(r"\s{2,}", line.strip()) for line in analysis.table(data).splitlines()[2:]]
     assert first[0] == "0.1"
     assert first[2] == "0.375 ± 0.125"
     assert first[-2:] == ["1", "best"]
@@ -291,7 +295,7 @@ def test_failed_members_are_counted_and_left_out():
 
 
 def test_one_setting_of_one_seed():
-    table = cli.table(made_up(seed=[0]))
+    table = analysis.table(made_up(seed=[0]))
     header, _, row = table.splitlines()
     assert "best" not in table
     assert "±" not in table

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ def test_the_program_says_what_it_measures():
     run = Experiment(metrics=("stable_rank",), hidden=(4, 3))
     program = build_program([run])
     assert list(program.measurements) == ["loss", "units_replaced", "stable_rank"]
+    assert program.measurements["stable_rank"] == ("stable rank of the activations", "1")
     assert program.group_sizes == (4, 3)
     assert program.numbers == ("step_size", "replacement_rate", "maturity_threshold", "decay_rate")
     info = {
@@ -96,6 +98,34 @@ def test_the_program_says_what_it_measures():
     state = program.learner.init(fcbp.random.key(0))
     _, batches = program.stream.sample(program.stream.init(fcbp.random.key(1)), 20)
     assert set(program.probe(state, batches)) == {"stable_rank"}
+
+
+def test_ages_and_utilities_of_the_units():
+    run = Experiment(method="cbp", hidden=(4, 3), metrics=("age", "utility"))
+    program = build_program([run])
+    state = program.learner.init(fcbp.random.key(0))
+    _, batches = program.stream.sample(program.stream.init(fcbp.random.key(1)), 20)
+    ages = {"0": torch.tensor([3, 9, 1, 4]), "2": torch.tensor([7, 2, 8])}
+    utility = {name: age / 10 for name, age in ages.items()}
+    state = state._replace(method=state.method._replace(age=ages, utility=utility))
+    found = program.probe(state, batches)
+    levels = (0, 25, 50, 75, 100)
+    expected = np.quantile([3, 9, 1, 4, 7, 2, 8], np.array(levels) / 100)
+    for level, value in zip(levels, expected, strict=True):
+        torch.testing.assert_close(found[f"age_quantile_{level}"].item(), value)
+        torch.testing.assert_close(found[f"utility_quantile_{level}"], torch.tensor(value / 10, dtype=torch.float32))
+    assert list(program.measurements) == ["loss", "units_replaced", *found]
+    assert list(build_program([run.replace(method="bp")]).measurements) == ["loss", "units_replaced"]
+
+
+def test_a_number_that_optimiser_and_method_both_have_is_the_methods():
+    run = Experiment(method="upgd", optimizer="adamw", weight_decay=0.5)
+    *_, optimizer, method = run.parts()
+    assert "weight_decay" in method.numbers
+    assert "weight_decay" not in optimizer.numbers
+    hyper = build_program([run]).hyper(run.numbers())
+    assert hyper.method.weight_decay == 0.5
+    assert "weight_decay" not in hyper.optimizer
 
 
 def test_the_scale_of_the_initial_weights():
@@ -151,3 +181,60 @@ def test_a_number_out_of_range_is_found_among_many():
     runs = [Experiment(decay_rate=rate) for rate in np.linspace(0, 1, 200)]
     with pytest.raises(ValueError, match=r"decay_rate is 1.0; expected a number in \[0, 1\)"):
         experiment.check(runs)
+
+
+# --- files ----------------------------------------------------------------------------------------------
+
+
+def test_yaml_there_and_back():
+    run = Experiment(hidden=(4, 3), optimizer="adam", eps=1e-8, method="cbp", replacement_rate=1e-5, measure="weight")
+    swept = {"seed": range(3), "activation": ["relu", "tanh"], "hidden": [(5,), (4, 4)], "step_size": [1e-3, 0.1]}
+    text = experiment.to_yaml(run, swept)
+    assert experiment.from_yaml(text) == (run, {name: tuple(values) for name, values in swept.items()})
+    assert "\nhidden: [4, 3]\n" in text
+    # What is not set is told, and changes nothing.
+    assert "\n# maturity_threshold: 100\n" in text
+    assert experiment.from_yaml(experiment.to_yaml(run)) == (run, {})
+
+
+def test_numbers_in_yaml_are_numbers():
+    run, _ = experiment.from_yaml("step_size: 1e-4\nreplacement_rate: 1E-3\nflip_period: 100\nredraw_all: true")
+    assert (run.step_size, run.replacement_rate, run.flip_period, run.redraw_all) == (1e-4, 1e-3, 100, True)
+    assert type(run.step_size) is float
+
+
+def test_a_file_is_named_in_its_errors(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("step_sise: 0.1")
+    with pytest.raises(ValueError, match=r"mine.yaml: setting is 'step_sise'.*did you mean 'step_size'"):
+        experiment.load(path)
+    path.write_text("step_size: 0.1")
+    assert experiment.load(path) == (Experiment(step_size=0.1), {})
+    with pytest.raises(OSError, match="none"):
+        experiment.load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: b: c", "no YAML"),
+        ("- 1", r"text is \[1\]"),
+        ("", "text is None"),
+        ("steps: 1\nsteps: 2", "steps is set twice"),
+        ("sweep: 3", "sweep is 3"),
+        ("sweep: {seed: 3}", "sweep has seed: 3"),
+        ("sweep: {seed: []}", r"sweep has seed: \[\]"),
+        ("sweep: {sead: [3]}", "setting is 'sead'.*did you mean 'seed'"),
+        ("method: cpb", "method is 'cpb'"),
+        ("1: 2", "setting is '1'"),
+    ],
+)
+def test_bad_yaml(text, message):
+    with pytest.raises(ValueError, match=message):
+        experiment.check([experiment.from_yaml(text)[0]])
+
+
+def test_without_yaml_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ImportError, match=r"pip install 'fcbp\[sweep\]'"):
+        experiment.from_yaml("seed: 0")

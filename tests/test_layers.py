@@ -19,6 +19,7 @@ LAYERS = [
     {"learner", "nets", "streams"},
     {"loop", "lanes"},
     {"experiment", "sweep", "sweeps"},
+    {"analysis"},
     {"plots", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

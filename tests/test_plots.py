@@ -203,11 +203,11 @@ def test_sensitivity_of_one_seed_has_no_errors():
 
 def test_save(tmp_path):
     paths = plots.save(results(seed=SEEDS, replacement_rate=RATES, step_size=[0.1, 0.01]), tmp_path)
-    assert [path.name for path in paths] == ["learning_curves.png", "replacement_rate.png"]
+    assert [path.name for path in paths] == ["learning_curves.png", "sensitivity.png", "replaced.png", "units.png"]
     for path in paths:
         picture = matplotlib.image.imread(path)
         assert picture.shape[0] > 400
-        assert picture.shape[1] > 1000
+        assert picture.shape[1] > 800
         assert picture.std() > 0.05
     assert not pyplot.get_fignums()
 
@@ -226,24 +226,24 @@ def test_saved_pictures_have_one_legend_for_all_panels_outside_them(tmp_path):
 
 def test_the_count_of_units_replaced_is_a_running_total():
     data = results(seed=SEEDS, replacement_rate=RATES)
-    figure = plots._rates_picture(data)
+    figure = plots._replaced_picture(data)
     total = data["units_replaced"].mean("seed").cumsum("step")
-    for i, line in enumerate(figure.axes[1].lines):
+    for i, line in enumerate(figure.axes[0].lines):
         np.testing.assert_allclose(line.get_ydata(), total.isel(replacement_rate=i))
         np.testing.assert_allclose(line.get_xdata(), data["step"])
 
 
 @pytest.mark.parametrize("axes", [{"seed": SEEDS}, {"replacement_rate": [0.1]}, {"seed": [0]}, {"member": [0, 1]}, {}])
 def test_save_without_a_sweep_of_the_rate(axes, tmp_path):
-    (path,) = plots.save(results(**axes), tmp_path)
-    assert path.name == "learning_curves.png"
+    paths = plots.save(results(**axes), tmp_path)
+    assert [path.name for path in paths] == ["learning_curves.png", "replaced.png", "units.png"]
 
 
 def test_save_where_everything_failed(tmp_path):
     data = results(seed=SEEDS, replacement_rate=RATES)
     for name in VARIABLES:
         data[name][:] = np.nan
-    assert len(plots.save(data, tmp_path)) == 2
+    assert len(plots.save(data, tmp_path)) == 3  # nothing was replaced
 
 
 # --- bad input ------------------------------------------------------------------------------------------

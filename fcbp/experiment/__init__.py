@@ -9,6 +9,7 @@
 equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 """
 
+from fcbp.experiment.files import from_yaml, load, to_yaml
 from fcbp.experiment.measurements import COUNTS, PROBES, VARIABLES, Seen
 from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS
 from fcbp.experiment.program import Program, build_program, check
@@ -29,8 +30,11 @@ __all__ = [
     "Seen",
     "build_program",
     "check",
+    "from_yaml",
     "get",
+    "load",
     "setting_names",
+    "to_yaml",
 ]
 
 EXPERIMENTS: dict[str, Experiment] = {"bit-flipping": Experiment()}

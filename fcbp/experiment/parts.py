@@ -83,9 +83,9 @@ def method_name(chosen: str | Kind) -> str:
 
 
 def stream(name: str) -> Part:
-    """A stream by name."""
+    """A stream by name; whether it signals new tasks is the method's to say."""
     build = lookup("stream", name, STREAMS)
-    return Part(name, build, options=_keywords(build))
+    return Part(name, build, options={key: v for key, v in _keywords(build).items() if key != "task_signal"})
 
 
 def network(name: str) -> Part:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcbp import initializers, learner, optim, random, streams
 from fcbp.experiment import parts
-from fcbp.experiment.measurements import PROBES, VARIABLES, Seen
+from fcbp.experiment.measurements import VARIABLES, Seen, measure
 from fcbp.experiment.settings import Experiment, set_names, unread
 from fcbp.methods import Kind, Method
 from fcbp.units import find_units, forward_with_features
@@ -107,8 +107,7 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
 
     def probe(state: learner.LearnerState, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
         _, features, _ = forward(state.params, state.buffers, batch[0].flatten(0, 1))
-        seen = Seen(state, list(features.values()), first.activation)
-        return {name: PROBES[name][2](seen) for name in first.metrics}
+        return measure(first.metrics, Seen(state, list(features.values()), first.activation))
 
     program = Program(
         stream,
@@ -121,8 +120,10 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         {},
         tuple(group.size for group in units),
     )
-    counted = counts(_rehearse(program, first, device))
-    names = ("loss", *counted, *first.metrics)
+    # Which measurements a method has is seen in a step of it.
+    state, info = _rehearse(program, first, device)
+    _, batches = stream.sample(stream.init(random.key(0, device=device)), 2)
+    names = ("loss", *counts(info), *probe(state, batches))
     return program._replace(measurements={name: VARIABLES[name] for name in names})
 
 
@@ -177,14 +178,15 @@ def _telling(runs: Sequence[Experiment], names: Sequence[str]) -> list[Experimen
     return list(chosen.values())
 
 
-def _rehearse(program: Program, run: Experiment, device: torch.device | str | None = None) -> dict[str, Any]:
+def _rehearse(
+    program: Program, run: Experiment, device: torch.device | str | None = None
+) -> tuple[learner.LearnerState, dict[str, Any]]:
     """One step of one learner, its numbers plain floats: whatever is wrong with a setting is said here."""
     problem = program.stream.init(random.key(0, device=device))
     _, batches = program.stream.sample(problem, 1)
     state = program.learner.init(random.key(1, device=device))
     numbers = {name: program.number_of(run, name) for name in program.numbers}
-    _, info = program.learner.step(state, tuple(piece[0] for piece in batches), program.hyper(numbers))
-    return info
+    return program.learner.step(state, tuple(piece[0] for piece in batches), program.hyper(numbers))
 
 
 def _method(runs: Sequence[Experiment], units: int) -> Method:

@@ -59,7 +59,8 @@ class Experiment:
     steps: int = _field(1_000_000, "learner steps of every member")
     bin: int | None = _field(None, "steps averaged into one value; by default a fiftieth of the run, at most 20,000")
     metrics: tuple[str, ...] = _field(
-        ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank"), "what is measured at the end of a bin"
+        ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank", "age", "utility"),
+        "what is measured at the end of a bin",
     )
     settings: tuple[tuple[str, Any], ...] = _field((), "what is set of the parts, by name in alphabetical order")
 
@@ -106,12 +107,11 @@ class Experiment:
         Raises:
             ValueError: one of them is unknown.
         """
-        return (
-            parts.stream(self.stream),
-            parts.network(self.network),
-            parts.optimizer(self.optimizer),
-            parts.method(self.method),
-        )
+        method, optimizer = parts.method(self.method), parts.optimizer(self.optimizer)
+        # A name that both have (UPGD brings a weight decay of its own) is the method's.
+        numbers = {name: value for name, value in optimizer.numbers.items() if name not in method.numbers}
+        optimizer = dataclasses.replace(optimizer, numbers=numbers)
+        return parts.stream(self.stream), parts.network(self.network), optimizer, method
 
     def reads(self, name: str) -> bool:
         """Whether the setting is a field, or one of a part that the experiment names."""

@@ -1,0 +1,117 @@
+"""Experiments as YAML: one setting a line, and under ``sweep`` what is swept.
+
+>>> import fcbp
+>>> text = fcbp.experiment.to_yaml(fcbp.Experiment(step_size=0.1, steps=1000), sweep={"replacement_rate": [0.0, 1e-4]})
+>>> experiment, swept = fcbp.experiment.from_yaml(text)
+>>> experiment, swept
+(Experiment(step_size=0.1, steps=1000), {'replacement_rate': (0.0, 0.0001)})
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fcbp.designs import plain
+from fcbp.experiment.settings import Experiment
+
+__all__ = ["from_yaml", "load", "to_yaml"]
+
+
+def to_yaml(experiment: Experiment, sweep: Mapping[str, Any] | None = None) -> str:
+    """An experiment as YAML; what has its default is written too, that of the parts as comments.
+
+    Args:
+        experiment: whose method has a name.
+        sweep: for each swept setting its values.
+
+    Raises:
+        ImportError: the extra ``fcbp[sweep]`` is not installed.
+    """
+    written = experiment.to_dict()
+    lines = [_line(name, value) for name, value in written.items()]
+    rest = {name: value for name, value in experiment.with_defaults().items() if name not in written}
+    lines += ["# Defaults:\n", *(f"# {_line(name, value)}" for name, value in rest.items())]
+    if sweep:
+        lines += ["sweep:\n", *(f"  {_line(name, list(values))}" for name, values in sweep.items())]
+    return "".join(lines)
+
+
+def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
+    """The experiment, and for each setting under ``sweep`` its values.
+
+    Raises:
+        ValueError: it is no YAML, has a key twice or one that is no setting; near misses are offered.
+        ImportError: the extra ``fcbp[sweep]`` is not installed.
+    """
+    yaml = _yaml()
+    try:
+        settings = yaml.load(text, Loader=_loader())
+    except yaml.YAMLError as error:
+        raise ValueError(f"the text is no YAML: {error}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"the text is {settings!r}; expected settings, such as step_size: 0.1")
+    swept = settings.pop("sweep", {}) or {}
+    if not isinstance(swept, dict):
+        raise ValueError(f"sweep is {swept!r}; expected settings with their values, such as seed: [0, 1, 2]")
+    experiment = Experiment(**_by_name(settings))
+    for name, values in _by_name(swept).items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"sweep has {name}: {values!r}; expected a list of values, such as [0.1, 0.01]")
+        experiment.replace(**{name: values[0]})  # says so where there is no such setting
+    return experiment, {name: plain(values) for name, values in swept.items()}
+
+
+def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
+    """The experiment of a YAML file, and what it sweeps.
+
+    Raises:
+        ValueError: as for :func:`from_yaml`, with the file's name.
+        OSError: the file cannot be read.
+    """
+    try:
+        return from_yaml(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _by_name(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(name): value for name, value in settings.items()}
+
+
+def _line(name: str, value: Any) -> str:
+    def listed(value: Any) -> Any:
+        return [listed(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+    text = _yaml().safe_dump([listed(value)], default_flow_style=True, width=math.inf)
+    return f"{name}: {text.strip()[1:-1]}\n"
+
+
+@functools.cache
+def _loader() -> Any:
+    """YAML's safe loader, that reads 1e-4 as a number, as YAML 1.2 does, and takes no key twice."""
+    yaml = _yaml()
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise ValueError(f"{key} is set twice; expected it once")
+            return super().construct_mapping(node, deep)
+
+    number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError("experiments in files need PyYAML; install it with: pip install 'fcbp[sweep]'") from None
+    return yaml
