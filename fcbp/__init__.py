@@ -36,7 +36,7 @@ from fcbp.designs import grid, paired
 from fcbp.designs import paired as zip
 from fcbp.experiment import Experiment
 from fcbp.learner import LearnerHyperparams, make_learner
-from fcbp.sweeps import sweep
+from fcbp.sweeps import open, resume, sweep
 from fcbp.units import Slice, UnitGroup, find_units, forward_with_features
 
 __all__ = [
@@ -60,12 +60,14 @@ __all__ = [
     "methods",
     "metrics",
     "nets",
+    "open",
     "optim",
     "paired",
     "plots",
     "random",
     "reset_buffers",
     "reset_moments",
+    "resume",
     "select_and_reset",
     "streams",
     "sweep",

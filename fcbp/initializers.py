@@ -56,6 +56,9 @@ GAINS: dict[str, float] = {
     "gelu": math.sqrt(2.0),
     "silu": math.sqrt(2.0),
     "swish": math.sqrt(2.0),
+    # Two features for each unit, whose squares sum to that of the unit, or to 1: a half on average, as a rectifier's.
+    "crelu": math.sqrt(2.0),
+    "fourier": math.sqrt(2.0),
 }
 
 

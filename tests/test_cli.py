@@ -12,6 +12,7 @@ import xarray
 
 import fcbp
 from fcbp import analysis, cli, sweeps
+from fcbp.sweeps.execution import Execution
 
 QUICK = ["--steps", "60", "--maturity-threshold", "20"]
 
@@ -214,7 +215,7 @@ def test_backprop_alone_is_not_swept_over_rates(swept, capsys, tmp_path):
 )
 def test_wrong_arguments_are_named_without_a_traceback(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweeps, "_run", lambda *args: pytest.fail("work was done"))
+    monkeypatch.setattr(Execution, "__init__", lambda *args: pytest.fail("work was done"))
     status, _, errors = command(*arguments, capsys=capsys)
     assert status == 2
     assert re.search(message, errors)
@@ -245,7 +246,7 @@ def test_notes_come_before_the_work(capsys, tmp_path, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "_run", stop)
+    monkeypatch.setattr(Execution, "run", stop)
     arguments = ("--steps", "90", "--replacement-rate", "0.1", "--out", tmp_path / "run")
     status, _, errors = command("run", "bit-flipping", *arguments, capsys=capsys)
     assert status == 130

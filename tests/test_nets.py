@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import fcbp
 from fcbp.nets import (
     ACTIVATIONS,
     Actor,
@@ -27,11 +28,70 @@ def test_mlp(activation):
     assert len(mlp(3, (), 2)) == 1
 
 
+@pytest.mark.parametrize("norm", [None, "layer"])
+@pytest.mark.parametrize("activation", ["crelu", "fourier", "relu"])
+def test_mlp_variants_and_their_groups(activation, norm):
+    net = mlp(3, (5, 4), 2, activation=activation, norm=norm)
+    x = torch.randn(7, 3)
+    two = 1 if activation == "relu" else 2
+    by_hand = {
+        "crelu": lambda z: torch.cat([z.clamp(min=0), -z.clamp(max=0)], -1),
+        "fourier": lambda z: torch.cat([torch.sin(z), torch.cos(z)], -1),
+        "relu": lambda z: z.clamp(min=0),
+    }[activation]
+    params = dict(net.named_parameters())
+    linear = [name for name, m in net.named_modules() if isinstance(m, nn.Linear)]
+    h, features = x, {}
+    for i, name in enumerate(linear):
+        h = h @ params[f"{name}.weight"].T + params[f"{name}.bias"]
+        if i < 2:
+            h = nn.functional.layer_norm(h, h.shape[-1:]) if norm else h
+            h = features[name] = by_hand(h)
+    torch.testing.assert_close(net(x), h)
+
+    units = fcbp.find_units(net, x)
+    assert [(g.name, g.size) for g in units] == [(linear[0], 5), (linear[1], 4)]
+    _, read, _ = fcbp.forward_with_features(net, units)(params, {}, x)
+    for group, consumer in zip(units, linear[1:], strict=True):
+        (outgoing,) = group.outgoing
+        assert outgoing.path == (f"{consumer}.weight",)
+        assert outgoing.entries(group.size) == [[j + k * group.size for k in range(two)] for j in range(group.size)]
+        assert len(group.norm_scale) == len(group.norm_shift) == (norm is not None)
+        torch.testing.assert_close(read[group.name], features[group.name])
+
+
+@pytest.mark.parametrize("norm", [None, "layer"])
+@pytest.mark.parametrize("activation", ["crelu", "fourier"])
+def test_a_replaced_unit_of_two_features_contributes_nothing(activation, norm):
+    net = mlp(3, (6,), 2, activation=activation, norm=norm)
+    x = torch.randn(9, 3)
+    (group,) = units = fcbp.find_units(net, x)
+    params = {name: p.detach() for name, p in net.named_parameters()}
+    hyper = fcbp.Hyperparams(replacement_rate=0.5, maturity_threshold=0)
+    state = fcbp.init_state(units, params, fcbp.random.key(0))
+    forward = fcbp.forward_with_features(net, units)
+    _, features, _ = forward(params, {}, x)
+    state = fcbp.update_utility(state, params, features, hyper, units=units)
+    new, _, replaced = fcbp.select_and_reset(state, params, hyper, units=units)
+    gone = replaced[group.name]
+    assert gone.sum() == 3
+    last = [name for name in params if name.endswith("weight")][-1]
+    assert not new[last][:, gone.repeat(2)].any()
+    assert torch.equal(new[last][:, ~gone.repeat(2)], params[last][:, ~gone.repeat(2)])
+    output, features, _ = forward(new, {}, x)
+    kept = (
+        features[group.name][:, ~gone.repeat(2)] @ new[last][:, ~gone.repeat(2)].T + new[last.replace("weight", "bias")]
+    )
+    torch.testing.assert_close(output, kept)
+
+
 def test_unknown_activation():
     with pytest.raises(ValueError, match=r"activation is 'rely'; expected one of .*did you mean 'relu'"):
         mlp(3, (5,), 2, activation="rely")
     with pytest.raises(ValueError, match="activation is 'rely'"):
         ConvNet(activation="rely")
+    with pytest.raises(ValueError, match="norm is 'batch'; expected one of layer"):
+        mlp(3, (5,), 2, norm="batch")
 
 
 def test_conv_net_is_the_originals():

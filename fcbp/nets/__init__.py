@@ -4,7 +4,7 @@ They are drawn as ``torch.nn`` draws: from the global generator, when made.
 """
 
 from fcbp.nets.conv import ConvNet
-from fcbp.nets.mlp import ACTIVATIONS, mlp
+from fcbp.nets.mlp import ACTIVATIONS, CReLU, Fourier, mlp
 from fcbp.nets.ppo import Actor, Critic
 from fcbp.nets.resnet import ResNet, resnet18
 from fcbp.nets.transformer import TransformerEncoder, VisionTransformer
@@ -12,8 +12,10 @@ from fcbp.nets.transformer import TransformerEncoder, VisionTransformer
 __all__ = [
     "ACTIVATIONS",
     "Actor",
+    "CReLU",
     "ConvNet",
     "Critic",
+    "Fourier",
     "ResNet",
     "TransformerEncoder",
     "VisionTransformer",

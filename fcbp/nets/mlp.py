@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from fcbp.names import lookup
+from fcbp.names import lookup, unknown
 
-__all__ = ["ACTIVATIONS", "mlp"]
+__all__ = ["ACTIVATIONS", "CReLU", "Fourier", "mlp"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -25,7 +27,47 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-def mlp(input_size: int, hidden_sizes: Sequence[int], output_size: int, *, activation: str = "relu") -> nn.Sequential:
+class CReLU(nn.Module):
+    """``x -> [relu(x), relu(-x)]``, which loses no unit whole (Shang et al., ICML 2016; Abbas et al., CoLLAs 2023).
+
+    Two features for each unit ``(..., units) -> (..., 2 * units)``.
+
+    Example:
+        >>> CReLU()(torch.tensor([1.0, -2.0]))
+        tensor([1., 0., 0., 2.])
+    """
+
+    def forward(self, x: Float[Tensor, "*samples units"]) -> Float[Tensor, "*samples features"]:
+        return torch.cat([x.relu(), (-x).relu()], -1)
+
+
+class Fourier(nn.Module):
+    """``x -> [sin(x), cos(x)]``: deep Fourier features.
+
+    Lewandowski, Schuurmans and Machado, "Plastic learning with deep Fourier features" (ICLR 2025, arXiv 2410.20634).
+    Two features for each unit ``(..., units) -> (..., 2 * units)``, of which one is always far from saturation.
+
+    Example:
+        >>> Fourier()(torch.tensor([0.0]))
+        tensor([0., 1.])
+    """
+
+    def forward(self, x: Float[Tensor, "*samples units"]) -> Float[Tensor, "*samples features"]:
+        return torch.cat([x.sin(), x.cos()], -1)
+
+
+DOUBLING: dict[str, type[nn.Module]] = {"crelu": CReLU, "fourier": Fourier}
+"""Activations that give two features for each unit."""
+
+
+def mlp(
+    input_size: int,
+    hidden_sizes: Sequence[int],
+    output_size: int,
+    *,
+    activation: str = "relu",
+    norm: str | None = None,
+) -> nn.Sequential:
     """A multilayer perceptron: ``Linear, activation, ..., Linear``.
 
     Args:
@@ -33,10 +75,12 @@ def mlp(input_size: int, hidden_sizes: Sequence[int], output_size: int, *, activ
         hidden_sizes: units of each hidden layer; one for the slowly-changing regression of Dohare et al. (Nature 2024),
             three of 2,000 for their online permuted MNIST.
         output_size: features of the output ``(..., output_size)``.
-        activation: a name of :data:`ACTIVATIONS`.
+        activation: a name of :data:`ACTIVATIONS`; or ``"crelu"`` or ``"fourier"``, which give two features for each
+            unit: half the units have as many features, as those who propose them compare.
+        norm: ``"layer"`` for a layer norm over the units before each activation.
 
     Raises:
-        ValueError: the activation is unknown.
+        ValueError: the activation or the norm is unknown.
 
     Example:
         >>> mlp(20, (5,), 1)
@@ -46,10 +90,12 @@ def mlp(input_size: int, hidden_sizes: Sequence[int], output_size: int, *, activ
           (2): Linear(in_features=5, out_features=1, bias=True)
         )
     """
-    make = lookup("activation", activation, ACTIVATIONS)
+    make = lookup("activation", activation, {**ACTIVATIONS, **DOUBLING})
+    if norm not in (None, "layer"):
+        raise unknown("norm", norm, ("layer",))
     layers: list[nn.Module] = []
     size = input_size
     for width in hidden_sizes:
-        layers += [nn.Linear(size, width), make()]
-        size = width
+        layers += [nn.Linear(size, width), *([nn.LayerNorm(width)] if norm else []), make()]
+        size = 2 * width if activation in DOUBLING else width
     return nn.Sequential(*layers, nn.Linear(size, output_size))

@@ -1,0 +1,242 @@
+"""One chunk of members from its first or its last saved step to the end, as a sequence of events.
+
+Whoever runs it (this process, a worker process, a Ray task) passes the events on; one process keeps the results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import optree
+import torch
+from torch import Tensor
+
+from fcbp import loop
+from fcbp.experiment import build_program
+from fcbp.sweeps import checkpoint
+from fcbp.sweeps.plan import Chunk, Plan, halves, pieces
+from fcbp.sweeps.population import Carry, Population, is_broken, population, select
+
+__all__ = ["Advanced", "Event", "Finished", "Measured", "Saved", "Split", "Stopped", "Task", "run_chunk"]
+
+
+class Task(NamedTuple):
+    """All that a process needs to run a chunk."""
+
+    plan: Plan
+    chunk: Chunk
+    saved: bytes | None
+    """The checkpoint to go on from."""
+    digest: str
+    """What checkpoints of this sweep are marked with."""
+    device: str
+    threads: int
+    checkpoint_every: float
+    """Seconds."""
+
+
+class Advanced(NamedTuple):
+    """A piece is done."""
+
+    chunk: int
+    step: int
+
+
+class Measured(NamedTuple):
+    """A bin is done."""
+
+    chunk: int
+    bin: int
+    values: Mapping[str, np.ndarray]
+    """``(members,)`` float32 by variable."""
+
+
+class Saved(NamedTuple):
+    """The whole state."""
+
+    chunk: int
+    data: bytes
+
+
+class Split(NamedTuple):
+    """The members did not fit into memory: they go on as two chunks."""
+
+    chunk: int
+    size: int
+    """The program's members from now on."""
+    saved: tuple[bytes | None, ...]
+    """The halves' states; ``None`` where they start anew."""
+    reason: str
+
+
+class Finished(NamedTuple):
+    """All steps are done."""
+
+    chunk: int
+
+
+class Stopped(NamedTuple):
+    """Asked to stop, the chunk has saved its state and ended before its last step."""
+
+    chunk: int
+
+
+Event: TypeAlias = Advanced | Measured | Saved | Split | Finished | Stopped
+
+
+class _State(NamedTuple):
+    carry: Carry
+    totals: dict[str, Tensor]
+    """Sums over the steps of the bin that is not done."""
+    failed: Tensor
+    """Members that broke in a bin before."""
+
+
+def run_chunk(
+    task: Task, stop: Callable[[], bool] = lambda: False, programs: dict[Any, Population] | None = None
+) -> Iterator[Event]:
+    """Run a chunk.
+
+    Args:
+        task: what to run and where to go on.
+        stop: asked after every piece whether to save and end.
+        programs: kept from chunk to chunk, so that one compiled program serves all.
+
+    Raises:
+        MemoryError: a single member does not fit into memory.
+        ValueError: the checkpoint is not of this sweep.
+    """
+    plan, chunk = task.plan, task.chunk
+    programs = {} if programs is None else programs
+    saved_at = time.monotonic()
+    state, step, short = None, 0, ""
+    try:
+        if chunk.group not in programs:
+            program = build_program([plan.runs[i] for i in plan.groups[chunk.group]], task.device)
+            programs[chunk.group] = population(program, compile=plan.compile, device=task.device)
+        side_by_side = programs[chunk.group]
+        state, step = _start(task, side_by_side)
+        with _threads(task.threads, state):
+            for bin, start, end in _cuts(plan, side_by_side.piece(state.carry)):
+                if end <= step:
+                    continue
+                state, values = _advance(side_by_side, state, plan, bin, max(start, step), end)
+                step = end
+                yield Advanced(chunk.id, step)
+                if values:
+                    yield Measured(chunk.id, bin, {name: v[: len(chunk.members)] for name, v in values.items()})
+                if step == plan.steps:
+                    break
+                asked = stop()
+                if asked or time.monotonic() - saved_at >= task.checkpoint_every:
+                    yield Saved(chunk.id, _pack(task, state, step))
+                    saved_at = time.monotonic()
+                if asked:
+                    yield Stopped(chunk.id)
+                    return
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        short = " ".join(str(error).split()) or type(error).__name__
+    # Outside of the handler, for the error holds what the failed step had allocated.
+    yield _split(task, state, step, short) if short else Finished(chunk.id)
+
+
+def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
+    """The first state, or the saved one."""
+    plan, chunk = task.plan, task.chunk
+    carry = side_by_side.start([plan.runs[i] for i in chunk.members], chunk.size, chunk.streams)
+    device = carry.stream_of.device
+    totals = {
+        name: torch.zeros(chunk.size, dtype=torch.float64 if name == "loss" else torch.int64, device=device)
+        for name in side_by_side.sums
+    }
+    state = _State(carry, totals, torch.zeros(chunk.size, dtype=torch.bool, device=device))
+    if task.saved is None:
+        return state, 0
+    about, tensors = checkpoint.unpack(task.saved)
+    if about["sweep"] != task.digest:
+        raise ValueError("the checkpoint is of another sweep; expected one of this experiment and these members")
+    leaves, spec = _flat(state)
+    found, expected = [[(tuple(x.shape), x.dtype) for x in xs] for xs in (tensors, leaves)]
+    if found != expected:
+        raise ValueError(f"the checkpoint holds tensors {found}; expected {expected}: use the version that wrote it")
+    moved = [tensor.to(leaf.device) for tensor, leaf in zip(tensors, leaves, strict=True)]
+    resumed: Any = optree.tree_unflatten(spec, moved)
+    return resumed, about["step"]
+
+
+def _advance(
+    side_by_side: Population, state: _State, plan: Plan, bin: int, start: int, end: int
+) -> tuple[_State, dict[str, np.ndarray]]:
+    """The state some steps later and, where they end a bin, its results."""
+    carry, sums = side_by_side.advance(state.carry, end - start)
+    totals = {name: total + sums[name] for name, total in state.totals.items()}
+    if end != plan.ends[bin]:
+        return _State(carry, totals, state.failed), {}
+    # Parameters that broke in the last step of a bin show in no loss of that bin.
+    failed = state.failed | is_broken(totals["loss"], carry.learners)
+    loss = totals["loss"] / (end - bin * plan.bin)
+    measured = {**totals, "loss": loss, **side_by_side.probe(carry)}
+    values = {name: value.to(torch.float32).where(~failed, torch.nan).cpu().numpy() for name, value in measured.items()}
+    return _State(carry, {name: torch.zeros_like(total) for name, total in totals.items()}, failed), values
+
+
+def _cuts(plan: Plan, most: int) -> Iterator[tuple[int, int, int]]:
+    """``(bin, start, end)`` of every piece."""
+    start = 0
+    for bin, last in enumerate(plan.ends):
+        for length in pieces(last - start, most):
+            yield bin, start, start + length
+            start += length
+
+
+def _flat(state: _State) -> tuple[list[Tensor], Any]:
+    leaves, spec = optree.tree_flatten(state)  # type: ignore[arg-type, var-annotated]
+    return leaves, spec
+
+
+def _pack(task: Task, state: _State, step: int) -> bytes:
+    return checkpoint.pack({"sweep": task.digest, "chunk": task.chunk.id, "step": step}, _flat(state)[0])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
+    """The halves of the members, each with its state."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    count = len(task.chunk.members)
+    if count == 1:
+        raise MemoryError(f"a single member does not fit into the memory of {task.device}: {reason}")
+    parts = halves(range(count))
+    size = len(parts[0])
+    saved: list[bytes | None] = []
+    for rows in parts:
+        if state is None or step == 0:
+            saved.append(None)
+            continue
+        index = torch.tensor([*rows, *rows[-1:] * (size - len(rows))], device=state.failed.device)
+        totals = {name: total[index] for name, total in state.totals.items()}
+        saved.append(_pack(task, _State(select(state.carry, index), totals, state.failed[index]), step))
+    return Split(task.chunk.id, size, tuple(saved), reason)
+
+
+@contextlib.contextmanager
+def _threads(most: int, state: _State) -> Iterator[None]:
+    """One thread for the operations of a small population, as in its compiled program: on a busy machine threads that
+    wait for one another make them a hundred times slower."""
+    before = torch.get_num_threads()
+    small = sum(leaf.numel() for leaf in _flat(state)[0]) < loop.PARALLEL_FROM
+    torch.set_num_threads(1 if small else most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

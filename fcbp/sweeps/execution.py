@@ -1,0 +1,340 @@
+"""A sweep under way: its chunks are handed out, what comes back is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fcbp.experiment import build_program
+from fcbp.sweeps import checkpoint
+from fcbp.sweeps import folder as folders
+from fcbp.sweeps.chunk import Advanced, Event, Finished, Measured, Saved, Split, Stopped, Task, run_chunk
+from fcbp.sweeps.folder import Folder
+from fcbp.sweeps.memory import members_that_fit
+from fcbp.sweeps.places import Places
+from fcbp.sweeps.plan import Chunk, Plan, divide, halves
+from fcbp.sweeps.population import Population, population
+from fcbp.sweeps.progress import Progress
+from fcbp.sweeps.store import Results
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["Execution", "Interrupted"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A sweep ended early, its state saved."""
+
+
+class Execution:
+    """A plan being carried out.
+
+    Args:
+        plan: what is to be done.
+        places: where.
+        folder: the run directory, new or of this plan; ``None`` keeps all in memory.
+        show: whether there is a progress bar.
+        checkpoint_every: seconds.
+        members_at_once: the most members of a chunk; ``None`` is what fits.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        places: Places,
+        folder: Folder | None,
+        show: bool,
+        checkpoint_every: float,
+        members_at_once: int | None,
+    ) -> None:
+        self.plan, self.places, self.folder, self.show = plan, places, folder, show
+        self.checkpoint_every = checkpoint_every
+        self.digest = folders.digest(plan)
+        self.checkpoints = checkpoint.InMemory() if folder is None else folder.checkpoints
+        self.stop = _Stop()
+        self.began = time.monotonic()
+        self.programs, variables = self._programs()
+        self.results = Results(plan, variables, None if folder is None else folder.store)
+        if folder is not None and folder.holds_run():
+            self._take_up(folder)
+        else:
+            self._begin(members_at_once)
+
+    def _programs(self) -> tuple[dict[Any, Population], list[str]]:
+        """The program of each group, and all that they measure."""
+        device = self.places.devices[0] if self.places.backend is None else "cpu"
+        programs: dict[Any, Population] = {}
+        variables: dict[str, None] = {}
+        for group, indices in enumerate(self.plan.groups):
+            program = build_program([self.plan.runs[i] for i in indices], device)
+            programs[group] = population(program, compile=self.plan.compile, device=device)
+            variables.update(dict.fromkeys(program.measurements))
+        return programs, list(variables)
+
+    def _begin(self, members_at_once: int | None) -> None:
+        plan, places = self.plan, self.places
+        most = [members_at_once or self._fit(group) for group in range(len(plan.groups))]
+        self.chunks = {chunk.id: chunk for chunk in divide(plan, most, len(places.devices))}
+        self.done: set[int] = set()
+        self.steps = dict.fromkeys(self.chunks, 0)
+        self.config: dict[str, Any] = {
+            "experiment": plan.experiment.to_dict(),
+            "steps": plan.steps,
+            "bin": plan.bin,
+            "sizes": {**{name: len(axis) for name, axis in plan.members.axes.items()}, "step": len(plan.ends)},
+            "seeds": _ranges({run.seed for run in plan.runs}),
+            "compiled": int(plan.compile),
+            "threads": places.threads,
+            "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **folders.circumstances(places.devices[0]),
+            "seconds": 0.0,
+            "members_with_nan": 0,
+        }
+        if self.folder is not None:
+            self.results.create(self._attributes())
+            self._write_plan()
+            self._write_config("running")
+
+    def _fit(self, group: int) -> int:
+        """How many members of a group are tried at once."""
+        members = self.plan.groups[group]
+        if self.places.backend is not None:
+            return len(members)  # the memory is another machine's: a chunk that is too large will be halved
+        runs = [self.plan.runs[i] for i in members]
+        return members_that_fit(self.programs[group], runs, self.places.devices[0], len(self.places.devices))
+
+    def _take_up(self, folder: Folder) -> None:
+        """Read how far an earlier process came."""
+        self.config = folder.read()
+        self.began -= self.config["seconds"]
+        self.places = dataclasses.replace(self.places, threads=self.config["threads"])
+        for name, now in folders.circumstances(self.places.devices[0]).items():
+            if name in ("fcbp", "torch") and now != self.config[name]:
+                warnings.warn(
+                    f"the sweep began with {name} {self.config[name]} and goes on with {now}: the rest may differ in "
+                    "rounding from what it would have been",
+                    UserWarning,
+                    stacklevel=4,
+                )
+        chunks, self.done = folders.read_chunks(folder)
+        self.chunks = {chunk.id: chunk for chunk in chunks}
+        self.steps = {chunk.id: self._saved_step(chunk) for chunk in chunks}
+        bins = {
+            member: sum(end <= self.steps[chunk.id] for end in self.plan.ends)
+            for chunk in chunks
+            for member in chunk.members
+        }
+        lost = self.results.load(bins)
+        again = [chunk for chunk in chunks if lost.intersection(chunk.members)]
+        if again:
+            members = sum(len(chunk.members) for chunk in again)
+            warnings.warn(
+                f"part of {folder.store} is damaged; {members} members are computed again from the start",
+                UserWarning,
+                stacklevel=4,
+            )
+        for chunk in again:
+            self.checkpoints.drop(chunk.id)
+            self.done.discard(chunk.id)
+            self.steps[chunk.id] = 0
+            self.results.forget(chunk.members)
+        if again:
+            self._write_plan()
+
+    def _saved_step(self, chunk: Chunk) -> int:
+        if chunk.id in self.done:
+            return self.plan.steps
+        data = self.checkpoints.read(chunk.id)
+        return checkpoint.unpack(data)[0]["step"] if data else 0
+
+    def run(self) -> xarray.Dataset:
+        """Carry the plan out.
+
+        Raises:
+            Interrupted: asked to stop, it has saved its state.
+        """
+        members = len(self.plan.members)
+        progress = Progress(members, self.plan.steps, self._done_steps(), self.show)
+        if not self.plan.compile:
+            progress.say(f"{self.plan.steps:,} steps: running eagerly, compiling (10 to 30 s) would not pay back.")
+        self.pending = deque(chunk for chunk in self.chunks.values() if chunk.id not in self.done)
+        try:
+            with self.stop.on_signals(self.folder is not None, progress.say):
+                for event in self._events():
+                    self._handle(event)
+                    progress.update(self._done_steps(), self.results)
+            if len(self.done) < len(self.chunks):
+                self._write_config("interrupted")
+                done = self._done_steps() / (members * self.plan.steps)
+                raise Interrupted(f"stopped at {done:.0%}; {self._how_to_go_on()}")
+            self._write_config("finished")
+        except Interrupted:
+            raise
+        except BaseException as error:
+            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with contextlib.suppress(OSError):  # the first error is the one to see
+                self.results.flush(sync=True)
+                self._write_config(state)
+            raise
+        finally:
+            progress.close(self.results)
+        if self.folder is not None:
+            self.folder.finish()
+        return self.results.dataset({**self._attributes(), **self._changing("finished")})
+
+    def _events(self) -> Iterator[Event]:
+        places = self.places
+        if places.backend == "ray":
+            from fcbp.sweeps import cluster  # most sweeps need neither, and importing fcbp is to be quick
+
+            return cluster.run(self.pending, self._task, self.stop, places)
+        if len(places.devices) > 1:
+            from fcbp.sweeps import workers
+
+            return workers.run(self.pending, self._task, self.stop, places)
+        return self._here()
+
+    def _here(self) -> Iterator[Event]:
+        while self.pending and not self.stop():
+            yield from run_chunk(self._task(self.pending.popleft(), self.places.devices[0]), self.stop, self.programs)
+
+    def _task(self, chunk: Chunk, device: str) -> Task:
+        saved = self.checkpoints.read(chunk.id)
+        return Task(self.plan, chunk, saved, self.digest, device, self.places.threads, self.checkpoint_every)
+
+    def _handle(self, event: Event) -> None:
+        chunk = self.chunks[event.chunk]
+        match event:
+            case Advanced():
+                self.steps[chunk.id] = event.step
+            case Measured():
+                self.results.put(chunk.members, event.bin, event.values)
+            case Saved():
+                # In this order: what a checkpoint goes on from must be there.
+                self.results.flush(sync=True)
+                self.checkpoints.write(chunk.id, event.data)
+                self._write_config("running")
+            case Split():
+                self._split(chunk, event)
+            case Finished():
+                self.results.flush(sync=True)
+                self.done.add(chunk.id)
+                self._write_plan()
+                self._write_config("running")
+                self.checkpoints.drop(chunk.id)
+            case Stopped():
+                pass
+
+    def _split(self, chunk: Chunk, event: Split) -> None:
+        """Two chunks in the place of one, and smaller ones in the place of those that wait."""
+        warnings.warn(
+            f"{len(chunk.members)} members do not fit into memory ({event.reason[:200]}); going on with {event.size} "
+            "at once",
+            UserWarning,
+            stacklevel=2,
+        )
+        step = self.steps[chunk.id]
+        for members, saved in zip(halves(chunk.members), event.saved, strict=True):
+            new = self._add(chunk._replace(members=members, size=event.size), step if saved else 0)
+            if saved:
+                self.checkpoints.write(new.id, saved)
+        waiting = [
+            other
+            for other in self.pending
+            if other.group == chunk.group and other.size > event.size and not self.steps[other.id]
+        ]
+        for other in waiting:
+            self.pending.remove(other)
+            del self.chunks[other.id]
+            for i in range(0, len(other.members), event.size):
+                self._add(other._replace(members=other.members[i : i + event.size], size=event.size), 0)
+        del self.chunks[chunk.id]
+        self._write_plan()
+        self.checkpoints.drop(chunk.id)
+
+    def _add(self, chunk: Chunk, step: int) -> Chunk:
+        chunk = chunk._replace(id=max(self.steps) + 1)
+        self.steps[chunk.id] = step
+        self.chunks[chunk.id] = chunk
+        self.pending.append(chunk)
+        return chunk
+
+    def _done_steps(self) -> int:
+        return sum(self.steps[chunk.id] * len(chunk.members) for chunk in self.chunks.values())
+
+    def _attributes(self) -> dict[str, Any]:
+        """What the dataset says of the sweep, and never changes."""
+        names = ("steps", "bin", "compiled", "seeds", "began", "fcbp", "torch", "python", "device", "host", "git")
+        about = {name: self.config[name] for name in names if name in self.config}
+        return {"experiment": json.dumps(self.config["experiment"]), **about}
+
+    def _changing(self, state: str) -> dict[str, Any]:
+        return {
+            "state": state,
+            "seconds": round(time.monotonic() - self.began, 1),
+            "members_with_nan": int(self.results.failed().sum()),
+        }
+
+    def _write_plan(self) -> None:
+        if self.folder is not None:
+            folders.write_plan(self.folder, self.plan, list(self.chunks.values()), self.done)
+
+    def _write_config(self, state: str) -> None:
+        self.config.update(self._changing(state))
+        if self.folder is not None:
+            self.folder.write(self.config)
+
+    def _how_to_go_on(self) -> str:
+        assert self.folder is not None
+        return f"to go on: fcbp resume {self.folder.path}, or fcbp.resume({str(self.folder.path)!r})"
+
+
+class _Stop:
+    """Whether someone asked the sweep to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    @contextlib.contextmanager
+    def on_signals(self, wanted: bool, say: Callable[[str], None]) -> Iterator[None]:
+        """Ctrl-C and SIGTERM (as a cluster sends before the time is up) ask to stop; a second Ctrl-C does not ask."""
+        if not wanted or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+            say("stopping when the steps under way are done; Ctrl-C again stops at once")
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _ranges(seeds: Iterable[int]) -> str:
+    """Whole numbers, neighbours as a range: ``0-29, 40``."""
+    parts: list[list[int]] = []
+    for seed in sorted(seeds):
+        if parts and seed == parts[-1][1] + 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in parts)

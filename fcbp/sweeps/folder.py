@@ -1,0 +1,184 @@
+"""A run directory: whose it is, what it holds, and how far it has come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcbp.designs import Members, plain
+from fcbp.experiment import Experiment
+from fcbp.sweeps import checkpoint, files
+from fcbp.sweeps.plan import Chunk, Plan
+from fcbp.sweeps.store import CONFIG, STORE
+
+__all__ = ["Folder", "check_same", "circumstances", "digest", "read_chunks", "read_plan", "state", "write_plan"]
+
+LOCK = "lock"
+PLAN = "plan.json"
+CHECKPOINTS = "checkpoints"
+
+
+class Folder:
+    """A run directory, held for this process alone.
+
+    Args:
+        path: made where there is none.
+
+    Raises:
+        BlockingIOError: another process is at work in it.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = files.Lock(path / LOCK)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise files.explained(error, path) from error
+        self.checkpoints = checkpoint.OnDisk(path / CHECKPOINTS)
+
+    @property
+    def store(self) -> Path:
+        return self.path / STORE
+
+    def holds_run(self) -> bool:
+        return (self.path / CONFIG).is_file()
+
+    def foreign(self) -> list[str]:
+        """What lies in it that a sweep that was killed before it began would not have left."""
+        ours = {LOCK, STORE, PLAN, f"{PLAN}.part", f"{CONFIG}.part"}
+        return sorted(path.name for path in self.path.iterdir() if path.name not in ours)
+
+    def read(self) -> dict[str, Any]:
+        return files.read_json(self.path / CONFIG)
+
+    def write(self, config: Mapping[str, Any]) -> None:
+        files.write_json(self.path / CONFIG, config)
+
+    def finish(self) -> None:
+        """Remove what only an unfinished run needs."""
+        folder = self.path / CHECKPOINTS
+        if folder.is_dir():
+            for path in folder.iterdir():
+                path.unlink()
+            folder.rmdir()
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def state(run: Path | str) -> str:
+    """``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, or ``"killed"``.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    path = Path(run)
+    if not (path / CONFIG).is_file():
+        raise ValueError(f"run is {str(path)!r}, which holds no {CONFIG}; expected the directory of a sweep")
+    written = files.read_json(path / CONFIG).get("state", "finished")
+    return "killed" if written == "running" and not files.is_locked(path / LOCK) else written
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """A plan as plain data; :func:`read_plan` is the inverse."""
+    described = {
+        "experiment": plan.experiment.to_dict(),
+        "steps": plan.steps,
+        "bin": plan.bin,
+        "axes": dict(plan.members.axes),
+        "settings": [dict(settings) for settings in plan.members],
+    }
+    return json.loads(json.dumps(described, default=str))  # tuples as lists, as they come back from a file
+
+
+def read_plan(folder: Folder, compile: bool) -> Plan:
+    """The plan of a run directory.
+
+    Raises:
+        ValueError: a file is damaged, or the experiment is one that this version of the library does not know.
+    """
+    stored = files.read_json(folder.path / PLAN)
+    axes = {name: plain(values) for name, values in stored["axes"].items()}
+    members = Members(axes, tuple({k: plain(v) for k, v in settings.items()} for settings in stored["settings"]))
+    return Plan(Experiment(**stored["experiment"]), members, stored["steps"], stored["bin"], compile)
+
+
+def check_same(folder: Folder, plan: Plan) -> None:
+    """Check that a run directory is of this sweep.
+
+    Raises:
+        ValueError: it is of another; the message names the first difference.
+    """
+    stored, ours = files.read_json(folder.path / PLAN), describe(plan)
+    pairs = [(name, stored[name], ours[name]) for name in ("steps", "bin")]
+    names = sorted({*stored["experiment"], *ours["experiment"]} - {"steps", "bin"})
+    pairs += [(name, stored["experiment"].get(name), ours["experiment"].get(name)) for name in names]
+    pairs += [(f"axis {name}", stored["axes"].get(name), ours["axes"].get(name)) for name in stored["axes"]]
+    pairs += [("members", stored["settings"], ours["settings"])]
+    for name, theirs, mine in pairs:
+        if theirs != mine:
+            raise ValueError(
+                f"out is {str(folder.path)!r}, which holds a run of another experiment: {name} is {_short(theirs)} "
+                f"there and {_short(mine)} here"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
+
+
+def write_plan(folder: Folder, plan: Plan, chunks: Sequence[Chunk], done: Collection[int]) -> None:
+    """Keep the plan, and which of its chunks are done."""
+    table = [{**chunk._asdict(), "done": chunk.id in done} for chunk in chunks]
+    files.write(folder.path / PLAN, json.dumps({**describe(plan), "chunks": table}).encode())
+
+
+def read_chunks(folder: Folder) -> tuple[list[Chunk], set[int]]:
+    """The chunks of a run, and which are done."""
+    table = files.read_json(folder.path / PLAN)["chunks"]
+    done = {row["id"] for row in table if row.pop("done")}
+    return [Chunk(**{**row, "members": tuple(row["members"])}) for row in table], done
+
+
+def digest(plan: Plan) -> str:
+    """What checkpoints of a sweep are marked with."""
+    return hashlib.sha256(json.dumps([describe(plan), plan.compile]).encode()).hexdigest()[:16]
+
+
+def circumstances(device: str) -> dict[str, str]:
+    """With what a sweep was run: versions, device, and the revision of the working directory."""
+    from fcbp import __version__
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
+    about = {
+        "fcbp": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device if name == device else f"{device} ({name})",
+        "host": platform.node(),
+    }
+    return {**about, **_revision()}
+
+
+def _revision() -> dict[str, str]:
+    """The git revision of the working directory, marked where files differ from it."""
+    try:
+        head, changed = (
+            subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"git": f"{head} with changes" if changed else head}

@@ -1,0 +1,86 @@
+"""Where a sweep runs: this process, worker processes, or a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fcbp.names import unknown
+
+__all__ = ["Places", "check_whole", "choose", "cores"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """The devices of a sweep."""
+
+    devices: tuple[str, ...]
+    """One for each chunk at a time."""
+    backend: str | None
+    address: str | None
+    threads: int
+    """Of a process on the CPU."""
+
+
+def choose(
+    device: torch.device | str | None,
+    devices: str | int | Sequence[str] | None,
+    backend: str | None,
+    address: str | None,
+) -> Places:
+    """The places that :func:`fcbp.sweep`'s arguments name.
+
+    Raises:
+        ValueError: an argument is unknown or out of range, or two contradict each other.
+    """
+    if backend not in (None, "ray"):
+        raise unknown("backend", str(backend), ["ray"])
+    if address is not None and backend is None:
+        raise ValueError(f"address is {address!r} without a backend; expected backend='ray'")
+    if device is not None and devices is not None:
+        raise ValueError(f"device is {str(device)!r} and devices {devices!r}; expected one of them")
+    threads = torch.get_num_threads()
+    one = str(device or "cpu")
+    if devices is None:
+        chosen: tuple[str, ...] = (one,)
+    elif devices == "all":
+        gpus = torch.cuda.device_count()
+        chosen = tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",) * cores()
+    elif isinstance(devices, int):
+        check_whole("devices", devices)
+        chosen = ("cpu",) * devices
+    elif isinstance(devices, str):
+        chosen = (devices,)
+    else:
+        chosen = tuple(map(str, devices))
+    if not chosen:
+        raise ValueError(f"devices is {devices!r}; expected at least one")
+    for name in {*chosen}:
+        try:
+            found = torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(f"device is {name!r}; expected one such as 'cpu' or 'cuda:0' ({error})") from None
+        if found.type == "cuda" and backend is None and (found.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device is {name!r}; expected one that this machine has: it has no such GPU")
+    if len(chosen) > 1 or backend:
+        threads = max(1, cores() // len(chosen))
+    return Places(chosen, backend, address, threads)
+
+
+def check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more")
+
+
+def check_number(name: str, value: Any, low: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= low:
+        raise ValueError(f"{name} is {value!r}; expected a number, {low} or more")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

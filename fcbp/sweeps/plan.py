@@ -1,0 +1,131 @@
+"""What a sweep will do, decided before it starts: its members, their groups by program, bins and chunks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from fcbp.designs import Members
+from fcbp.experiment import Experiment
+
+__all__ = ["Chunk", "Plan", "divide", "surprises"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep as data.
+
+    Attributes:
+        experiment: what all members share.
+        members: what sets them apart.
+        steps: learner steps of every member.
+        bin: steps averaged into one value.
+        compile: whether the loop is compiled.
+    """
+
+    experiment: Experiment
+    members: Members
+    steps: int
+    bin: int
+    compile: bool
+
+    @functools.cached_property
+    def runs(self) -> tuple[Experiment, ...]:
+        """The experiment of each member."""
+        return tuple(self.experiment.replace(**settings) for settings in self.members)
+
+    @functools.cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Members that share a program."""
+        groups: dict[Any, list[int]] = {}
+        for i, run in enumerate(self.runs):
+            groups.setdefault(run.program_key(), []).append(i)
+        return tuple(map(tuple, groups.values()))
+
+    @functools.cached_property
+    def ends(self) -> tuple[int, ...]:
+        """The last step of each bin."""
+        return (*range(self.bin, self.steps, self.bin), self.steps)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is computed: a worker computes it again.
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+
+class Chunk(NamedTuple):
+    """Members that run side by side, from the first step to the last."""
+
+    id: int
+    group: int
+    """Position in :attr:`Plan.groups`."""
+    members: tuple[int, ...]
+    """Positions in :attr:`Plan.runs`."""
+    size: int
+    """The program's members; where there are fewer, the last is repeated, so that one program serves all chunks."""
+    streams: int
+    """The program's streams, likewise."""
+
+
+def divide(plan: Plan, at_once: Sequence[int], workers: int = 1) -> list[Chunk]:
+    """Chunks of nearly equal size.
+
+    Args:
+        plan: the sweep.
+        at_once: the most members of a chunk, for each group.
+        workers: of which all are to have something to do.
+    """
+    chunks: list[Chunk] = []
+    for group, (members, most) in enumerate(zip(plan.groups, at_once, strict=True)):
+        most = max(1, min(most, -(-len(members) // max(1, workers // len(plan.groups)))))
+        number = -(-len(members) // most)
+        size = -(-len(members) // number)
+        parts = [members[i : i + size] for i in range(0, len(members), size)]
+        streams = max(len({plan.runs[i].seed for i in part}) for part in parts)
+        chunks += [Chunk(len(chunks) + i, group, part, size, streams) for i, part in enumerate(parts)]
+    return chunks
+
+
+def halves(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The members in two parts, the first not smaller."""
+    half = -(-len(members) // 2)
+    return tuple(members[:half]), tuple(members[half:])
+
+
+def pieces(steps: int, most: int) -> Iterator[int]:
+    """Lengths of at most ``most`` that sum to ``steps`` and differ by one at the most."""
+    number = -(-steps // most)
+    return (steps // number + (i < steps % number) for i in range(number))
+
+
+def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
+    """What a person should know before a run starts: settings under which no unit can or is likely to be replaced."""
+    messages = []
+    cbp = [run for run in runs if run.reads("replacement_rate") and run.reads("maturity_threshold")]
+    active = [run for run in cbp if run.replacement_rate > 0]
+    young = sorted({run.maturity_threshold for run in active if steps <= run.maturity_threshold})
+    if young:
+        messages.append(
+            f"no unit will be replaced: steps is {steps} and maturity_threshold {_join(young)}; a unit is only "
+            "replaced when it is older"
+        )
+    idle = sorted(
+        {
+            (run.replacement_rate, max(run.hidden))
+            for run in active
+            if run.maturity_threshold < steps
+            and run.replacement_rate * max(run.hidden) * (steps - run.maturity_threshold) < 1
+        }
+    )
+    for units in sorted({units for _, units in idle}):
+        rates = _join(rate for rate, n in idle if n == units)
+        messages.append(
+            f"no unit is expected to be replaced: replacement_rate {rates} x {units} units x {steps} steps gives less "
+            "than one replacement in a layer"
+        )
+    return messages
+
+
+def _join(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

@@ -1,0 +1,132 @@
+"""A population: the members of a chunk side by side, as pure functions of one pytree of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import optree
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fcbp import loop, random
+from fcbp.experiment import COUNTS, Experiment, Program
+
+__all__ = ["Carry", "Population", "population"]
+
+PIECE = 1000
+"""The most steps per call of the compiled program, whose examples are drawn at once."""
+PIECE_BYTES = 1 << 28
+"""What the examples and the losses of a piece may take."""
+PROBE_SAMPLES = 200
+"""Examples on which units and ranks are measured at the end of a bin."""
+
+
+class Carry(NamedTuple):
+    """All that a population goes on from."""
+
+    problem: Any
+    """States of the streams; members of one seed share theirs."""
+    learners: Any
+    """States of the learners, members first."""
+    hyper: Any
+    """The members' numbers."""
+    stream_of: Int64[Tensor, "members"]
+    """Each member's stream."""
+
+
+class Population(NamedTuple):
+    """A program's members side by side."""
+
+    start: Callable[[Sequence[Experiment], int, int], Carry]
+    """``start(runs, size, streams)``: a population of ``size``, the last member repeated where there are fewer."""
+    advance: Callable[[Carry, int], tuple[Carry, dict[str, Tensor]]]
+    """``advance(carry, steps)``: also sums over the steps ``(members,)``: the loss float64, counts int64."""
+    probe: Callable[[Carry], dict[str, Tensor]]
+    """Measurements ``(members,)`` on examples to come."""
+    sums: tuple[str, ...]
+    """What ``advance`` sums."""
+    piece: Callable[[Carry], int]
+    """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
+
+
+def population(program: Program, *, compile: bool, device: torch.device | str | None) -> Population:
+    """The functions of a program for many members.
+
+    Settings that share a seed share the data and the initial weights: comparisons between them are paired.
+    """
+
+    def start(runs: Sequence[Experiment], size: int, streams: int) -> Carry:
+        runs = [*runs, *[runs[-1]] * (size - len(runs))]
+        seeds, stream_of = np.unique([run.seed for run in runs], return_inverse=True)
+        seeds = np.append(seeds, [seeds[-1]] * (streams - len(seeds))).astype(np.int64)
+        keys = torch.vmap(lambda key: random.split(key))(random.key(torch.tensor(seeds, device=device)))
+        index = torch.tensor(stream_of, device=device)
+        numbers = {
+            name: torch.tensor([program.number_of(run, name) for run in runs], dtype=torch.float64, device=device)
+            for name in program.numbers
+        }
+        numbers["step_size"] = numbers["step_size"].to(torch.float32)
+        return Carry(
+            torch.vmap(program.stream.init)(keys[:, 0]),
+            torch.vmap(program.learner.init)(keys[index, 1]),
+            program.hyper(numbers),
+            index,
+        )
+
+    def sample(problem: Any, length: int) -> Any:
+        return torch.vmap(lambda state: program.stream.sample(state, length), out_dims=(0, 1))(problem)
+
+    def member_step(learner: Any, hyper: Any, batch: Any) -> Any:
+        learner, info = program.learner.step(learner, batch, hyper)
+        return learner, {"loss": info["loss"], **program.counts(info)}
+
+    side_by_side = torch.vmap(member_step)
+
+    def step(carry: Any, batches: tuple[Tensor, ...]) -> Any:
+        learners, hyper, stream_of = carry
+        learners, seen = side_by_side(learners, hyper, tuple(part[stream_of] for part in batches))
+        return (learners, hyper, stream_of), seen
+
+    def advance(carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
+        problem, batches = sample(carry.problem, steps)
+        (learners, hyper, stream_of), seen = loop.scan(step, tuple(carry[1:]), batches, compile=compile)
+        sums = {
+            name: value.sum(0, dtype=torch.float64 if value.is_floating_point() else torch.int64)
+            for name, value in seen.items()
+        }
+        return Carry(problem, learners, hyper, stream_of), sums
+
+    def probe(carry: Carry) -> dict[str, Tensor]:
+        _, batches = sample(carry.problem, PROBE_SAMPLES)
+        mine = tuple(part[:, carry.stream_of].transpose(0, 1) for part in batches)
+        return torch.vmap(program.probe)(carry.learners, mine)
+
+    def piece(carry: Carry) -> int:
+        _, batches = sample(carry.problem, 1)
+        seen = 8 * len(carry.stream_of)
+        return max(2, min(PIECE, PIECE_BYTES // (seen + size_of(batches))))
+
+    return Population(
+        start, advance, probe, ("loss", *(name for name in COUNTS if name in program.measurements)), piece
+    )
+
+
+def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:
+    """The population of some members."""
+    ours: Any = tuple(carry[1:])
+    chosen: Any = optree.tree_map(lambda leaf: leaf[rows], ours)
+    return Carry(carry.problem, *chosen)
+
+
+def size_of(tree: Any) -> int:
+    """Bytes of a pytree's tensors."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in optree.tree_leaves(tree))
+
+
+def is_broken(loss: Float[Tensor, "members"], learners: Any) -> Tensor:
+    """Which members' loss, or mean magnitude of some parameter, is no longer finite ``(members,)``."""
+    magnitudes = [leaf.reshape(len(loss), -1).abs().mean(1) for leaf in optree.tree_leaves(learners.params)]
+    return ~torch.stack([loss, *magnitudes]).isfinite().all(0)

@@ -1,0 +1,65 @@
+"""The line, or in a notebook the bar, that shows how a sweep comes on."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+
+from fcbp.sweeps.store import Results, need
+
+__all__ = ["Progress"]
+
+SHOW_EVERY = 1.0
+"""Seconds between two looks at the members."""
+
+
+class Progress:
+    """Member-steps per second, the time left, members with NaN and units replaced.
+
+    Args:
+        members: of the sweep.
+        steps: of each.
+        done: member-steps that an earlier process did.
+        show: ``False`` shows nothing.
+    """
+
+    def __init__(self, members: int, steps: int, done: int, show: bool) -> None:
+        self._bar = need("tqdm.auto").tqdm(
+            total=members * steps,
+            initial=done,
+            unit=" member-steps",
+            unit_scale=True,
+            desc=f"{members:,} members",
+            disable=not show,
+            dynamic_ncols=True,
+        )
+        self._shown = -SHOW_EVERY
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)
+
+    def update(self, done: int, results: Results) -> None:
+        """Show how many member-steps are done, and what the results say."""
+        if self._bar.disable:
+            return
+        if time.monotonic() - self._shown >= SHOW_EVERY:
+            self._shown = time.monotonic()
+            self._bar.set_postfix_str(summary(results), refresh=False)
+        # A chunk that goes on from its checkpoint has fewer steps than before.
+        self._bar.update(max(0, done - self._bar.n))
+
+    def close(self, results: Results) -> None:
+        if not self._bar.disable:
+            self._bar.set_postfix_str(summary(results))
+        self._bar.close()
+
+
+def summary(results: Results) -> str:
+    """Members with NaN and units replaced."""
+    replaced = results.values.get("units_replaced")
+    units = f", {np.nansum(replaced):,.0f} units replaced" if replaced is not None else ""
+    return f"{results.failed().sum()} NaN{units}"
