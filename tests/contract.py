@@ -301,6 +301,16 @@ def numbers(kind: Callable[..., Any], *values: float) -> Any:
     return kind(*(torch.tensor(value, dtype=torch.float32) for value in (*values, *kind()[len(values) :])))
 
 
+def at_times(hyper: Callable[..., Any], name: str, values: tuple[float, ...], **others: float) -> Callable[[int], Any]:
+    """Numbers of members that differ in one of them, for a method that acts at every step."""
+
+    def member(i: int) -> Any:
+        own = hyper(**{name: values[i % len(values)], "period": 1, **others})
+        return optree.tree_map(lambda value: torch.tensor(value, dtype=torch.float64), own)
+
+    return member
+
+
 METHOD_ROWS: list[MethodRow] = [
     MethodRow("bp", methods.backprop, lambda i: methods.NoHyperparams(), methods.NoHyperparams(), exact=True),
     MethodRow(
@@ -389,6 +399,64 @@ METHOD_ROWS: list[MethodRow] = [
     *(
         MethodRow(name, build, lambda i: methods.NoHyperparams(), methods.NoHyperparams(), signalled=True)
         for name, build in (("head-reset", methods.head_reset), ("full-reset", methods.full_reset))
+    ),
+    MethodRow(
+        "redo",
+        methods.redo,
+        at_times(methods.RedoHyperparams, "threshold", (0.9, -1.0, 1.0, 0.8), decay_rate=0.9),
+        methods.RedoHyperparams(threshold=-1.0, period=2),
+        steps=2,
+    ),
+    MethodRow(
+        "redo capacity",
+        lambda: methods.redo(capacity=2, initializer="xavier_uniform"),
+        at_times(methods.RedoHyperparams, "threshold", (0.9, -1.0, 1.0, 0.8), decay_rate=0.0),
+        methods.RedoHyperparams(threshold=-1.0, period=1),
+        compiled=False,
+    ),
+    MethodRow(
+        "regrama",
+        methods.regrama,
+        at_times(methods.RegramaHyperparams, "threshold", (0.9, -1.0, 1.0, 0.8), decay_rate=0.5),
+        methods.RegramaHyperparams(threshold=-1.0, period=2),
+        compiled=False,
+    ),
+    MethodRow(
+        "cpr",
+        methods.cpr,
+        at_times(methods.CPRHyperparams, "rate", (0.3, 0.0, 0.1, 1.0), decay_rate=0.5, sharpness=3.0),
+        methods.CPRHyperparams(rate=0.0, period=2),
+        generated=True,
+    ),
+    MethodRow(
+        "cpr softplus",
+        lambda: methods.cpr("softplus", initializer="kaiming_normal"),
+        at_times(methods.CPRHyperparams, "rate", (0.3, 0.0, 0.1, 1.0), decay_rate=0.9, threshold=0.9),
+        methods.CPRHyperparams(rate=0.0, period=1),
+        compiled=False,
+    ),
+    MethodRow(
+        "ccbp",
+        methods.ccbp,
+        at_times(
+            methods.CCBPHyperparams, "replacement_rate", (0.3, 0.0, 0.1, 1.0), decay_rate=0.5, maturity_threshold=5
+        ),
+        methods.CCBPHyperparams(replacement_rate=0.0, period=2),
+        steps=3,
+    ),
+    MethodRow(
+        "ccbp discrete",
+        lambda: methods.ccbp(continuous=False, capacity=3),
+        at_times(methods.CCBPHyperparams, "replacement_rate", (0.3, 0.0, 0.2, 1.0), decay_rate=0.5),
+        methods.CCBPHyperparams(replacement_rate=0.0, period=2),
+        generated=True,
+    ),
+    MethodRow(
+        "snr",
+        methods.snr,
+        at_times(methods.SNRHyperparams, "rejection", (0.3, 0.0, 0.1, 0.5), initial_threshold=1, fires_above=1.0),
+        methods.SNRHyperparams(rejection=0.0, period=2),
+        steps=3,
     ),
 ]
 

@@ -8,40 +8,60 @@ from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Kind, Method, NoHyperparams, keep_gradients
 from fcbp.methods.cbp import cbp
 from fcbp.methods.cbp_weights import cbp_weights
+from fcbp.methods.ccbp import CCBPHyperparams, CCBPState, ccbp
 from fcbp.methods.chain import chain
+from fcbp.methods.cpr import CPRHyperparams, CPRState, cpr
 from fcbp.methods.l2 import L2Hyperparams, l2
 from fcbp.methods.l2_init import L2InitHyperparams, L2InitState, l2_init
+from fcbp.methods.redo import RedoHyperparams, redo
+from fcbp.methods.regrama import RegramaHyperparams, regrama
 from fcbp.methods.shrink_perturb import ShrinkPerturbHyperparams, ShrinkPerturbState, shrink_perturb
+from fcbp.methods.snr import SNRHyperparams, SNRState, snr
 from fcbp.methods.swr import SWRHyperparams, swr
 from fcbp.methods.task_reset import TaskResetState, full_reset, head_reset
+from fcbp.methods.threshold import ThresholdState
 from fcbp.methods.upgd import UPGDHyperparams, UPGDState, upgd
 from fcbp.methods.weight_decay import WeightDecayHyperparams, weight_decay
 
 __all__ = [
     "METHODS",
+    "CCBPHyperparams",
+    "CCBPState",
+    "CPRHyperparams",
+    "CPRState",
     "Kind",
     "L2Hyperparams",
     "L2InitHyperparams",
     "L2InitState",
     "Method",
     "NoHyperparams",
+    "RedoHyperparams",
+    "RegramaHyperparams",
+    "SNRHyperparams",
+    "SNRState",
     "SWRHyperparams",
     "ShrinkPerturbHyperparams",
     "ShrinkPerturbState",
     "TaskResetState",
+    "ThresholdState",
     "UPGDHyperparams",
     "UPGDState",
     "WeightDecayHyperparams",
     "backprop",
     "cbp",
     "cbp_weights",
+    "ccbp",
     "chain",
+    "cpr",
     "full_reset",
     "head_reset",
     "keep_gradients",
     "l2",
     "l2_init",
+    "redo",
+    "regrama",
     "shrink_perturb",
+    "snr",
     "swr",
     "upgd",
     "weight_decay",
@@ -105,5 +125,35 @@ METHODS: dict[str, Kind] = {
     ),
     "head-reset": Kind("a new last layer with every task, of which batches have to tell", head_reset),
     "full-reset": Kind("a new network with every task, of which batches have to tell", full_reset),
+    "redo": Kind(
+        "ReDo: at times, make units new whose activation is a small share of their layer's",
+        redo,
+        RedoHyperparams,
+        {"threshold": (0.01, 0.025, 0.1), "decay_rate": (0.99,)},
+    ),
+    "regrama": Kind(
+        "ReGraMa: at times, make units new whose gradient is a small share of their layer's",
+        regrama,
+        RegramaHyperparams,
+        {"threshold": (0.001, 0.01, 0.1), "decay_rate": (0.99,)},
+    ),
+    "cpr": Kind(
+        "continuous partial resets: at times, move units of low utility a little towards new ones",
+        cpr,
+        CPRHyperparams,
+        {"rate": (0.0015, 0.015, 0.15)},
+    ),
+    "ccbp": Kind(
+        "continuous Continual Backpropagation: partial resets that units grow out of",
+        ccbp,
+        CCBPHyperparams,
+        {"replacement_rate": (0.0015, 0.015, 0.15)},
+    ),
+    "snr": Kind(
+        "self-normalised resets: make units new that are silent longer than by their own habit",
+        snr,
+        SNRHyperparams,
+        {"rejection": (0.01, 0.03, 0.1)},
+    ),
 }
 """The methods by the name that sweeps and the command take."""

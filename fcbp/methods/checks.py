@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["check_numbers", "need_signal", "need_step"]
+from fcbp.units import UnitGroup, check_features, check_units
+
+__all__ = ["check_capacity", "check_numbers", "need_features", "need_grads", "need_signal", "need_step", "need_units"]
 
 RANGES: dict[str, Callable[[float], bool]] = {
+    "a number": lambda x: not math.isnan(x),
+    "a number, 1 or more": lambda x: 1 <= x < math.inf,
     "a number, 0 or more": lambda x: 0 <= x < math.inf,
     "a number in [0, 1]": lambda x: 0 <= x <= 1,
     "a number in [0, 1)": lambda x: 0 <= x < 1,
@@ -63,3 +67,60 @@ def need_signal(new_task: Tensor | None, method: str) -> Tensor:
             "tensor, as streams do with task_signal=True"
         )
     return new_task
+
+
+def check_capacity(capacity: int | None) -> None:
+    """Check the most units that a method resets in a group at once.
+
+    Raises:
+        ValueError: it is no whole number, or below 0.
+    """
+    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
+        raise ValueError(f"capacity is {capacity!r}; expected a number of units, 0 or more, or None")
+
+
+def need_units(
+    units: Iterable[UnitGroup], params: Any, method: str, *, incoming: bool = False
+) -> tuple[UnitGroup, ...]:
+    """``units`` as a tuple.
+
+    Args:
+        method: who asks.
+        incoming: whether it reads gradients of incoming weights.
+
+    Raises:
+        ValueError: there are none, one does not fit ``params``, or one has no incoming weights to read.
+    """
+    units = tuple(units)
+    if not units:
+        raise ValueError(f"units is (); {method} needs the groups whose units it resets: give find_units'")
+    check_units(units, params)
+    for group in units:
+        if incoming and not group.incoming:
+            raise ValueError(f"units: group {group.name!r} has no incoming slice; {method} reads the gradients there")
+    return units
+
+
+def need_features(
+    features: Mapping[str, Tensor] | None, units: Iterable[UnitGroup], method: str
+) -> Mapping[str, Tensor]:
+    """``features``.
+
+    Raises:
+        ValueError: they are missing, whole or for a group.
+    """
+    if features is None:
+        raise ValueError(f"features is None; {method} needs every group's activation by name: pass features= to update")
+    check_features(units, features)
+    return features
+
+
+def need_grads(grads: Any, method: str) -> Any:
+    """``grads``.
+
+    Raises:
+        ValueError: they are missing.
+    """
+    if grads is None:
+        raise ValueError(f"grads is None; {method} needs a pytree like params: pass grads= to update")
+    return grads

@@ -1,0 +1,216 @@
+"""What the methods that reset units share: when an event is due, whose score is low, and the resets themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int32, Int64, Shaped
+from torch import Tensor
+
+from fcbp import initializers, random, tree, utility
+from fcbp.cbp import _activation, _rank_lowest, reset_buffers, reset_moments
+from fcbp.concrete import is_concrete
+from fcbp.optim import _like
+from fcbp.units import UnitGroup
+from fcbp.units.group import Slice, fans, put, put_rows, row_shape, spread, take, update
+
+__all__ = [
+    "Chosen",
+    "activation_magnitude",
+    "count_dtype",
+    "fires",
+    "gradient_magnitude",
+    "lowest",
+    "masks",
+    "mix",
+    "relative",
+    "reset_partially",
+    "reset_units",
+    "state_dtype",
+    "tick",
+]
+
+
+# --- when, and who --------------------------------------------------------------------------------------
+
+
+def tick(since: Int32[Tensor, ""], period: float | Tensor) -> tuple[Bool[Tensor, ""], Int32[Tensor, ""]]:
+    """Whether an event is due, every ``period`` steps, and the steps since the last one.
+
+    A count, not a remainder: it costs less, and a period of 0 in a tensor is every step rather than a division by it.
+    """
+    since = since + 1
+    event = since >= period
+    return event, since.masked_fill(event, 0)
+
+
+def activation_magnitude(
+    group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], dtype: torch.dtype
+) -> Float[Tensor, "units"]:
+    """The mean of ``abs(h)`` over batch and positions."""
+    h = _activation(group, features[group.name]).to(dtype)
+    return h.abs().mean((*range(h.ndim - 2), -1))
+
+
+def fires(
+    group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], above: float | Tensor
+) -> Bool[Tensor, "units"]:
+    """Whether h is above a number for any sample at any position."""
+    h = _activation(group, features[group.name])
+    return (h > _like(above, h)).any(-1).flatten(0, -2).any(0)
+
+
+def gradient_magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor, "units"]:
+    """The mean of ``abs(g)`` over the incoming weights: :func:`fcbp.utility.incoming_gradient`."""
+    own = tuple(take(tree.get(grads, s.path), s, group.size).to(dtype) for s in group.incoming)
+    nothing = own[0].new_zeros(group.size, 1)
+    return utility.incoming_gradient(utility.Observation(nothing, nothing, (), (), incoming_grads=own))
+
+
+def relative(values: Float[Tensor, "units"]) -> Float[Tensor, "units"]:
+    """``values`` over their mean: 0 for all where the mean is 0, NaN where it is not finite."""
+    mean = values.mean()
+    return values / torch.where(mean == 0, 1, torch.where(mean < math.inf, mean, math.nan))
+
+
+class Chosen(NamedTuple):
+    """The units of a group that are reset, and which of the rows drawn each takes."""
+
+    mask: Bool[Tensor, "units"]
+    """Whether the unit is reset."""
+    slot: Int32[Tensor, "units"]
+    """Its row, where it is."""
+    rows: int
+    """How many rows are drawn."""
+
+
+def masks(chosen: Mapping[str, Chosen]) -> dict[str, Bool[Tensor, "units"]]:
+    """The masks alone, by group name."""
+    return {name: one.mask for name, one in chosen.items()}
+
+
+def lowest(
+    eligible: Bool[Tensor, "units"],
+    score: Shaped[Tensor, "units"],
+    capacity: int | None,
+    number: Shaped[Tensor, ""] | None = None,
+) -> Chosen:
+    """Of the eligible units those of lowest score, ties to the lower index: at most ``capacity``, and ``number``."""
+    size = score.shape[0]
+    rows = size if capacity is None else min(capacity, size)
+    if rows == size and number is None:
+        return Chosen(eligible, torch.arange(size, dtype=torch.int32, device=score.device), size)
+    slot = _rank_lowest(torch.where(eligible, score, torch.inf), rows)
+    mask = eligible & (slot < rows)
+    return Chosen(mask if number is None else mask & (slot + 1 <= number), slot, rows)
+
+
+# --- resets ---------------------------------------------------------------------------------------------
+
+
+def reset_units(
+    params: Any,
+    opt_state: Any,
+    buffers: Any,
+    chosen: Mapping[str, Chosen],
+    key: Int64[Tensor, ""],
+    *,
+    units: Iterable[UnitGroup],
+    draw: initializers.Initializer,
+) -> tuple[Any, Any, Any]:
+    """Make the chosen units new, as :func:`fcbp.select_and_reset` does.
+
+    For all groups the outgoing weights become 0; then the incoming ones are drawn anew, biases and norm shifts become
+    0, norm scales 1; moments and step counts of all these become 0, running means 0, running variances 1.
+
+    Args:
+        chosen: by group name the units, as :func:`lowest` gives them.
+        key: the draws' own.
+    """
+    replaced = masks(chosen)
+    if _is_nothing(replaced):
+        return params, opt_state, buffers
+    units = [group for group in units if chosen[group.name].rows]
+    drawn = 0
+
+    def zero(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
+        return put(leaf, s, replaced[group.name], 0.0)
+
+    def one(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
+        return put(leaf, s, replaced[group.name], 1.0)
+
+    def redraw(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
+        nonlocal drawn
+        mask, slot, count = chosen[group.name]
+        rows = _rows(draw, key, drawn, leaf, s, count)
+        drawn += 1
+        return put_rows(leaf, s, slot, mask, rows)
+
+    params = update(params, units, zero, "outgoing")
+    params = update(params, units, redraw, "incoming")
+    params = update(params, units, zero, "bias norm_shift")
+    params = update(params, units, one, "norm_scale")
+    return params, reset_moments(opt_state, replaced, units=units), reset_buffers(buffers, replaced, units=units)
+
+
+def reset_partially(
+    params: Any,
+    fraction: Mapping[str, Float[Tensor, "units"]],
+    key: Int64[Tensor, ""],
+    *,
+    units: Iterable[UnitGroup],
+    draw: initializers.Initializer,
+) -> Any:
+    """Move each unit a fraction r of the way to a new one: ``w_out = (1 - r) w_out``, then
+    ``w_in = (1 - r) w_in + r fresh``, for all groups one after the other.
+
+    Where r is 0 the weights stay as they are, to the bit.
+    """
+    if _is_nothing(fraction):
+        return params
+    drawn = 0
+
+    def fade(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
+        return mix(leaf, 0.0, spread(fraction[group.name], s, leaf, 0.0))
+
+    def refresh(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
+        nonlocal drawn
+        r = fraction[group.name]
+        rows = _rows(draw, key, drawn, leaf, s, group.size)
+        drawn += 1
+        slot = torch.arange(group.size, dtype=torch.int32, device=leaf.device)
+        fresh = put_rows(leaf, s, slot, torch.ones_like(r, dtype=torch.bool), rows)
+        return mix(leaf, fresh, spread(r, s, leaf, 0.0))
+
+    return update(update(params, units, fade, "outgoing"), units, refresh, "incoming")
+
+
+def mix(leaf: Float[Tensor, "..."], new: float | Tensor, r: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """``(1 - r) leaf + r new``; where r is 0, ``leaf``."""
+    return torch.where(r > 0, ((1 - r) * leaf + r * new).to(leaf.dtype), leaf)
+
+
+def _is_nothing(by_group: Mapping[str, Tensor]) -> bool:
+    """Whether it is known that no unit is to be reset: then there is nothing to draw."""
+    return is_concrete(*by_group.values()) and not any(bool(values.any()) for values in by_group.values())
+
+
+def _rows(
+    draw: initializers.Initializer, key: Int64[Tensor, ""], index: int, leaf: Tensor, s: Slice, count: int
+) -> Tensor:
+    own = random.fold_in(key, index)
+    return draw(own, row_shape(leaf, s, count), *fans(leaf, s), leaf.dtype, leaf.device)
+
+
+def count_dtype(device: torch.device) -> torch.dtype:
+    """Of sums of millions of tiny rates, which need more than float32's 24 bits; Apple's devices have no more."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def state_dtype(group: UnitGroup, params: Any) -> tuple[torch.dtype, torch.device]:
+    """Of what is remembered of each unit: the weights' dtype, or float32 if that is finer; and the weights' device."""
+    leaf = tree.get(params, (group.incoming + group.outgoing)[0].path)
+    return torch.promote_types(leaf.dtype, torch.float32), leaf.device
