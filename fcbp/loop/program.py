@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +20,17 @@ Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
 PARALLEL_FROM = 1 << 20
 """Elements of the carry from which on threads share an operation: with fewer, their meetings cost more than they save,
 and on a busy machine many times more."""
+
+
+# Before, the compiler's loops of variable length come without the C++ around them.
+_CAN_LOOP_IN_CPP = torch.__version__ >= (2, 13)
+
+
+def _read_scalars() -> contextlib.AbstractContextManager[Any]:
+    """What torch before 2.11 needs for a loop: that the compiler may read its counter."""
+    if torch.__version__ >= (2, 11):
+        return contextlib.nullcontext()
+    return torch._dynamo.config.patch(capture_scalar_outputs=True)
 
 
 class _Flat(NamedTuple):
@@ -63,7 +75,7 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
     # The compiler counts programs by code object and refuses the ninth: each loop gets its own. Nor is a size to become
     # a variable (dynamic=False) because another program had another: only the length is.
     loop.__code__ = loop.__code__.replace()
-    options: dict[str, Any] = {"cpp_wrapper": True}
+    options: dict[str, Any] = {"cpp_wrapper": _CAN_LOOP_IN_CPP}
     if sum(leaf.numel() for leaf in leaves) < PARALLEL_FROM:
         options["cpp.threads"] = 1
     compiled = torch.compile(loop, fullgraph=True, dynamic=False, options=options)
@@ -77,7 +89,7 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
         stacked = [torch.empty(length, dtype=torch.int32), *given]
         for x in stacked:
             torch._dynamo.mark_dynamic(x, 0)
-        with torch.no_grad():
+        with torch.no_grad(), _read_scalars():
             carry, ys = compiled(moving, constants, stacked)
         new = list(leaves)
         for i, value in zip(flat.moving, carry[1:], strict=True):
