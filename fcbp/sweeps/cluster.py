@@ -93,31 +93,35 @@ def run(
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
         running: dict[Any, Chunk] = {}
         asked = False
-        while running or (pending and not asked):
-            if stop() and not asked:
-                asked = True
-                mailbox.stop.remote()
-            while pending and not asked:
-                chunk = pending.popleft()
-                running[remote.remote(task_of(chunk, device), mailbox)] = chunk
-            over, _ = ray.wait(list(running), num_returns=len(running), timeout=POST_EVERY)
-            yield from ray.get(mailbox.take.remote())
-            for reference in over:
-                _check(ray, reference, running.pop(reference))
+        try:
+            while running or (pending and not asked):
+                if stop() and not asked:
+                    asked = True
+                    mailbox.stop.remote()
+                while pending and not asked:
+                    chunk = pending.popleft()
+                    running[remote.remote(task_of(chunk, device), mailbox)] = chunk
+                over, _ = ray.wait(list(running), num_returns=len(running), timeout=POST_EVERY)
+                yield from ray.get(mailbox.take.remote())
+                for reference in over:
+                    ray.get(reference)  # raises what the task raised
+                    del running[reference]
+        except ray.exceptions.RayError as error:
+            raise _explained(error, ray) from error
 
 
-def _check(ray: Any, reference: Any, chunk: Chunk) -> None:
-    try:
-        ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, Exception):
-            raise error.cause from error
-        raise
-    except ray.exceptions.WorkerCrashedError as error:
-        raise RuntimeError(
-            f"a Ray worker died, and so did {RETRIES} before it with the same {chunk.size} members; if the machine was "
-            "out of memory, use a smaller members_at_once"
-        ) from error
+def _explained(error: Exception, ray: Any) -> Exception:
+    """What a person can do about an error of Ray's."""
+    if "No module named 'fcbp'" in str(error):
+        return ImportError("a Ray worker cannot import fcbp; install it on every node of the cluster")
+    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
+        return error.cause
+    if isinstance(error, ray.exceptions.WorkerCrashedError):
+        return RuntimeError(
+            f"a Ray worker died, and so did {RETRIES} before it with the same members; if the machine was out of "
+            "memory, use a smaller members_at_once"
+        )
+    return RuntimeError(f"Ray failed: {error}")
 
 
 @contextmanager
