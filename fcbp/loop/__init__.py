@@ -69,8 +69,8 @@ def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, c
             program = programs[key]
             if program is not None:
                 return program(carry_leaves, xs, length)
-        except ValueError:
-            raise
+        except (ValueError, MemoryError, torch.OutOfMemoryError):
+            raise  # with too little memory running eagerly is no help
         except Exception as error:
             programs[key] = None
             # The first line alone may be no more than the compiler's name.

@@ -24,7 +24,7 @@ from fcbp.sweeps.places import Places
 from fcbp.sweeps.plan import Chunk, Plan, divide, halves
 from fcbp.sweeps.population import Population, population
 from fcbp.sweeps.progress import Progress
-from fcbp.sweeps.store import Results
+from fcbp.sweeps.store import CHANGING, Results
 
 if TYPE_CHECKING:
     import xarray
@@ -190,7 +190,7 @@ class Execution:
             progress.close(self.results)
         if self.folder is not None:
             self.folder.finish()
-        return self.results.dataset({**self._attributes(), **self._changing("finished")})
+        return self.results.dataset({**self._attributes(), **{name: self.config[name] for name in CHANGING}})
 
     def _events(self) -> Iterator[Event]:
         places = self.places
@@ -278,19 +278,14 @@ class Execution:
         about = {name: self.config[name] for name in names if name in self.config}
         return {"experiment": json.dumps(self.config["experiment"]), **about}
 
-    def _changing(self, state: str) -> dict[str, Any]:
-        return {
-            "state": state,
-            "seconds": round(time.monotonic() - self.began, 1),
-            "members_with_nan": int(self.results.failed().sum()),
-        }
-
     def _write_plan(self) -> None:
         if self.folder is not None:
             folders.write_plan(self.folder, self.plan, list(self.chunks.values()), self.done)
 
     def _write_config(self, state: str) -> None:
-        self.config.update(self._changing(state))
+        self.config["state"] = state
+        self.config["seconds"] = round(time.monotonic() - self.began, 1)
+        self.config["members_with_nan"] = int(self.results.failed().sum())
         if self.folder is not None:
             self.folder.write(self.config)
 

@@ -18,10 +18,12 @@ from fcbp.sweeps.plan import Plan
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["CONFIG", "STORE", "Results", "need", "open"]
+__all__ = ["CHANGING", "CONFIG", "STORE", "Results", "need", "open"]
 
 STORE = "results.zarr"
 CONFIG = "config.json"
+CHANGING = ("state", "seconds", "members_with_nan")
+"""What the configuration says of a run's progress."""
 FLUSH_EVERY = 5.0
 """Seconds between two writes of what has come in."""
 BLOCK = 1 << 18
@@ -195,7 +197,7 @@ def progress_attributes(path: Path) -> dict[str, Any]:
     """Of a run's configuration what changes while it runs."""
     config = path / CONFIG
     about = files.read_json(config) if config.is_file() else {}
-    return {name: about[name] for name in ("state", "seconds", "members_with_nan") if name in about}
+    return {name: about[name] for name in CHANGING if name in about}
 
 
 def need(name: str) -> Any:
