@@ -74,7 +74,7 @@ def test_run_says_that_it_does_not_compile_and_no_more(finished):
 
 def test_the_table_is_of_the_results(finished):
     out, process = finished
-    data = cli.load(out)
+    data = fcbp.open(out)
     assert analysis.table(data) in process.stdout
     row = process.stdout.splitlines()[3]
     chosen = data.sel(activation="relu", replacement_rate=0.05)
@@ -86,7 +86,8 @@ def test_the_table_is_of_the_results(finished):
 def test_the_run_directory(finished):
     out, _ = finished
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.json", "learning_curves.png", "replaced.png", "results.zarr", "sensitivity.png", "units.png",
+        "config.json", "experiment.yaml", "learning_curves.png", "plan.json", "replaced.png", "results.zarr",
+        "sensitivity.png", "units.png",
     ]  # fmt: skip
     config = json.loads((out / "config.json").read_text())
     assert config["experiment"]["maturity_threshold"] == 20
@@ -94,6 +95,9 @@ def test_the_run_directory(finished):
     assert config["steps"] == 60
     assert config["sizes"] == {"activation": 2, "replacement_rate": 2, "seed": 2, "step": 60}
     assert config["fcbp"] == fcbp.__version__
+    experiment, swept = fcbp.experiment.load(out / "experiment.yaml")
+    assert experiment == fcbp.Experiment(maturity_threshold=20, steps=60)
+    assert swept == {"seed": (0, 1), "activation": ("relu", "tanh"), "replacement_rate": (0.0, 0.05)}
 
 
 def test_the_store_opens_with_xarray_and_holds_what_a_sweep_gives(finished):
@@ -103,6 +107,7 @@ def test_the_store_opens_with_xarray_and_holds_what_a_sweep_gives(finished):
     members = fcbp.grid(seed=range(2), activation=["relu", "tanh"], replacement_rate=[0.0, 0.05])
     experiment = fcbp.experiment.Experiment(maturity_threshold=20)
     direct = fcbp.sweep(experiment, members, steps=60, progress=False)
+    assert set(stored.data_vars) == set(direct.data_vars)
     for name in direct.data_vars:
         # The command has its own number of threads: equal to rounding.
         np.testing.assert_allclose(stored[name].transpose(*direct[name].dims), direct[name], rtol=1e-4, atol=1e-5)
@@ -121,28 +126,111 @@ def test_plot_draws_the_pictures_again(finished, capsys):
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
 
 
-def test_list(finished, capsys):
+@pytest.mark.parametrize("name", ["ls", "list"])
+def test_the_list_has_settings_and_state(finished, capsys, name):
     out, _ = finished
-    status, shown, _ = command("list", "--runs", out.parent, capsys=capsys)
+    status, shown, _ = command(name, "--runs", out.parent, capsys=capsys)
     assert status == 0
     assert "bit-flipping: The slowly-changing regression problem" in shown
-    assert re.search(rf"{re.escape(str(out))}: .*2 seed.* x 2 replacement_rate", shown)
-    status, shown, _ = command("list", "--runs", out / "none", capsys=capsys)
+    (row,) = [line for line in shown.splitlines() if str(out) in line]
+    for text in ("finished", "2 seed x 2 activation x 2 replacement_rate", " 60 ", "maturity threshold 20"):
+        assert text in row
+    status, shown, _ = command(name, "--runs", out / "none", capsys=capsys)
     assert status == 0
     assert "no runs in" in shown
 
 
+def test_a_damaged_run_is_listed_as_such(capsys, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    status, shown, _ = command("ls", "--runs", tmp_path, capsys=capsys)
+    assert status == 0
+    assert "damaged" in shown
+
+
 def test_an_out_that_holds_something_is_refused_and_kept(finished, capsys, monkeypatch):
     out, _ = finished
-    monkeypatch.setattr(sweeps, "sweep", lambda *_, **__: pytest.fail("work was done"))
+    monkeypatch.setattr(Execution, "__init__", lambda *args: pytest.fail("work was done"))
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     status, _, errors = command("run", "bit-flipping", "--out", out, capsys=capsys)
     assert status == 2
-    assert errors.startswith(f"fcbp: --out is {out}, which exists and holds something")
+    assert re.search(rf"out is {str(out)!r}, which holds a run; expected a new or an empty directory", errors)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
     status, _, errors = command("run", "bit-flipping", "--out", out / "config.json", capsys=capsys)
     assert status == 2
-    assert "--out is" in errors
+    assert "config.json" in errors
+
+
+def test_a_run_compared_with_itself(finished, capsys):
+    out, _ = finished
+    status, shown, _ = command("compare", out, out, capsys=capsys)
+    assert status == 0
+    rows = shown.splitlines()[3:]
+    assert len(rows) == 4  # the best, and the three other settings
+    assert all("+0.000 " in row and "higher" not in row and "lower" not in row for row in rows)
+    status, _, errors = command("compare", out, out, "--variable", "los", capsys=capsys)
+    assert (status, "variable is 'los'" in errors) == (2, True)
+
+
+def test_export_to_tensorboard(finished, capsys, tmp_path):
+    reader = pytest.importorskip("tensorboardX.proto.event_pb2")
+
+    out, _ = finished
+    status, shown, _ = command("export", out, "--tensorboard", tmp_path, capsys=capsys)
+    assert status == 0
+    assert "8 members in" in shown
+    folders = sorted(path.name for path in tmp_path.iterdir())
+    assert "seed=1,activation=relu,replacement_rate=0.05" in folders
+    (file,) = (tmp_path / "seed=1,activation=relu,replacement_rate=0.05").iterdir()
+    written, data = [], file.read_bytes()
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event = reader.Event.FromString(data[12 : 12 + length])
+        written += [(event.step, v.simple_value) for v in event.summary.value if v.tag == "loss"]
+        data = data[16 + length :]
+    expected = fcbp.open(out)["loss"].sel(seed=1, activation="relu", replacement_rate=0.05)
+    assert [step for step, _ in written] == expected["step"].values.tolist()
+    np.testing.assert_allclose([value for _, value in written], expected)
+
+
+def test_a_missing_tensorboard_is_named(finished, capsys, tmp_path, monkeypatch):
+    out, _ = finished
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    status, _, errors = command("export", out, "--tensorboard", tmp_path, capsys=capsys)
+    assert status == 2
+    assert "pip install 'fcbp[tensorboard]'" in errors
+
+
+# --- several methods ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A run of several methods from a file."""
+    out = tmp_path_factory.mktemp("methods") / "run"
+    file = out.with_name("mine.yaml")
+    file.write_text("flip_period: 20\nsteps: 90\nbin: 30\nsweep:\n  seed: [3, 4]\n  method: [bp, l2]\n")
+    arguments = ["run", str(file), "--method", "bp", "cbp", "l2", "--maturity-threshold", "10", "--out", str(out)]
+    assert cli.main([*arguments, "--strength", "0.1", "0.2"]) == 0
+    return out
+
+
+def test_methods_are_compared_each_at_its_best(compared, capsys):
+    out = compared
+    # Of a finished run, `resume` gives the results.
+    status, shown, errors = command("resume", out, capsys=capsys)
+    assert status == 0, errors
+    data = fcbp.open(out)
+    # What the line does not say is the file's, and of the small grid; methods read what they have.
+    assert data["method"].values.tolist() == ["bp", "cbp", "cbp", "cbp", "l2", "l2"]
+    assert data["seed"].values.tolist() == [3, 4]
+    np.testing.assert_array_equal(data["replacement_rate"], [np.nan, 1e-5, 1e-4, 1e-3, np.nan, np.nan])
+    np.testing.assert_array_equal(data["strength"], [np.nan] * 4 + [0.1, 0.2])
+    assert json.loads(data.attrs["experiment"])["flip_period"] == 20
+    ranking = shown.split("\n\n")[1].splitlines()
+    assert {line.split()[1] for line in ranking[2:]} == {"bp", "cbp", "l2"}
+    names = [Path(path).name for path in re.findall(r"^picture\s+(.*)$", shown, re.MULTILINE)]
+    assert names[:2] == ["learning_curves.png", "methods.png"]
 
 
 # --- without a sweep ------------------------------------------------------------------------------------
@@ -172,14 +260,14 @@ def test_flags_reach_the_sweep(swept, capsys, tmp_path):
     experiment = swept["experiment"]
     assert (experiment.replacement_rate, experiment.hidden, experiment.optimizer) == (0.2, (7, 4), "adam")
     assert experiment.redraw_all is True
-    assert (swept["steps"], swept["bin"], swept["compile"]) == (500, 50, False)
+    assert (experiment.steps, experiment.bin, swept["compile"]) == (500, 50, False)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_defaults_show_loss_of_plasticity_and_its_cure(swept, capsys, tmp_path):
     command("run", "bit-flipping", "--out", tmp_path / "run", capsys=capsys)
     assert dict(swept["members"].axes) == {"seed": tuple(range(10)), "replacement_rate": (0.0, 1e-4, 1e-3)}
-    assert swept["steps"] == 1_000_000
+    assert swept["experiment"].steps == 1_000_000
     assert swept["compile"] is None
     assert swept["experiment"] == fcbp.Experiment()
 
@@ -187,8 +275,58 @@ def test_the_defaults_show_loss_of_plasticity_and_its_cure(swept, capsys, tmp_pa
 def test_backprop_alone_is_not_swept_over_rates(swept, capsys, tmp_path):
     command("run", "bit-flipping", "--method", "backprop", "--out", tmp_path / "run", capsys=capsys)
     assert dict(swept["members"].axes) == {"seed": tuple(range(10))}
-    command("run", "bit-flipping", "--method", "backprop", "cbp", "--out", tmp_path / "run", capsys=capsys)
-    assert set(swept["members"].axes) == {"seed", "method", "replacement_rate"}
+
+
+LISTED = [
+    (["--method", "bp", "cbp"], [("bp", None), ("cbp", 1e-5), ("cbp", 1e-4), ("cbp", 1e-3)]),
+    (["--method", "bp", "cbp", "--replacement-rate", "0.1", "0.2"], [("bp", None), ("cbp", 0.1), ("cbp", 0.2)]),
+    (["--method", "bp", "cbp", "--no-grid"], [("bp", None), ("cbp", None)]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "rows"), LISTED)
+def test_several_methods_are_listed_each_with_what_it_reads(arguments, rows, swept, capsys, tmp_path):
+    command("run", "bit-flipping", *arguments, "--seeds", "2", "--out", tmp_path / "run", capsys=capsys)
+    members = swept["members"]
+    assert dict(members.axes) == {"setting": tuple(range(len(rows))), "seed": (0, 1)}
+    assert [(row["method"], row.get("replacement_rate")) for row in members][::2] == rows
+
+
+def test_what_all_methods_read_is_crossed_with_them(swept, capsys, tmp_path):
+    arguments = ["--method", "upgd", "l2", "--no-grid", "--step-size", "0.1", "0.2", "--weight-decay", "0.3"]
+    command("run", "bit-flipping", *arguments, "--activation", "tanh", "--out", tmp_path / "run", capsys=capsys)
+    members = swept["members"]
+    assert {name: len(axis) for name, axis in members.axes.items()} == {"setting": 2, "step_size": 2, "seed": 10}
+    assert swept["experiment"].activation == "tanh"
+    # UPGD has a weight decay of its own; the other methods' is the optimiser's.
+    assert {(row["method"], row["weight_decay"]) for row in members} == {("upgd", 0.3), ("l2", 0.3)}
+
+
+def test_a_file_with_its_sweep_and_the_command_line_over_it(swept, capsys, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("step_size: 0.5\nsteps: 70\nsweep: {replacement_rate: [0.1, 0.2], seed: [5, 6]}")
+    command("run", file, capsys=capsys)
+    assert dict(swept["members"].axes) == {"seed": (5, 6), "replacement_rate": (0.1, 0.2)}
+    assert (swept["experiment"].step_size, swept["experiment"].steps) == (0.5, 70)
+    assert str(swept["out"]).startswith("runs/mine-")
+    command("run", file, "--step-size", "0.1", "--seeds", "1", "--replacement-rate", "0.3", capsys=capsys)
+    assert dict(swept["members"].axes) == {"seed": (0,)}
+    assert (swept["experiment"].step_size, swept["experiment"].replacement_rate) == (0.1, 0.3)
+
+
+def test_places_reach_the_sweep(swept, capsys, tmp_path):
+    given = [
+        (["--devices", "2"], 2),
+        (["--devices", "all"], "all"),
+        (["--devices", "cuda:0", "cuda:1"], ["cuda:0", "cuda:1"]),
+    ]
+    for arguments, devices in given:
+        command("run", "bit-flipping", *arguments, "--out", tmp_path / "run", capsys=capsys)
+        assert swept["devices"] == devices
+    arguments = ["--backend", "ray", "--address", "auto", "--members-at-once", "7", "--checkpoint-every", "5"]
+    command("run", "bit-flipping", *arguments, "--out", tmp_path / "run", capsys=capsys)
+    names = ("backend", "address", "members_at_once", "checkpoint_every", "devices")
+    assert [swept[name] for name in names] == ["ray", "auto", 7, 5.0, None]
 
 
 @pytest.mark.parametrize(
@@ -203,12 +341,21 @@ def test_backprop_alone_is_not_swept_over_rates(swept, capsys, tmp_path):
         (["run", "bit-flipping", "--seeds", "0"], "--seeds is 0"),
         (["run", "bit-flipping", "--steps", "0"], "steps is 0"),
         (["run", "bit-flipping", "--bin", "0"], "bin is 0"),
+        (["run", "bit-flipping", "--steps", "10", "--bin", "11"], "bin is 11; expected at most steps, 10"),
+        (["run", "bit-flipping", "--steps", "10", "11"], "--steps has 2 values; expected one for all members"),
+        (["run", "bit-flipping", "--momentum", "0.5", "--optimizer", "adam"], "momentum is set, which nothing reads"),
+        (["run", "bit-flipping", "--method", "bp", "cbp", "cbp"], "times; expected different settings"),
+        (["run", "bit-flipping", "--method", "bp", "cpb"], "method is 'cpb'.*did you mean .*'cbp'"),
+        (["run", "none.yaml"], "none.yaml"),
+        (["export", "nowhere"], "expected --tensorboard and a folder"),
+        (["resume", "nowhere"], "run is 'nowhere', which holds no config.json"),
+        (["compare", "nowhere", "nowhere"], "run is 'nowhere', which holds no results.zarr"),
         (["run", "bit-flipping", "--hidden"], r"hidden is \(\)"),
         (["run", "bit-flipping", "--activation"], "--activation has no value"),
         (["run", "bit-flipping", "--stepp-size", "0.1"], "--step-size"),
         (["run", "bit-flipping", "--steps", "many"], "many"),
         (["run"], "bit-flipping"),
-        (["plot", "nowhere"], "RUN is nowhere, which holds no results.zarr"),
+        (["plot", "nowhere"], "run is 'nowhere', which holds no results.zarr"),
         (["rnu"], "run"),
         ([], "run"),
     ],
@@ -223,12 +370,12 @@ def test_wrong_arguments_are_named_without_a_traceback(arguments, message, capsy
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_folder_that_cannot_be_written_fails_before_the_sweep(capsys, tmp_path, swept):
+def test_a_folder_that_cannot_be_written_fails_before_the_sweep(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(Execution, "__init__", lambda *args: pytest.fail("work was done"))
     (tmp_path / "file").write_text("")
     status, _, errors = command("run", "bit-flipping", "--out", tmp_path / "file" / "run", capsys=capsys)
     assert status == 2
     assert str(tmp_path / "file") in errors
-    assert not swept
 
 
 def test_interrupting_says_what_became_of_the_run(capsys, tmp_path, monkeypatch):
@@ -265,11 +412,17 @@ def test_help_is_readable(capsys):
     assert status == 0
     for flag in ("--seeds", "--replacement-rate", "--step-size", "--steps", "--activation", "--optimizer", "--out"):
         assert flag in shown
-    for text in ("several values after a flag sweep it", "one of: bit-flipping", "number of seeds, from 0 on"):
-        assert text in shown
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    for text in (
+        "several values after a flag sweep it", "one of: bit-flipping", "number of seeds, from 0 on",
+        # Of a stream's docstring, a method's, and the strings below the fields of its numbers.
+        "T of the paper, in examples (bit-flipping: 10000)", "decay of Adam's mean (adam, adamw: 0.9)",
+        "Fraction of the eligible units replaced per step (rho), in [0, 1]",
+    ):  # fmt: skip
+        assert text in words
     status, shown, _ = command("--help", capsys=capsys)
     assert status == 0
-    assert {"run", "plot", "list"} <= set(re.findall(r"\w+", shown))
+    assert {"run", "resume", "ls", "list", "plot", "compare", "export"} <= set(re.findall(r"\w+", shown))
 
 
 # --- the table ------------------------------------------------------------------------------------------

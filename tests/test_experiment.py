@@ -149,7 +149,7 @@ def test_a_method_by_object():
     ("settings", "message"),
     [
         ({"replacment_rate": 0.1}, "setting is 'replacment_rate'.*did you mean 'replacement_rate'"),
-        ({"method": "cpb"}, "method is 'cpb'.*did you mean 'cbp'"),
+        ({"method": "cpb"}, "method is 'cpb'.*did you mean .*'cbp'"),
         ({"network": "mpl"}, "network is 'mpl'.*did you mean 'mlp'"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 10, "bin": 11}, "bin is 11; expected at most steps, 10"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from fcbp import initializers, nets, optim, streams
 from fcbp.methods import METHODS, Kind
-from fcbp.names import lookup, unknown
+from fcbp.names import lookup
 
 __all__ = ["ACTIVATIONS", "NETWORKS", "OPTIMIZERS", "STREAMS", "Part", "method", "network", "optimizer", "stream"]
 
@@ -57,14 +57,16 @@ def method(chosen: str | Kind) -> Part:
     Raises:
         ValueError: the name is unknown.
     """
-    if isinstance(chosen, Kind):
-        name, kind = method_name(chosen), chosen
-    else:
-        name = "bp" if chosen == "backprop" else chosen
-        if name not in METHODS:
-            raise unknown("method", name, METHODS)
-        kind = METHODS[name]
-    return _method(name, kind)
+    return _method(method_name(chosen), kind(chosen))
+
+
+def kind(chosen: str | Kind) -> Kind:
+    """What a method's name stands for.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    return chosen if isinstance(chosen, Kind) else lookup("method", method_name(chosen), METHODS)
 
 
 @functools.cache
@@ -78,7 +80,7 @@ def _method(name: str, kind: Kind) -> Part:
 def method_name(chosen: str | Kind) -> str:
     """The name of a method in :data:`fcbp.methods.METHODS`; of one that is not there, its function's."""
     if isinstance(chosen, str):
-        return chosen
+        return "bp" if chosen == "backprop" else chosen
     return next((name for name, kind in METHODS.items() if kind is chosen), getattr(chosen.build, "__name__", "method"))
 
 

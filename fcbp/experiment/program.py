@@ -15,7 +15,7 @@ from fcbp import initializers, learner, optim, random, streams
 from fcbp.experiment import parts
 from fcbp.experiment.measurements import VARIABLES, Seen, measure
 from fcbp.experiment.settings import Experiment, set_names, unread
-from fcbp.methods import Kind, Method
+from fcbp.methods import Method
 from fcbp.units import find_units, forward_with_features
 
 __all__ = ["Program", "build_program", "check"]
@@ -94,7 +94,7 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
     )
     moving = tuple(name for name, value in own.items() if value != 0)
     of_method = tuple(name for name in method_part.numbers if name in first.numbers())
-    make = first.method.hyperparams if isinstance(first.method, Kind) else parts.METHODS[method_part.name].hyperparams
+    make = parts.kind(first.method).hyperparams
 
     def hyper(numbers: Mapping[str, Any]) -> learner.LearnerHyperparams:
         return learner.LearnerHyperparams(

@@ -18,6 +18,6 @@ from fcbp.sweeps.execution import Interrupted
 from fcbp.sweeps.folder import state
 from fcbp.sweeps.plan import surprises
 from fcbp.sweeps.run import COMPILE_FROM, resume, sweep
-from fcbp.sweeps.store import open
+from fcbp.sweeps.store import CONFIG, STORE, open
 
-__all__ = ["COMPILE_FROM", "Interrupted", "open", "resume", "state", "surprises", "sweep"]
+__all__ = ["COMPILE_FROM", "CONFIG", "STORE", "Interrupted", "open", "resume", "state", "surprises", "sweep"]

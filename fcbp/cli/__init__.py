@@ -1,0 +1,50 @@
+"""The ``fcbp`` command.
+
+``fcbp run NAME`` runs an experiment, named or in a YAML file (several values after a flag sweep it; several methods are
+compared), ``fcbp resume RUN`` goes on with a run, ``fcbp ls`` tells which there are, ``fcbp plot RUN`` draws its
+pictures again, ``fcbp compare RUN RUN`` tells how two differ, and ``fcbp export RUN --tensorboard DIR`` writes it for
+TensorBoard.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from fcbp.cli.flags import run_arguments
+from fcbp.cli.run import run
+from fcbp.cli.runs import COMMANDS
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: by default those of the process.
+
+    Returns:
+        The exit status: 0; 2 where an argument was wrong; 130 where the run was interrupted.
+    """
+    try:
+        import tyro
+    except ImportError:
+        print("fcbp: the command needs tyro; install it with: pip install 'fcbp[cli]'", file=sys.stderr)
+        return 2
+    kinds = run_arguments()
+    positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
+    command = tyro.extras.subcommand_cli_from_dict(
+        {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}},
+        prog="fcbp",
+        description="Continual Backpropagation, vmapped over seeds and settings.",
+        args=arguments,
+        sort_subcommands=False,
+    )
+    try:
+        return run(command) if isinstance(command, kinds) else command()
+    except (ValueError, ImportError, OSError) as error:
+        print(f"fcbp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"\nfcbp: {str(error) or 'interrupted before there was anything to keep'}", file=sys.stderr)
+        return 130

@@ -1,0 +1,172 @@
+"""``fcbp run``: from the command line to members, and from results to what a person reads."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcbp import analysis, designs, sweeps
+from fcbp import experiment as experiments
+from fcbp.cli.flags import given
+from fcbp.designs import Members
+from fcbp.experiment import Experiment, parts
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["members_of", "notes_on_stderr", "report", "run"]
+
+SEEDS = 10
+CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
+"""What CBP alone is swept over where the command line names no numbers: a run shows the loss of plasticity as well."""
+
+
+def run(arguments: Any) -> int:
+    """Sweep, save, draw, and print a table."""
+    base, swept = _read(arguments.experiment)
+    values = {**{name: tuple(column) for name, column in swept.items()}, **given(arguments)}
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise ValueError(f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more")
+    if arguments.seeds is not None or "seed" not in values:
+        values["seed"] = tuple(range(arguments.seeds or SEEDS))
+    base, members = members_of(base, values, grid=arguments.grid)
+    name = Path(arguments.experiment).stem
+    out = arguments.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with notes_on_stderr():
+        results = sweeps.sweep(
+            base,
+            members,
+            out=out,
+            compile=arguments.compile,
+            **places(arguments),
+            members_at_once=arguments.members_at_once,
+        )
+    axes = {name: axis for name, axis in members.axes.items() if name != "setting"}
+    (out / "experiment.yaml").write_text(experiments.to_yaml(base, axes))
+    report(results, out)
+    return 0
+
+
+def _read(name: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
+    """An experiment by name or from a file."""
+    if name in experiments.EXPERIMENTS or not (Path(name).suffix or Path(name).exists()):
+        return experiments.get(name), {}
+    return experiments.load(name)
+
+
+def members_of(
+    base: Experiment, values: Mapping[str, tuple[Any, ...]], *, grid: bool = True
+) -> tuple[Experiment, Members]:
+    """What all members share, and the members.
+
+    Of one method, they are the grid of everything that has several values. Of several, each method is listed with every
+    combination of those values that it reads, and everything else is crossed with them. The numbers of a method's small
+    grid that are not given have the grid's values.
+
+    Args:
+        base: what the values change.
+        values: by setting; the order is the results'.
+        grid: ``False``: with its defaults instead.
+    """
+    methods = values.get("method", (base.method,))
+    own = {name for method in methods for name in parts.method(method).defaults}
+    shared = {name: column for name, column in values.items() if name not in own and name != "method"}
+    fixed = {name: column[0] for name, column in shared.items() if len(column) == 1 and name != "seed"}
+    crossed = {name: column for name, column in shared.items() if name not in fixed and name != "seed"}
+    seeds = {"seed": values["seed"]} if "seed" in values else {}
+    if len(methods) == 1:
+        base = base.replace(**fixed, method=methods[0])
+        columns = _numbers(base, values, own, CURE if methods[0] == "cbp" else None, grid)
+        base = base.replace(**{name: column[0] for name, column in columns.items() if len(column) == 1})
+        columns = {name: column for name, column in columns.items() if len(column) > 1}
+        return base, designs.grid(**seeds, **crossed, **columns)
+    base = base.replace(**fixed)
+    rows = []
+    for method in methods:
+        columns = _numbers(base.replace(method=method), values, own, None, grid)
+        rows += [
+            {"method": method, **dict(zip(columns, point, strict=True))}
+            for point in itertools.product(*columns.values())
+        ]
+    return base.replace(method=methods[0]), designs.listed(rows, **crossed, **seeds)
+
+
+def _numbers(
+    run: Experiment,
+    values: Mapping[str, tuple[Any, ...]],
+    own: set[str],
+    instead: Mapping[str, tuple[float, ...]] | None,
+    grid: bool,
+) -> dict[str, tuple[Any, ...]]:
+    """The values of what a method reads; of the numbers of its small grid that are not given, the grid's."""
+    columns = {name: column for name, column in values.items() if name in own and run.reads(name)}
+    small = parts.kind(run.method).grid if instead is None else instead
+    return {**{name: column for name, column in small.items() if grid and name not in dict(run.settings)}, **columns}
+
+
+def places(arguments: Any) -> dict[str, Any]:
+    """Where to run, as :func:`fcbp.sweep` takes it."""
+    devices: Any = None
+    if arguments.devices:
+        devices = list(arguments.devices)
+        if len(devices) == 1:
+            devices = int(devices[0]) if devices[0].isdigit() else devices[0]
+        if isinstance(devices, str) and devices != "all":
+            devices = [devices]
+    return {
+        "device": arguments.device,
+        "devices": devices,
+        "backend": arguments.backend,
+        "address": arguments.address,
+        "checkpoint_every": arguments.checkpoint_every,
+    }
+
+
+@contextlib.contextmanager
+def notes_on_stderr() -> Iterator[None]:
+    """Warnings as lines that a person reads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+        yield
+
+
+def report(results: xarray.Dataset, out: Path) -> None:
+    """Print a table, and draw pictures."""
+    print(analysis.table(results))
+    if len({row.method for row in analysis.summary(results)}) > 1:
+        print(f"\n{analysis.ranking(results)}")
+    members = results["loss"].size // results.sizes["step"]
+    print(
+        f"\n{members} members x {results.attrs['steps']:,} steps in {duration(results.attrs['seconds'])}; "
+        f"{results.attrs['members_with_nan']} members with NaN"
+    )
+    print(f"data      {out / sweeps.STORE}")
+    draw(results, out)
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def draw(results: xarray.Dataset, out: Path) -> None:
+    """Draw what the results allow."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no pictures: matplotlib is not installed; pip install 'fcbp[plot]'", file=sys.stderr)
+        return
+    matplotlib.use("Agg")
+    from fcbp import plots
+
+    for path in plots.save(results, out):
+        print(f"picture   {path}")

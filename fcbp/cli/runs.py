@@ -1,0 +1,177 @@
+"""The commands for runs that exist: ``resume``, ``ls``, ``plot``, ``compare``, ``export``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fcbp import analysis, sweeps
+from fcbp import experiment as experiments
+from fcbp.cli.run import draw, duration, notes_on_stderr, places, report
+
+__all__ = ["COMMANDS"]
+
+
+@dataclass
+class Resume:
+    """Go on with a run that was interrupted or killed."""
+
+    run: Path
+    """run directory, such as `fcbp ls` prints"""
+    device: str | None = None
+    """cpu or cuda"""
+    devices: tuple[str, ...] = ()
+    """all, a number of processes, or names"""
+    backend: str | None = None
+    """ray runs the members as tasks of a cluster"""
+    address: str | None = None
+    """of the Ray cluster, such as auto"""
+    checkpoint_every: float = 60.0
+    """seconds between two checkpoints"""
+
+    def __call__(self) -> int:
+        with notes_on_stderr():
+            results = sweeps.resume(self.run, **places(self))
+        report(results, self.run)
+        return 0
+
+
+@dataclass
+class Plot:
+    """Draw a run's pictures: of a run that is not finished, of what there is."""
+
+    run: Path
+    """run directory, such as `fcbp ls` prints"""
+
+    def __call__(self) -> int:
+        draw(_there(sweeps.open(self.run)), self.run)
+        return 0
+
+
+@dataclass
+class List:
+    """List the named experiments, and the runs in a folder: their settings and state."""
+
+    runs: Path = Path("runs")
+    """where runs are"""
+
+    def __call__(self) -> int:
+        print("experiments")
+        for name, experiment in experiments.EXPERIMENTS.items():
+            print(f"  {name}: {experiment.describe()}")
+        paths = sorted(path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}"))
+        print(f"runs in {self.runs}/" if paths else f"no runs in {self.runs}/")
+        if paths:
+            rows = [_described(path) for path in paths]
+            columns = {name: [row.get(name, "") for row in rows] for name in rows[0]}
+            print(analysis.columns(columns, left=True))
+        return 0
+
+
+def _described(path: Path) -> dict[str, str]:
+    """A run in a line."""
+    row = {"run": str(path), "state": "damaged", "members": "", "steps": "", "time": "", "NaN": "", "settings": ""}
+    try:
+        config = json.loads((path / sweeps.CONFIG).read_text())
+        sizes = {name: size for name, size in config["sizes"].items() if name != "step"}
+        changed = {k: v for k, v in config["experiment"].items() if v != DEFAULTS.get(k) and k not in ("steps", "bin")}
+        changed = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in changed.items()}
+        return {
+            "run": str(path),
+            "state": sweeps.state(path),
+            "members": " x ".join(f"{size} {name}" for name, size in sizes.items()) or "1",
+            "steps": f"{config['steps']:,}",
+            "time": duration(config["seconds"]),
+            "NaN": str(config["members_with_nan"]),
+            "settings": analysis.describe(
+                {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in changed.items()}
+            ),
+        }
+    except (ValueError, KeyError, TypeError):
+        return row
+
+
+DEFAULTS = json.loads(json.dumps(experiments.Experiment().to_dict()))
+
+
+@dataclass
+class Compare:
+    """Tell how two runs differ, seed by seed: at their best, and in the settings that both have."""
+
+    first: Path
+    """a run directory"""
+    second: Path
+    """another"""
+    variable: str = "loss"
+    """what is compared"""
+    last: float = 0.2
+    """the fraction of the runs that counts as their end"""
+
+    def __call__(self) -> int:
+        first, second = sweeps.open(self.first), sweeps.open(self.second)
+        differences = analysis.compare(first, second, self.variable, last=self.last)
+        print(f"{self.variable}, last {self.last:.0%} of the run: {self.second} less {self.first}, paired by seed")
+        print(analysis.differences_table(differences))
+        return 0
+
+
+@dataclass
+class Export:
+    """Write a run for other programs."""
+
+    run: Path
+    """run directory, such as `fcbp ls` prints"""
+    tensorboard: Path | None = None
+    """folder to write TensorBoard's files to, a run for each member"""
+
+    def __call__(self) -> int:
+        if self.tensorboard is None:
+            raise ValueError("export has nothing to write; expected --tensorboard and a folder")
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            raise ImportError(
+                "the export needs tensorboardX; install it with: pip install 'fcbp[tensorboard]'"
+            ) from None
+        results = sweeps.open(self.run)
+        number = 0
+        for at, setting in analysis.settings(results, over="step"):
+            writer = SummaryWriter(str(self.tensorboard / _folder(setting)))
+            for name, values in results.isel(at).data_vars.items():
+                for step, value in zip(results["step"].values, values.values, strict=True):
+                    if np.isfinite(value):
+                        writer.add_scalar(str(name), float(value), int(step))
+            writer.close()
+            number += 1
+        print(f"{number} members in {self.tensorboard}; to see them: tensorboard --logdir {self.tensorboard}")
+        return 0
+
+
+def _folder(setting: dict[str, Any]) -> str:
+    parts = [f"{name}={analysis.show(value)}" for name, value in setting.items()]
+    return ",".join(parts).replace("/", "_").replace(" ", "") or "run"
+
+
+def _there(results: Any) -> Any:
+    """The bins that are there for every member; of a finished run all."""
+    if results.attrs.get("state", "finished") == "finished":
+        return results
+    loss = results["loss"]
+    there = loss.notnull().all([dim for dim in loss.dims if dim != "step"]).values
+    if not there.any():
+        raise ValueError("RUN has no bin yet that every member has passed; expected at least one")
+    return results.isel(step=there)
+
+
+COMMANDS: dict[str, Any] = {
+    "resume": Resume,
+    "ls": List,
+    "list": List,
+    "plot": Plot,
+    "compare": Compare,
+    "export": Export,
+}
