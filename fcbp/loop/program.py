@@ -23,12 +23,12 @@ and on a busy machine many times more."""
 
 
 # Before, the compiler's loops of variable length come without the C++ around them.
-_CAN_LOOP_IN_CPP = torch.__version__ >= (2, 13)
+_CAN_LOOP_IN_CPP = torch.__version__ >= "2.13"
 
 
 def _read_scalars() -> contextlib.AbstractContextManager[Any]:
     """What torch before 2.11 needs for a loop: that the compiler may read its counter."""
-    if torch.__version__ >= (2, 11):
+    if torch.__version__ >= "2.11":
         return contextlib.nullcontext()
     return torch._dynamo.config.patch(capture_scalar_outputs=True)
 
