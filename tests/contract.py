@@ -7,7 +7,7 @@ member. To add a method, add its :class:`MethodRow` to ``METHOD_ROWS``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optree
@@ -228,22 +228,24 @@ class MethodRow:
 
 
 def method_row(method: MethodRow) -> Row:
-    """A method's first steps on one hidden layer, with an optimiser that has momentum."""
+    """A method's first steps on one hidden layer without norm, with an optimiser that has momentum."""
+    units = (replace(UNITS[0], norm_scale=(), norm_shift=(), running_mean=(), running_var=()),)
+    names = ("0.weight", "0.bias", "1.weight", "1.bias", "layer0")
 
     def of_one_layer(tree: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: leaf for name, leaf in tree.items() if name.startswith(("0.", "1.weight", "1.bias", "layer0"))}
+        return {name: leaf for name, leaf in tree.items() if name in names}
 
     def function(inputs: Any) -> Any:
         key, params, buffers, grads, features, hyper, step_size, new_task = inputs
         functions, optimizer = method.build(), optim.sgd(0.9)
         given = {
-            "units": FEW,
+            "units": units,
             "features": features,
             "hyper": hyper,
             "step_size": step_size,
             "new_task": new_task,
         }
-        fresh = state = functions.init(FEW, params, key)
+        fresh = state = functions.init(units, params, key)
         opt_state = optimizer.init(params)
         for _ in range(method.steps):
             previous = params
@@ -379,9 +381,8 @@ METHOD_ROWS: list[MethodRow] = [
     MethodRow(
         "cbp-weights",
         methods.cbp_weights,
-        lambda i: numbers(fcbp.weights.Hyperparams, 0.3, i % 2, 0.9, 1 + i // 4),
+        lambda i: numbers(fcbp.weights.Hyperparams, 0.3, 0.5 * (i % 2), 0.9, 1 + i // 4),
         fcbp.weights.Hyperparams(reset_rate=0.0, maturity_threshold=1),
-        steps=2,
     ),
     MethodRow(
         "swr",
