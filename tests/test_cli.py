@@ -455,3 +455,24 @@ def test_one_setting_of_one_seed():
     assert "±" not in table
     assert header.strip().startswith("loss, first fifth")
     assert row.split()[:2] == ["0.500", "0.500"]
+
+
+def test_a_run_of_methods_that_measure_different_things_is_taken_up(tmp_path, monkeypatch):
+    handle = Execution._handle
+
+    def interrupt(self, event):
+        handle(self, event)
+        if self.done:
+            monkeypatch.setattr(Execution, "_handle", handle)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Execution, "_handle", interrupt)
+    members = fcbp.designs.listed([{"method": "bp"}, {"method": "cbp", "replacement_rate": 0.1}], seed=[1, 2])
+    experiment = fcbp.Experiment(steps=40, bin=20, maturity_threshold=5)
+    with pytest.raises(KeyboardInterrupt):
+        fcbp.sweep(experiment, members, out=tmp_path / "run", progress=False)
+    resumed = fcbp.resume(tmp_path / "run", progress=False)
+    whole = fcbp.sweep(experiment, members, progress=False)
+    for name in whole.data_vars:
+        np.testing.assert_array_equal(resumed[name], whole[name])
+    assert resumed["age_quantile_0"].isnull().all(["seed", "step"]).values.tolist() == [True, False]

@@ -54,7 +54,8 @@ class Results:
         """Take the values of a bin; they are on the disk some seconds later."""
         for name, value in values.items():
             self.values[name][list(members), bin] = value
-            self._dirty[name, bin // self._bins] = None
+        # Also what this program does not measure: every block of a bin that is done is there.
+        self._dirty.update(dict.fromkeys((name, bin // self._bins) for name in self.values))
         self.bins_done[list(members)] = bin + 1
         if time.monotonic() - self._flushed >= FLUSH_EVERY:
             self.flush()
@@ -217,7 +218,9 @@ def _open_array(path: Path) -> Any:
     zarr = need("zarr")
     if zarr.__version__ < "3":
         return zarr.open_array(str(path), mode="r+", write_empty_chunks=True)
-    return zarr.open_array(str(path), mode="r+", config={"write_empty_chunks": True})
+    # The argument `config` is not heeded for arrays that exist.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        return zarr.open_array(str(path), mode="r+")
 
 
 def _compression() -> dict[str, Any]:
