@@ -24,7 +24,7 @@ def sweep(members: int, steps: int, **options: Any) -> None:
 
 
 def test_what_keeping_results_costs(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds in what writes and shows, and all others from the first piece on; a checkpoint every 5 s, not 60."""
+    """Seconds in what writes and shows, and all others from the first piece on; a checkpoint every 20 s, not 60."""
     spent = [0.0]
     began: list[float] = []
 
@@ -47,13 +47,13 @@ def test_what_keeping_results_costs(request: Any, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(Execution, "_handle", handled)
     monkeypatch.setattr(Progress, "update", timed(Progress.update))
-    sweep(500, 60_000, out=tmp_path / "run", checkpoint_every=5)
+    sweep(500, 60_000, out=tmp_path / "run", checkpoint_every=20)
     whole = time.perf_counter() - began[0]
     ratio = (whole - spent[0]) / whole
     steps = 59_000 * 500
     request.config.stash[TABLE].add(
         Row(
-            "main job, 500 members: results on the disk, a checkpoint every 5 s and progress",
+            "main job, 500 members: results on the disk, a checkpoint every 20 s and progress",
             1,
             "sweep",
             whole / steps,
@@ -73,9 +73,7 @@ def test_a_second_worker_process(request: Any, monkeypatch: pytest.MonkeyPatch) 
     for number in (1, 2):
         seen: dict[int, list[float]] = {}
 
-        def look(
-            self: Execution, event: Any, seen: dict[int, list[float]] = seen, handle: Any = Execution._handle
-        ) -> None:
+        def look(self: Execution, event: Any, seen: dict[int, list[float]] = seen) -> None:
             handle(self, event)
             if isinstance(event, Advanced):
                 seen.setdefault(event.chunk, []).append(time.perf_counter())
