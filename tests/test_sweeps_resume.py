@@ -20,7 +20,8 @@ from fcbp.sweeps import checkpoint, files, folder, population, store
 from fcbp.sweeps.chunk import Advanced, Saved
 from fcbp.sweeps.execution import Execution, Interrupted
 
-EXPERIMENT = fcbp.Experiment(maturity_threshold=5, replacement_rate=0.1, steps=40, bin=10)
+MEASURED = ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank")
+EXPERIMENT = fcbp.Experiment(maturity_threshold=5, replacement_rate=0.1, steps=40, bin=10, metrics=MEASURED)
 MEMBERS = {"seed": [0, 1], "replacement_rate": [0.0, 0.1]}
 
 
