@@ -13,11 +13,20 @@ from hypothesis import strategies as st
 from test_golden import LOSSES, TOLERANCE, hidden_groups, network
 
 import fcbp
-from fcbp import loop
+from fcbp import lanes, loop
 from fcbp.learner import LearnerHyperparams, make_learner
 from fcbp.units import Slice, UnitGroup
 
-MODES = [False, pytest.param(True, marks=pytest.mark.compiled)]
+MODES = [
+    "eager",
+    pytest.param("scan", marks=pytest.mark.compiled),
+    pytest.param("lanes", marks=pytest.mark.compiled),
+]
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_compile(monkeypatch):
+    monkeypatch.setattr(lanes, "OPTIMIZE", "-O1")
 
 
 def reference(step, carry, xs, length):
@@ -130,14 +139,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("compile", MODES)
+@pytest.mark.parametrize("backend", MODES)
 @pytest.mark.parametrize("case", CASES)
-def test_scan_is_the_loop(case, compile):
+def test_scan_is_the_loop(case, backend):
     step, carry, xs, length = CASES[case]
+    if (case, backend) == ("empty tensors", "lanes"):
+        pytest.skip("lanes leave them to the compiled scan")
     before = snapshot(carry, xs)
     count = compilations()
-    result = loop.scan(step, carry, xs, length, compile=compile)
-    assert compilations() - count == int(compile)
+    result = loop.scan(step, carry, xs, length, backend=backend)
+    assert compilations() - count == int(backend == "scan")
     number = length or pytree.tree_leaves(xs)[0].shape[0]
     assert_trees_close(result, reference(step, carry, xs, number), rtol=1e-6, atol=1e-6)
     assert_untouched(before, carry, xs)
@@ -163,34 +174,34 @@ def without_none(step, carry, xs, length):
     return carry, pytree.tree_map(lambda leaf: None if leaf.ndim == 2 and not leaf.shape[1] else leaf, ys)
 
 
-@pytest.mark.parametrize("compile", MODES)
+@pytest.mark.parametrize("backend", MODES)
 @pytest.mark.parametrize("case", LITTLE)
-def test_scan_is_the_loop_where_little_is_carried(case, compile):
+def test_scan_is_the_loop_where_little_is_carried(case, backend):
     step, carry, xs, length = LITTLE[case]
     before = snapshot(carry, xs)
-    result = loop.scan(step, carry, xs, length, compile=compile)
+    result = loop.scan(step, carry, xs, length, backend=backend)
     assert_trees_close(result, without_none(step, carry, xs, 4))
     assert_untouched(before, carry, xs)
 
 
-@pytest.mark.parametrize("compile", MODES)
-def test_one_tensor_twice(compile):
+@pytest.mark.parametrize("backend", MODES)
+def test_one_tensor_twice(backend):
     zeros = torch.zeros(3)
     carry, xs = (zeros, zeros), torch.ones(4, 3)
 
     def step(carry, x):
         return (carry[0] + x, carry[1] * 2 + 1), carry
 
-    result = loop.scan(step, carry, xs, compile=compile)
+    result = loop.scan(step, carry, xs, backend=backend)
     assert_trees_close(result, reference(step, carry, xs, 4))
     assert (zeros == 0).all()
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7])
-@pytest.mark.parametrize("compile", MODES)
-def test_every_length(length, compile):
+@pytest.mark.parametrize("backend", MODES)
+def test_every_length(length, backend):
     carry, xs = everything_arguments(length)
-    final, ys = loop.scan(everything, carry, xs, compile=compile)
+    final, ys = loop.scan(everything, carry, xs, backend=backend)
     if length:
         assert_trees_close((final, ys), reference(everything, carry, xs, length), rtol=1e-6, atol=1e-6)
     else:
@@ -230,7 +241,7 @@ def add(carry, x):
     return carry + x, carry
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("backend", [None, "eager", "scan"])
 @pytest.mark.parametrize(
     ("carry", "xs", "length", "message"),
     [
@@ -245,12 +256,12 @@ def add(carry, x):
         ({"a": torch.zeros(2), "b": 1.0}, torch.ones(3), None, r"carry\['b'\] is 1.0"),
     ],
 )
-def test_bad_arguments(carry, xs, length, message, compile):
+def test_bad_arguments(carry, xs, length, message, backend):
     with pytest.raises(ValueError, match=message):
-        loop.scan(add, carry, xs, length, compile=compile)
+        loop.scan(add, carry, xs, length, backend=backend)
 
 
-@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("backend", [None, "eager", "scan"])
 @pytest.mark.parametrize(
     ("step", "message"),
     [
@@ -262,9 +273,9 @@ def test_bad_arguments(carry, xs, length, message, compile):
         (lambda c, x: ({"a": 1.0}, x), r"carry\['a'\] as 1.0"),
     ],
 )
-def test_a_carry_that_changes(step, message, compile):
+def test_a_carry_that_changes(step, message, backend):
     with pytest.raises(ValueError, match=message):
-        loop.scan(step, {"a": torch.zeros(2)}, torch.ones(3, 2, 1), compile=compile)
+        loop.scan(step, {"a": torch.zeros(2)}, torch.ones(3, 2, 1), backend=backend)
 
 
 # --- the compiled program -------------------------------------------------------------------------------
@@ -308,7 +319,7 @@ def test_the_number_of_programs_in_a_process_is_not_limited():
     steps = [make(2.0), make(3.0)]
     with torch._dynamo.config.patch(recompile_limit=1):
         for step, factor in zip(steps, (2.0, 3.0), strict=True):
-            total, _ = loop.scan(step, torch.tensor(0.0), torch.ones(3))
+            total, _ = loop.scan(step, torch.tensor(0.0), torch.ones(3), backend="scan")
             assert total == 3 * factor
 
 
@@ -320,7 +331,7 @@ def test_shapes_and_lengths():
     def run(width, length, dtype=torch.float32):
         before = compilations()
         carry, xs = torch.ones(width, dtype=dtype), torch.arange(length * width).reshape(length, width).to(dtype)
-        assert_trees_close(loop.scan(step, carry, xs), reference(step, carry, xs, length))
+        assert_trees_close(loop.scan(step, carry, xs, backend="scan"), reference(step, carry, xs, length))
         return compilations() - before
 
     assert run(4, 10) == 1
@@ -386,7 +397,7 @@ def test_a_vmapped_learner_compiled_is_the_eager_one():
     before = snapshot(carry, xs)
     (eager, hyper), eager_info = loop.scan(step, carry, xs, compile=False)
     count = compilations()
-    (compiled, compiled_hyper), info = loop.scan(step, carry, xs)
+    (compiled, compiled_hyper), info = loop.scan(step, carry, xs, backend="scan")
     assert compilations() - count == 1
     assert_untouched(before, carry, xs)
     assert_trees_close(compiled_hyper, hyper, rtol=0, atol=0)
@@ -402,7 +413,7 @@ def test_a_vmapped_learner_compiled_is_the_eager_one():
     count = compilations()
     pieces, losses = carry, []
     for start, end in ((0, 100), (100, 102), (102, 250)):
-        pieces, piece_info = loop.scan(step, pieces, (xs[0][start:end], xs[1][start:end]))
+        pieces, piece_info = loop.scan(step, pieces, (xs[0][start:end], xs[1][start:end]), backend="scan")
         losses.append(piece_info["loss"])
     assert compilations() == count
     assert_trees_close(torch.cat(losses), info["loss"], rtol=0, atol=0)
@@ -411,7 +422,8 @@ def test_a_vmapped_learner_compiled_is_the_eager_one():
 
 @pytest.mark.compiled
 @pytest.mark.parametrize("case", ["ffn_sgd_contribution", "deep_adaptable_contribution_multi"])
-def test_the_compiled_learner_follows_the_original(case):
+@pytest.mark.parametrize("backend", ["scan", "lanes"])
+def test_the_compiled_learner_follows_the_original(case, backend):
     golden = Golden(case)
     config = golden.config
     units = hidden_groups(golden)
@@ -438,8 +450,10 @@ def test_the_compiled_learner_follows_the_original(case):
         return learner.step(state, batch, hyper)
 
     count = compilations()
-    state, info = loop.scan(step, learner.init(fcbp.random.key(0)), (golden.tensor("inputs").float(), targets))
-    assert compilations() - count == 1
+    state, info = loop.scan(
+        step, learner.init(fcbp.random.key(0)), (golden.tensor("inputs").float(), targets), backend=backend
+    )
+    assert compilations() - count == int(backend == "scan")
     events = [(t + 1, g, unit) for g, u in enumerate(units) for t, unit in info["replaced"][u.name].nonzero().tolist()]
     assert sorted(events) == golden.events()
     assert len(events) > 5

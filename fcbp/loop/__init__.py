@@ -5,70 +5,110 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import optree
 import torch
 from torch import Tensor
 
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
+from fcbp.names import unknown
 
-__all__ = ["PARALLEL_FROM", "scan"]
+__all__ = ["PARALLEL_FROM", "Choice", "explain", "scan"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
+
+BACKENDS = ("lanes", "scan", "eager")
+
+
+class Choice(NamedTuple):
+    """A backend and why."""
+
+    backend: str
+    """``"lanes"``, ``"scan"`` or ``"eager"``."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.reason}"
+
 
 # By step and signature; None marks a step that would not compile.
 _programs: weakref.WeakKeyDictionary[Step, dict[Any, Program | None]] = weakref.WeakKeyDictionary()
 
 
-def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, compile: bool = True) -> tuple[Any, Any]:
+def scan(
+    step: Step,
+    carry: Any,
+    xs: Any = None,
+    length: int | None = None,
+    *,
+    compile: bool = True,
+    backend: str | None = None,
+) -> tuple[Any, Any]:
     """Run ``carry, y = step(carry, x)`` over the leading axis of ``xs``; the semantics of ``jax.lax.scan``.
 
     A step is an ordinary pure function of pytrees of tensors, for one learner or under ``torch.vmap`` for many. The
     compiled program is the same function: it is traced once, put into one loop without Python in it, and kept for as
-    long as ``step`` lives, for every later call with the same shapes and any length. Pass the same ``step`` object to
-    reuse it (a function: a bound method is a new object each time), and pass numbers that change through ``carry``:
-    what ``step`` closes over is a constant of the program. Gradients do not flow through a compiled loop.
+    long as ``step`` (of ``torch.vmap(step)``: the function under it) lives, for every later call with the same shapes
+    and any length. Pass the same ``step`` object to reuse it (a function: a bound method is a new object each time),
+    and pass numbers that change through ``carry``: what ``step`` closes over is a constant of the program. Gradients do
+    not flow through a compiled loop.
+
+    With ``backend="lanes"`` small learners run in lanes (:mod:`fcbp.lanes`): eight or so members to a vector, the whole
+    run in one call. That takes one member's step: pass ``torch.vmap(step)`` itself, not a function that calls it. A
+    member's numbers are then the same to the bit whatever members are beside it. :func:`explain` says whether lanes
+    suit a step, and if not, why.
 
     Args:
         step: ``(carry, x) -> (carry, y)``; the new carry has the structure, shapes and dtypes of the old.
         carry: a pytree of tensors.
         xs: a pytree of tensors that share their leading axis; ``None`` is an empty one.
         length: number of steps; needed where ``xs`` has no tensors.
-        compile: ``False`` runs the step eagerly, with the same results. Compiling takes 10 to 60 seconds. Where it
-            fails, a warning says why and the steps run eagerly.
+        compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 5 seconds for lanes and
+            10 to 60 seconds for the compiled scan. Where it fails, a warning says why and the next backend runs.
+        backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default the compiled scan.
 
     Returns:
         The last carry, and the ``y`` of all steps stacked on a leading axis.
 
     Raises:
         ValueError: ``length`` is missing, negative or disagrees with ``xs``, or a carry leaf is no tensor or changes
-            structure, shape or dtype.
+            structure, shape or dtype; ``backend`` is unknown, or ``"lanes"`` and the step cannot run in lanes: the
+            message names the operation and the line.
 
     Example:
         >>> def step(total, x):
         ...     total = total + x
         ...     return total, total
-        >>> scan(step, torch.tensor(0.0), torch.tensor([1.0, 2.0, 3.0]), compile=False)
+        >>> scan(step, torch.tensor(0.0), torch.tensor([1.0, 2.0, 3.0]), backend="eager")
         (tensor(6.), tensor([1., 3., 6.]))
     """
+    if backend is not None and backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
     length = _length(xs, length)
-    accessors, carry_leaves, carry_spec = optree.tree_flatten_with_accessor(carry)
-    for accessor, leaf in zip(accessors, carry_leaves, strict=True):
-        if not isinstance(leaf, Tensor):
-            raise ValueError(
-                f"{accessor.codify('carry')} is {leaf!r}; expected a tensor, such as torch.tensor({leaf!r})"
-            )
+    leaves, spec = _carry_leaves(carry)
+    if not compile or backend == "eager" or length == 0:
+        return _eager(step, carry, xs, length)
+    if backend == "lanes":
+        from fcbp.loop import choice  # importing lanes takes a while, which who never uses them need not wait for
+
+        found, _ = choice.lane_program(step, leaves, spec, xs)
+        try:
+            if not found.why_not:
+                return choice.run(found, leaves, xs, length)
+        except choice.lanes.BuildError as error:
+            found.draft, found.why_not = None, str(error)
+        raise ValueError(f"backend is 'lanes', in which this step cannot run: {found.why_not}")
     # A single step is no loop: the compiler would make a second program for it.
-    if compile and length > 1:
+    if length > 1:
         programs = _programs.setdefault(step, {})
-        key = _signature(carry_leaves, carry_spec, xs)
+        key = _signature(leaves, spec, xs)
         try:
             if key not in programs:
-                programs[key] = build(step, carry_leaves, carry_spec, xs)
+                programs[key] = build(step, leaves, spec, xs)
             program = programs[key]
             if program is not None:
-                return program(carry_leaves, xs, length)
+                return program(leaves, xs, length)
         except (ValueError, MemoryError, torch.OutOfMemoryError):
             raise  # with too little memory running eagerly is no help
         except Exception as error:
@@ -81,6 +121,44 @@ def scan(step: Step, carry: Any, xs: Any = None, length: int | None = None, *, c
                 stacklevel=2,
             )
     return _eager(step, carry, xs, length)
+
+
+def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
+    """Which backend suits these arguments best, and why; nothing is compiled.
+
+    Where a step cannot run in lanes, the reason names the first operation that stands against it and the line of code
+    it comes from.
+
+    Raises:
+        ValueError: as :func:`scan`.
+
+    Example:
+        >>> def step(total, x):
+        ...     return total + x, ()
+        >>> explain(torch.vmap(step), torch.zeros(100), torch.zeros(10, 100)).backend
+        'lanes'
+    """
+    from fcbp.loop import choice
+
+    leaves, spec = _carry_leaves(carry)
+    found, count = choice.lane_program(step, leaves, spec, xs)
+    reason = found.reason_against(count)
+    if reason:
+        return Choice("scan", f"not in lanes: {reason}")
+    assert found.draft is not None
+    kib = max(found.draft.block_bytes >> 10, 1)
+    width, work = choice.lanes.width(), found.draft.work
+    return Choice("lanes", f"{count} members, {width} to a block of {kib} KiB; {work} elements a step")
+
+
+def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:
+    accessors, leaves, spec = optree.tree_flatten_with_accessor(carry)
+    for accessor, leaf in zip(accessors, leaves, strict=True):
+        if not isinstance(leaf, Tensor):
+            raise ValueError(
+                f"{accessor.codify('carry')} is {leaf!r}; expected a tensor, such as torch.tensor({leaf!r})"
+            )
+    return leaves, spec
 
 
 def _length(xs: Any, length: int | None) -> int:

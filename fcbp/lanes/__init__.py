@@ -1,0 +1,166 @@
+"""A backend of :func:`fcbp.loop.scan` for small learners: members as SIMD lanes, the time loop innermost.
+
+The step of **one member** is traced into a flat graph (``trace``), lowered to few kinds of values that are functions of
+positions (``lower`` and its tables), planned (``plan``), written as C++ whose elements are vectors of 4, 8 or 16
+members (``emit``), compiled and kept (``build``). A block of as many members runs through all steps before the next
+begins, so that its state stays in registers and the first cache; blocks are spread over threads. No lane's arithmetic
+depends on another's: a member's numbers are the same to the bit whatever the number of members, their order and the
+pieces that a run is cut into.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from fcbp.lanes import build as builder
+from fcbp.lanes.build import BuildError
+from fcbp.lanes.build import lanes as width
+from fcbp.lanes.emit import emit, workspace
+from fcbp.lanes.lower import DTYPES, Unsupported, UnsupportedOperation
+from fcbp.lanes.plan import Plan
+from fcbp.lanes.trace import Members, Traced, members_of, trace
+
+__all__ = [
+    "BuildError",
+    "Lanes",
+    "Members",
+    "Program",
+    "Unsupported",
+    "UnsupportedOperation",
+    "draft",
+    "members_of",
+    "width",
+]
+
+OPTIMIZE = "-O3"
+"""The compiler's level of optimisation."""
+
+THREADED_FROM = 1 << 20
+"""Elements in all, from which on a second thread saves more than it costs to start."""
+
+Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
+"""``program(carry_leaves, xs, length) -> (carry, ys)``"""
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """A step in lanes: how much it is, and what runs it."""
+
+    population: bool
+    shared_x: bool
+    traced: Traced
+    plan: Plan
+    source: str
+    spec: optree.PyTreeSpec
+
+    @property
+    def block_bytes(self) -> int:
+        """Memory of one block of members: state, temporaries and one step's examples."""
+        return workspace(self.traced.lowered, self.plan) * width()
+
+    @property
+    def work(self) -> int:
+        """Elements that a step of one block computes."""
+        return sum(node.args[0].size if node.kind == "reduce" else node.size for node in self.plan.order)
+
+    def compile(self) -> Program:
+        """The program, which serves every length and every number of members.
+
+        Raises:
+            BuildError: there is no compiler, or it fails.
+        """
+        function = builder.build(self.source, OPTIMIZE)
+        spec, y_spec, moving = self.spec, self.traced.y_spec, self.plan.moving
+        population, by_member, work = self.population, self.population and not self.shared_x, self.work
+        constants = [c.contiguous() for c in self.traced.constants]
+        y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried :]]
+
+        def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
+            count = leaves[0].shape[0] if population else 1
+            state = [leaf.detach().contiguous() for leaf in leaves]
+            for i in moving:  # written to, where the caller's must not be
+                state[i] = state[i].clone(memory_format=torch.contiguous_format)
+            examples, strides = _examples(xs, by_member)
+            lead = (length, count) if population else (length,)
+            ys = [torch.empty((*lead, *shape), dtype=dtype) for shape, dtype in y_kinds]
+            arguments = (
+                ctypes.c_int64(count),
+                ctypes.c_int64(length),
+                ctypes.byref(ctypes.c_int64(0)),
+                _pointers(state),
+                _pointers(constants),
+                _pointers(examples),
+                (ctypes.c_int64 * max(len(strides), 1))(*strides),
+                _pointers(ys),
+            )
+            blocks = -(-count // width())
+            threads = min(torch.get_num_threads(), blocks)
+            if threads == 1 or blocks * length * work < THREADED_FROM:
+                function(*arguments)
+            else:
+                # Every call takes blocks from one counter until none is left; Python's lock is not held meanwhile.
+                with ThreadPoolExecutor(threads) as pool:
+                    for call in [pool.submit(function, *arguments) for _ in range(threads)]:
+                        call.result()
+            return optree.tree_unflatten(spec, state), optree.tree_unflatten(y_spec, ys)
+
+        return run
+
+
+def _pointers(tensors: list[Tensor]) -> Any:
+    return (ctypes.c_void_p * max(len(tensors), 1))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
+    """The examples, each member's own lying together, and their strides from step to step and member to member."""
+    examples, strides = [], []
+    for x in optree.tree_leaves(xs):
+        x = x.detach()
+        one = x[0, 0] if by_member else x[0]
+        if not one.is_contiguous():
+            x = x.contiguous()
+        examples.append(x)
+        strides += [x.stride(0), x.stride(1) if by_member else 0]
+    return examples, strides
+
+
+def draft(
+    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, check: Callable[..., None]
+) -> Lanes:
+    """Trace a step and write its program, without compiling it.
+
+    Args:
+        step: ``torch.vmap`` of one member's step, or the step of a single member.
+        leaves: the carry's.
+        spec: the carry's structure.
+        xs: of at least one step.
+        check: raises a ``ValueError`` where a new carry is unlike the old.
+
+    Raises:
+        Unsupported: the step cannot run in lanes.
+    """
+    members = members_of(step)
+    x_leaves, x_spec = optree.tree_flatten(xs)
+    for leaf in (*leaves, *x_leaves):
+        if leaf.device.type != "cpu":
+            raise Unsupported(f"tensors on {leaf.device}")
+        if leaf.dtype not in DTYPES:
+            raise Unsupported(f"dtype {leaf.dtype}")
+    by_member = members.population and not members.shared_x
+    if members.population:
+        counts = {leaf.shape[:1] for leaf in leaves} | {x.shape[1:2] for x in x_leaves if by_member}
+        if not leaves or len(counts) > 1 or counts == {()}:
+            raise Unsupported("leaves with different numbers of members")
+    one = [leaf[0] for leaf in leaves] if members.population else leaves
+    x = [x[0, 0] if by_member else x[0] for x in x_leaves]
+    traced = trace(members, one, spec, x, x_spec, check)
+    source, plan = emit(traced.lowered)
+    return Lanes(members.population, members.shared_x, traced, plan, source, spec)

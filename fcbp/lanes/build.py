@@ -1,0 +1,138 @@
+"""From source to a function: compile it, keep it, load it.
+
+What is kept lies in ``$FCBP_CACHE_DIR``, else under the user's cache directory, which only the user may read or write;
+a file there that is not the user's alone is not loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+__all__ = ["BuildError", "build", "lanes"]
+
+# Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
+# where the source says so.
+FLAGS = [
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-w",
+]
+COMPILERS = ("g++", "clang++")
+
+
+class BuildError(Exception):
+    """There is no compiler, it failed, or what it made cannot be kept or trusted."""
+
+
+def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
+    """The function ``run`` of a C++ source.
+
+    Raises:
+        BuildError: see there.
+    """
+    compiler, version = _compiler()
+    parts = (source, optimize, *FLAGS, version, _processor())
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
+    folder = _folder()
+    library = folder / f"{key}.so"
+    try:
+        with _locked(folder / "lock"):
+            if not library.exists():
+                _compile(compiler, [optimize, *FLAGS], source, library)
+        _check_owner(library)
+    except OSError as error:
+        raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
+    try:
+        return ctypes.CDLL(str(library)).run
+    except (OSError, AttributeError) as error:
+        library.unlink(missing_ok=True)  # broken: made anew the next time
+        raise BuildError(f"cannot load {library}: {error}") from error
+
+
+def _compile(compiler: str, flags: list[str], source: str, library: Path) -> None:
+    """Compile beside the library and rename, so that nobody sees half of one."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+        code, made = Path(temporary) / "lanes.cpp", Path(temporary) / "lanes.so"
+        code.write_text(source)
+        vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
+        command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode or not made.exists():
+            first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
+            raise BuildError(f"{compiler} failed with status {result.returncode}: {first.strip()}")
+        made.chmod(0o700)
+        os.replace(made, library)
+
+
+@functools.cache
+def lanes() -> int:
+    """The members in a vector, as the source has it: by the instructions that the compiler may use."""
+    compiler, _ = _compiler()
+    command = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    macros = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
+
+
+@functools.cache
+def _compiler() -> tuple[str, str]:
+    """A C++ compiler and its version."""
+    for name in COMPILERS:
+        if path := shutil.which(name):
+            version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+            return path, version
+    raise BuildError(f"no C++ compiler is installed; looked for {' and '.join(COMPILERS)}")
+
+
+@functools.cache
+def _processor() -> str:
+    """What ``-march=native`` stands for."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        kinds = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+        return "\n".join(sorted(kinds))
+    return f"{platform.machine()} {platform.processor()} {platform.node()}"
+
+
+def _folder() -> Path:
+    """The cache directory, made if it is not there."""
+    try:
+        general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(folder)
+    except (OSError, RuntimeError) as error:
+        raise BuildError(f"no cache directory: {error}; set FCBP_CACHE_DIR to one that can be written") from error
+    return folder
+
+
+def _check_owner(path: Path) -> None:
+    """Refuse what others may have written."""
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise BuildError(f"{path} can be written by others; expected it to be this user's alone")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, so that of several processes one compiles and the others wait."""
+    import fcntl
+
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,449 @@
+"""A plan as C++: one function that runs blocks of members through all steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from fcbp.lanes.ir import Index, Node, at, code, plus, substitute, times, variable
+from fcbp.lanes.lower import Lowered
+from fcbp.lanes.plan import Plan, linear, make_plan
+
+__all__ = ["emit", "workspace"]
+
+_LETTER = {torch.float32: "F", torch.float64: "D", torch.int32: "I", torch.int64: "Q", torch.bool: "M"}
+_SCALAR = {"F": "float", "D": "double", "I": "int", "Q": "int64", "M": "bool"}
+_BYTES = {"F": 4, "D": 8, "I": 4, "Q": 8, "M": 4}
+_SUMS = {"add": "0", "mul": "1", "bit_or": "0", "bit_and": "1"}
+CHAINS = 6
+"""Sums that run side by side, so that one need not wait for another's last addition."""
+
+
+def emit(lowered: Lowered) -> tuple[str, Plan]:
+    """The source of a program, and its plan."""
+    plan = make_plan(lowered)
+    return "\n".join([_prelude(), *_Emitter(lowered, plan).program()]) + "\n", plan
+
+
+def workspace(lowered: Lowered, plan: Plan) -> int:
+    """Bytes of one lane's state and temporaries."""
+    arrays = {plan.buffers[n]: n.size * _BYTES[_LETTER[n.dtype]] for n in (*lowered.leaves.values(), *plan.order)}
+    return sum(arrays.values())
+
+
+@cache
+def _prelude() -> str:
+    return (Path(__file__).parent / "prelude.hpp").read_text()
+
+
+def _vector(node: Node) -> str:
+    """The C++ type of an element."""
+    letter = _LETTER[node.dtype]
+    return _SCALAR[letter] if node.uniform else letter
+
+
+def _literal(value: float, dtype: torch.dtype) -> str:
+    if dtype == torch.bool:
+        return "true" if value else "false"
+    if not dtype.is_floating_point:
+        return f"(int64){value % (1 << 64):#x}ull" if dtype == torch.int64 else f"(int){value % (1 << 32):#x}u"
+    suffix = "f" if dtype == torch.float32 else ""
+    if math.isnan(value):
+        return f"std::numeric_limits<{_SCALAR[_LETTER[dtype]]}>::quiet_NaN()"
+    if math.isinf(value):
+        return f"{'-' if value < 0 else ''}std::numeric_limits<{_SCALAR[_LETTER[dtype]]}>::infinity()"
+    if dtype == torch.float32:
+        value = torch.tensor(value, dtype=torch.float32).item()
+        if math.isinf(value):
+            return _literal(value, dtype)
+    return f"({value.hex()}{suffix})"
+
+
+class _Emitter:
+    def __init__(self, lowered: Lowered, plan: Plan) -> None:
+        self.lowered, self.plan = lowered, plan
+        self.lines: list[str] = []
+        self.depth = 1
+        self.names = 0
+        self.known: list[dict[tuple[Node, tuple[Index, ...]], str]] = [{}]
+        self.sizes: list[int] = []
+
+    # --- text ---
+
+    def line(self, text: str) -> None:
+        self.lines.append("  " * self.depth + text)
+
+    @contextmanager
+    def scope(self, head: str) -> Iterator[None]:
+        self.line(head + " {")
+        self.depth += 1
+        self.known.append({})
+        yield
+        self.known.pop()
+        self.depth -= 1
+        self.line("}")
+
+    def name(self, expression: str) -> str:
+        self.names += 1
+        self.line(f"const auto t{self.names} = {expression};")
+        return f"t{self.names}"
+
+    # --- the program ---
+
+    def program(self) -> list[str]:
+        leaves, plan = self.lowered.leaves, self.plan
+        carried = [leaf for (role, _), leaf in leaves.items() if role == "carry"]
+        ys = self.lowered.results[len(carried) :]
+        with self.scope(
+            'extern "C" void run(int64 members, int64 steps, int64 *next, void *const *carry, void *const *constants, '
+            "void *const *xs, const int64 *x_strides, void *const *ys)"
+        ):
+            self.line("const int64 blocks = (members + LANES - 1) / LANES;")
+            with self.scope("for (int64 block; (block = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < blocks;)"):
+                self.line("const int64 first = block * LANES;")
+                self.line("const int lanes = (int)std::min((int64)LANES, members - first);")
+                self.line("int64 offset[LANES];")
+                for (role, i), leaf in leaves.items():
+                    self.leaf(role, i, leaf)
+                for node in plan.order:
+                    if not plan.buffers[node].startswith("carry") and node not in plan.takes_over:
+                        self.line(f"{_vector(node)} {plan.buffers[node]}[{node.size}];")
+                self.kernels([n for n in plan.order if n in plan.hoisted])
+                with self.scope("for (int64 t = 0; t < steps; t++)"):
+                    for (role, i), leaf in leaves.items():
+                        if role == "x":
+                            self.example(i, leaf)
+                    self.kernels([n for n in plan.order if n not in plan.hoisted])
+                    for i, y in enumerate(ys):
+                        pointer = f"({self.external(y)} *)ys[{i}] + t * members * {y.size}"
+                        self.line(f"offsets(offset, first, lanes, {y.size});")
+                        self.line(f"store({pointer}, {plan.buffers[y]}, offset, {y.size}, lanes);")
+                    self.hand_over()
+                for i in plan.moving:
+                    leaf = carried[i]
+                    self.line(f"offsets(offset, first, lanes, {leaf.size});")
+                    self.line(f"store(({self.external(leaf)} *)carry[{i}], carry{i}, offset, {leaf.size}, lanes);")
+        return self.lines
+
+    @staticmethod
+    def external(node: Node) -> str:
+        return _SCALAR[_LETTER[node.dtype]]
+
+    def leaf(self, role: str, i: int, leaf: Node) -> None:
+        kind, name = self.external(leaf), self.plan.buffers[leaf]
+        if role == "constant":
+            self.line(f"const {kind} *const {name} = (const {kind} *)constants[{i}];")
+        elif role == "carry":
+            self.line(f"{_vector(leaf)} {name}[{leaf.size}];")
+            self.line(f"offsets(offset, first, lanes, {leaf.size});")
+            self.line(f"load({name}, (const {kind} *)carry[{i}], offset, {leaf.size});")
+        elif leaf.uniform:
+            self.line(f"const {kind} *{name};")
+        else:
+            self.line(f"{_vector(leaf)} {name}[{leaf.size}];")
+            self.line(f"int64 offset_{name}[LANES];")
+            self.line(f"offsets(offset_{name}, first, lanes, x_strides[{2 * i + 1}]);")
+
+    def example(self, i: int, leaf: Node) -> None:
+        kind, name = self.external(leaf), self.plan.buffers[leaf]
+        here = f"(const {kind} *)xs[{i}] + t * x_strides[{2 * i}]"
+        if leaf.uniform:
+            self.line(f"{name} = {here};")
+            return
+        # Examples lie a stride apart that the machine does not foresee.
+        ahead = f"{here} + 4 * x_strides[{2 * i}]"
+        line = 64 // {"float": 4, "int": 4, "bool": 1}.get(kind, 8)
+        self.line(
+            f"if (t + 4 < steps) EACH for (int i = 0; i < {leaf.size}; i += {line}) "
+            f"__builtin_prefetch({ahead} + offset_{name}[l] + i);"
+        )
+        self.line(f"load({name}, {here}, offset_{name}, {leaf.size});")
+
+    def hand_over(self) -> None:
+        """Results to where the next step looks for them."""
+        copies = []
+        for i in self.plan.moving:
+            node = self.lowered.results[i]
+            source = self.plan.buffers[node]
+            if source == f"carry{i}":
+                continue
+            if source.startswith("carry"):  # which another result may be about to overwrite
+                self.line(f"{_vector(node)} moved{i}[{node.size}];")
+                self.line(f"std::copy_n({source}, {node.size}, moved{i});")
+                source = f"moved{i}"
+            copies.append(f"std::copy_n({source}, {node.size}, carry{i});")
+        for copy in copies:
+            self.line(copy)
+
+    # --- loops ---
+
+    def kernels(self, nodes: Sequence[Node]) -> None:
+        filled = [found[0] for node in nodes if (found := self.fills(node)) is not None]
+        masks = {*self.plan.guards.values(), *filled}
+        position = 0
+        while position < len(nodes):
+            node = nodes[position]
+            guard = self.guard(node)
+            if guard is None:
+                self.kernel(node)
+                if node in masks:
+                    some = f"some{node.number} |= some_lane({self.plan.buffers[node]}[i]);"
+                    self.line(f"bool some{node.number} = false;")
+                    self.line(f"for (int i = 0; i < {node.size}; i++) {some}")
+                position += 1
+                continue
+            with self.scope(f"if (__builtin_expect(some{guard.number}, 0))"):
+                while position < len(nodes) and self.guard(nodes[position]) is guard:
+                    self.kernel(nodes[position])
+                    position += 1
+
+    def guard(self, node: Node) -> Node | None:
+        """The mask without which the whole kernel may be skipped."""
+        filled = self.fills(node)
+        return self.plan.guards.get(node) or (filled[0] if filled is not None else None)
+
+    def fills(self, node: Node) -> tuple[Node, Node] | None:
+        """For a choice that is written over what it leaves as it is: its mask."""
+        if node.kind != "map" or node.data != "choose" or node in self.plan.hoisted:
+            return None
+        mask = node.args[0].args[0] if node.args[0].kind == "view" else node.args[0]
+        rest = node.args[2].args[0] if node.args[2].kind == "view" else node.args[2]
+        if self.plan.takes_over.get(node) is rest and mask in self.plan.order and not mask.uniform:
+            return (mask, rest) if mask not in self.plan.hoisted else None
+        return None
+
+    @contextmanager
+    def loops(self, sizes: Sequence[int], names: Sequence[int] | None = None) -> Iterator[None]:
+        """Loops over the axes, of which those of one element need none."""
+        depth = 0
+        for axis, size in zip(names or range(len(sizes)), sizes, strict=True):
+            if size > 1:
+                self.line(f"for (int64 i{axis} = 0; i{axis} < {size}; i{axis}++) {{")
+                self.depth += 1
+                depth += 1
+        self.known.append({})
+        yield
+        self.known.pop()
+        for _ in range(depth):
+            self.depth -= 1
+            self.line("}")
+
+    def kernel(self, node: Node) -> None:
+        outside, self.known = self.known, [{}]
+        self.sizes = list(node.shape)
+        here = [variable(a, self.sizes) for a in range(len(self.sizes))]
+        buffer = self.plan.buffers[node]
+        if node.kind in ("map", "gather"):
+            with self.scope(""), self.loops(self.sizes):
+                value = self.compute(node, tuple(here))
+                self.line(f"{buffer}[{code(linear(here, node.shape))}] = {value};")
+        else:
+            with self.scope(""):
+                getattr(self, f"kernel_{node.kind}")(node, buffer)
+        self.known = outside
+
+    def kernel_reduce(self, node: Node, buffer: str) -> None:
+        (x,), (function, axes) = node.args, node.data
+        self.sizes = list(x.shape)
+        kept = len(self.sizes) - axes
+        if function in ("argmin", "argmax"):
+            self.kernel_arg(node, buffer)
+            return
+        # The last axis that is kept is taken a few elements at a time.
+        last = kept - 1
+        size = self.sizes[last] if kept else 1
+        tile = min(size, CHAINS)
+        for start, count, width in ((0, size // tile, tile), (size - size % tile, 1, size % tile)):
+            if not width:
+                continue
+            outer = [*self.sizes[:last], count] if kept else []
+            own = [variable(a, [*outer, *self.sizes[kept:]]) for a in range(len(self.sizes))]
+            with self.scope(""), self.loops(outer):
+                places = []
+                for lane in range(width):
+                    place = list(own)
+                    if kept:
+                        place[last] = plus(times(own[last], width), at(start + lane))
+                    places.append(place)
+                vector = _vector(node)
+                start_value = self.identity(function, node)
+                # Of few sums, each in several parts.
+                inner = self.sizes[-1]
+                parts = max((p for p in range(1, CHAINS // width + 1) if inner % p == 0), default=1)
+                for k in range(width * parts):
+                    self.line(f"{vector} sum{k} = {start_value};")
+                reduced = [*self.sizes[kept:-1], inner // parts]
+                names = list(range(kept, len(self.sizes)))
+                saved = self.sizes
+                with self.loops(reduced, names):
+                    for k in range(width):
+                        for part in range(parts):
+                            place = list(places[k])
+                            if inner == parts:
+                                place[-1] = at(part)
+                            else:
+                                place[-1] = plus(times((0, ((len(saved) - 1, 1),)), parts), at(part))
+                            self.accumulate(function, f"sum{k * parts + part}", x, tuple(place), node)
+                for k in range(width):
+                    total = [f"sum{k * parts + part}" for part in range(parts)]
+                    while len(total) > 1:
+                        total = [f"{function}({', '.join(total[:2])})", *total[2:]]
+                    self.line(f"{buffer}[{code(linear(places[k][:kept], node.shape))}] = {total[0]};")
+
+    def identity(self, function: str, node: Node) -> str:
+        scalar = self.external(node)
+        if function in _SUMS:
+            value = f"({scalar}){_SUMS[function]}"
+        elif function == "maximum":
+            low = f"std::numeric_limits<{scalar}>"
+            value = f"-{low}::infinity()" if node.dtype.is_floating_point else f"{low}::lowest()"
+        else:
+            high = f"std::numeric_limits<{scalar}>"
+            value = f"{high}::infinity()" if node.dtype.is_floating_point else f"{high}::max()"
+        return value if node.uniform else f"to_{_LETTER[node.dtype]}({value})"
+
+    def accumulate(self, function: str, total: str, x: Node, place: tuple[Index, ...], node: Node) -> None:
+        product = x.kind == "map" and x.data == "mul" and not self.plan.is_stored(x)
+        if function == "add" and product and x.dtype.is_floating_point:
+            left, right = (self.value(a, place, node.uniform) for a in x.args)
+            self.line(f"{total} = multiply_add({left}, {right}, {total});")
+            return
+        self.line(f"{total} = {function}({total}, {self.value(x, place, node.uniform)});")
+
+    def kernel_arg(self, node: Node, buffer: str) -> None:
+        (x,), (function, axes) = node.args, node.data
+        kept = len(self.sizes) - axes
+        here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
+        better = "lt" if function == "argmin" else "gt"
+        mask, integer = ("bool", "int") if node.uniform else ("M", "I")
+        with self.loops(self.sizes[:kept]):
+            first = (*here[:kept], *(at(0) for _ in range(axes)))
+            self.line(f"auto best = {self.value(x, first, node.uniform)};")
+            self.line(f"{integer} place = {integer}{{}};")
+            with self.loops(self.sizes[kept:], range(kept, len(self.sizes))):
+                value = self.value(x, here, node.uniform)
+                flat = code(linear(here[kept:], x.shape[kept:]))
+                nan = f"bit_and(ne({value}, {value}), eq(best, best))"
+                self.line(f"const {mask} won = bit_or({better}({value}, best), {nan});")
+                number = f"(int)({flat})"
+                self.line(f"place = choose(won, {number if node.uniform else f'to_I({number})'}, place);")
+                self.line(f"best = choose(won, {value}, best);")
+            result = "(int64)place" if node.uniform else "to_Q(place)"
+            self.line(f"{buffer}[{code(linear(here[:kept], node.shape))}] = {result};")
+
+    def kernel_scan(self, node: Node, buffer: str) -> None:
+        here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
+        with self.loops(self.sizes[:-1]):
+            self.line(f"{_vector(node)} running = {self.identity(node.data, node)};")
+            with self.loops(self.sizes[-1:], [len(self.sizes) - 1]):
+                self.line(f"running = {node.data}(running, {self.value(node.args[0], here, node.uniform)});")
+                self.line(f"{buffer}[{code(linear(here, node.shape))}] = running;")
+
+    def kernel_rank(self, node: Node, buffer: str) -> None:
+        (x,) = node.args
+        rows, n = node.size // node.shape[-1], node.shape[-1]
+        with self.scope(f"for (int r = 0; r < {rows}; r++)"):
+            row = f"{self.plan.buffers[x]} + r * {n}"
+            self.line(f"rank_row({row}, {buffer} + r * {n}, {n}, {str(node.data).lower()});")
+
+    def kernel_scatter(self, node: Node, buffer: str) -> None:
+        base, source, *_ = node.args
+        places, function = node.data
+        here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
+        if node not in self.plan.takes_over:
+            with self.loops(self.sizes):
+                self.line(f"{buffer}[{code(linear(here, node.shape))}] = {self.value(base, here, node.uniform)};")
+        self.sizes = list(source.shape)
+        here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
+        with self.loops(self.sizes):
+            address, varies = self.address(places, node.args, node.shape, here)
+            value = self.value(source, here, node.uniform)
+            if varies:
+                if function == "add":
+                    value = f"add(gather({buffer}, {address}), {value})"
+                self.line(f"scatter({buffer}, {address}, {value});")
+            else:
+                value = f"add({buffer}[{address}], {value})" if function == "add" else value
+                self.line(f"{buffer}[{address}] = {value};")
+
+    def kernel_assemble(self, node: Node, buffer: str) -> None:
+        fill, destinations = node.data
+        if fill is not None:
+            value = _literal(fill, node.dtype)
+            value = value if node.uniform else f"to_{_LETTER[node.dtype]}({value})"
+            self.line(f"std::fill_n({buffer}, {node.size}, {value});")
+        for i, (part, destination) in enumerate(zip(node.args, destinations, strict=True)):
+            if i == 0 and self.plan.takes_over.get(node) is part:
+                continue
+            self.sizes = list(part.shape)
+            here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
+            with self.loops(self.sizes):
+                value = self.value(part, here, node.uniform)
+                self.line(f"{buffer}[{code(linear(destination, node.shape))}] = {value};")
+
+    # --- elements ---
+
+    def value(self, node: Node, index: tuple[Index, ...], uniform: bool) -> str:
+        """The element at an index; as a vector unless ``uniform``."""
+        text = self.element(node, index)
+        return text if uniform or not node.uniform else f"to_{_LETTER[node.dtype]}({text})"
+
+    def element(self, node: Node, index: tuple[Index, ...]) -> str:
+        if node.kind == "view":
+            return self.element(node.args[0], tuple(substitute(i, index, self.sizes) for i in node.data))
+        if node.kind == "scalar":
+            return _literal(node.data, node.dtype)
+        if node.kind == "position":
+            return f"(int64)({code(substitute(node.data, index, self.sizes))})"
+        for known in self.known:
+            if (node, index) in known:
+                return known[node, index]
+        if self.plan.is_stored(node):
+            text = self.name(f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]")
+        else:
+            text = self.name(self.compute(node, index))
+        self.known[-1][node, index] = text
+        return text
+
+    def compute(self, node: Node, index: tuple[Index, ...]) -> str:
+        if node.kind == "gather":
+            address, varies = self.address(node.data, node.args, node.args[0].shape, index)
+            buffer = self.plan.buffers[node.args[0]]
+            if not varies:
+                return f"{buffer}[{address}]"
+            if node.args[0].uniform:
+                return f"gather_shared<{_LETTER[node.dtype]}>({buffer}, {address})"
+            return f"gather({buffer}, {address})"
+        args = [self.value(a, index, node.uniform) for a in node.args]
+        if node.data == "to":
+            if not node.uniform:
+                return f"to_{_LETTER[node.dtype]}({args[0]})"
+            return f"({args[0]} != 0)" if node.dtype == torch.bool else f"({_vector(node)}){args[0]}"
+        return f"{node.data}({', '.join(args)})"
+
+    def address(
+        self, places: Sequence[Index | int], args: Sequence[Node], shape: tuple[int, ...], index: tuple[Index, ...]
+    ) -> tuple[str, bool]:
+        """Where an element lies that indices among ``args`` choose, and whether that differs between lanes."""
+        fixed, chosen, varies = at(0), [], any(isinstance(p, int) and not args[p].uniform for p in places)
+        for place, stride, size in zip(
+            places, [math.prod(shape[a + 1 :]) for a in range(len(shape))], shape, strict=True
+        ):
+            if isinstance(place, int):
+                i = self.element(args[place], index)
+                if not varies:
+                    chosen.append(f"inside((int64){i}, (int64){size}) * {stride}")
+                else:
+                    lanes = f"to_I({i})" if not args[place].uniform else f"to_I((int){i})"
+                    chosen.append(f"inside({lanes}, {size}) * {stride}")
+            else:
+                fixed = plus(fixed, times(substitute(place, index, self.sizes), stride))
+        text = " + ".join(chosen)
+        if fixed != at(0) or not chosen:
+            text += f"{' + ' if chosen else ''}{f'to_I((int)({code(fixed)}))' if varies else f'({code(fixed)})'}"
+        return text, varies

@@ -1,0 +1,370 @@
+// What every emitted program starts with: vectors of LANES members, and the operations on them.
+//
+// A value of one member is float, int, double, int64 or bool; F, I, D, Q and M hold LANES of them. A 64-bit vector is
+// two of the machine's. A mask's lanes are 0 or -1. Every operation works lane by lane, so that a member's numbers
+// cannot depend on its neighbours'.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+#define LANES 16
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+#define HALF (LANES / 2)
+#define EACH for (int l = 0; l < LANES; l++)
+#define INLINE static inline __attribute__((always_inline))
+
+using int64 = int64_t;
+using uint64 = uint64_t;
+typedef float F __attribute__((vector_size(4 * LANES)));
+typedef int32_t I __attribute__((vector_size(4 * LANES)));
+typedef uint32_t UI __attribute__((vector_size(4 * LANES)));
+typedef double HD __attribute__((vector_size(8 * HALF)));
+typedef int64 HQ __attribute__((vector_size(8 * HALF)));
+typedef uint64 HU __attribute__((vector_size(8 * HALF)));
+typedef float HF __attribute__((vector_size(4 * HALF)));
+typedef int32_t HI __attribute__((vector_size(4 * HALF)));
+
+struct M { I v; };
+struct D { HD lo, hi; };
+struct Q { HQ lo, hi; };
+
+template <class V, class H> INLINE V join(H lo, H hi) {
+  V r;
+  std::memcpy(&r, &lo, sizeof lo);
+  std::memcpy((char *)&r + sizeof lo, &hi, sizeof hi);
+  return r;
+}
+template <class H, class V> INLINE H low(V x) { H r; std::memcpy(&r, &x, sizeof r); return r; }
+template <class H, class V> INLINE H high(V x) { H r; std::memcpy(&r, (char *)&x + sizeof r, sizeof r); return r; }
+
+// --- conversions: to_<type>(x), for a bool by way of 0 and 1 ------------------------------------------------
+
+INLINE F to_F(float x) { return x - (F){}; }
+INLINE I to_I(int x) { return x - (I){}; }
+INLINE D to_D(double x) { return {x - (HD){}, x - (HD){}}; }
+INLINE Q to_Q(int64 x) { return {x - (HQ){}, x - (HQ){}}; }
+INLINE M to_M(bool x) { return {to_I(-(int)x)}; }
+INLINE F to_F(F x) { return x; }
+INLINE I to_I(I x) { return x; }
+INLINE D to_D(D x) { return x; }
+INLINE Q to_Q(Q x) { return x; }
+INLINE M to_M(M x) { return x; }
+INLINE I to_I(M x) { return -x.v; }
+INLINE F to_F(I x) { return __builtin_convertvector(x, F); }
+INLINE F to_F(M x) { return to_F(to_I(x)); }
+INLINE F to_F(D x) { return join<F>(__builtin_convertvector(x.lo, HF), __builtin_convertvector(x.hi, HF)); }
+INLINE F to_F(Q x) { F r; EACH r[l] = l < HALF ? x.lo[l % HALF] : x.hi[l % HALF]; return r; }
+INLINE D to_D(F x) { return {__builtin_convertvector(low<HF>(x), HD), __builtin_convertvector(high<HF>(x), HD)}; }
+INLINE D to_D(I x) { return {__builtin_convertvector(low<HI>(x), HD), __builtin_convertvector(high<HI>(x), HD)}; }
+INLINE D to_D(M x) { return to_D(to_I(x)); }
+INLINE D to_D(Q x) { return {__builtin_convertvector(x.lo, HD), __builtin_convertvector(x.hi, HD)}; }
+INLINE Q to_Q(I x) { return {__builtin_convertvector(low<HI>(x), HQ), __builtin_convertvector(high<HI>(x), HQ)}; }
+INLINE Q to_Q(M x) { return to_Q(to_I(x)); }
+INLINE Q to_Q(D x) { return {__builtin_convertvector(x.lo, HQ), __builtin_convertvector(x.hi, HQ)}; }
+INLINE Q to_Q(F x) { return to_Q(to_D(x)); }
+INLINE I to_I(Q x) { return join<I>(__builtin_convertvector(x.lo, HI), __builtin_convertvector(x.hi, HI)); }
+INLINE I to_I(F x) { return __builtin_convertvector(x, I); }
+INLINE I to_I(D x) { return join<I>(__builtin_convertvector(x.lo, HI), __builtin_convertvector(x.hi, HI)); }
+INLINE M to_M(F x) { return {(I)(x != 0)}; }
+INLINE M to_M(I x) { return {x != 0}; }
+INLINE M narrow(HQ lo, HQ hi) { return {join<I>(__builtin_convertvector(lo, HI), __builtin_convertvector(hi, HI))}; }
+INLINE M to_M(D x) { return narrow(x.lo != 0, x.hi != 0); }
+INLINE M to_M(Q x) { return narrow(x.lo != 0, x.hi != 0); }
+
+// --- arithmetic ---------------------------------------------------------------------------------------------
+
+#define PAIRWISE(V, op) \
+  INLINE V operator op(V a, V b) { return {a.lo op b.lo, a.hi op b.hi}; }
+PAIRWISE(D, +) PAIRWISE(D, -) PAIRWISE(D, *) PAIRWISE(D, /)
+PAIRWISE(Q, &) PAIRWISE(Q, |) PAIRWISE(Q, ^)
+// Integers wrap around, as torch's do; signed ones must not overflow in C++.
+#define WRAPPING(op) \
+  INLINE Q operator op(Q a, Q b) { return {(HQ)((HU)a.lo op (HU)b.lo), (HQ)((HU)a.hi op (HU)b.hi)}; }
+WRAPPING(+) WRAPPING(-) WRAPPING(*)
+INLINE D operator-(D a) { return {-a.lo, -a.hi}; }
+INLINE M operator&(M a, M b) { return {a.v & b.v}; }
+INLINE M operator|(M a, M b) { return {a.v | b.v}; }
+INLINE M operator^(M a, M b) { return {a.v ^ b.v}; }
+INLINE M operator~(M a) { return {~a.v}; }
+INLINE Q operator~(Q a) { return {~a.lo, ~a.hi}; }
+
+#define ARITHMETIC(name, op)                                             \
+  template <class T> INLINE T name(T a, T b) { return a op b; }          \
+  INLINE I name(I a, I b) { return (I)((UI)a op (UI)b); }                \
+  INLINE int name(int a, int b) { return (uint32_t)a op (uint32_t)b; }   \
+  INLINE int64 name(int64 a, int64 b) { return (uint64)a op (uint64)b; }
+ARITHMETIC(add, +) ARITHMETIC(sub, -) ARITHMETIC(mul, *)
+INLINE M mul(M a, M b) { return a & b; }
+INLINE M add(M a, M b) { return a | b; }
+INLINE bool mul(bool a, bool b) { return a && b; }
+INLINE bool add(bool a, bool b) { return a || b; }
+template <class T> INLINE T quotient(T a, T b) { return a / b; }
+template <class T> INLINE T bit_and(T a, T b) { return a & b; }
+template <class T> INLINE T bit_or(T a, T b) { return a | b; }
+template <class T> INLINE T bit_xor(T a, T b) { return a ^ b; }
+template <class T> INLINE T bit_not(T a) { return ~a; }
+INLINE bool bit_not(bool a) { return !a; }
+template <class T> INLINE T neg(T a) { return -a; }
+INLINE I neg(I a) { return sub((I){}, a); }
+INLINE int neg(int a) { return sub(0, a); }
+INLINE int64 neg(int64 a) { return sub((int64)0, a); }
+INLINE Q neg(Q a) { return to_Q((int64)0) - a; }
+
+// The product is not rounded where the machine can do so; the only place where operations are contracted.
+template <class T> INLINE T multiply_add(T a, T b, T c) { return add(mul(a, b), c); }
+#if defined(__FMA__) && LANES == 8
+INLINE F multiply_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE D multiply_add(D a, D b, D c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi)}; }
+#elif defined(__AVX512F__)
+INLINE F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE D multiply_add(D a, D b, D c) { return {_mm512_fmadd_pd(a.lo, b.lo, c.lo), _mm512_fmadd_pd(a.hi, b.hi, c.hi)}; }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+INLINE F multiply_add(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+#endif
+
+INLINE I shift_left(I a, I b) { return (I)((UI)a << (UI)b); }
+INLINE I shift_right(I a, I b) { return a >> b; }
+INLINE Q shift_left(Q a, Q b) { return {(HQ)((HU)a.lo << (HU)b.lo), (HQ)((HU)a.hi << (HU)b.hi)}; }
+INLINE Q shift_right(Q a, Q b) { return {a.lo >> b.lo, a.hi >> b.hi}; }
+INLINE Q shift_right_logical(Q a, Q b) { return {(HQ)((HU)a.lo >> (HU)b.lo), (HQ)((HU)a.hi >> (HU)b.hi)}; }
+INLINE int shift_left(int a, int b) { return (uint32_t)a << b; }
+INLINE int shift_right(int a, int b) { return a >> b; }
+INLINE int64 shift_left(int64 a, int64 b) { return (uint64)a << b; }
+INLINE int64 shift_right(int64 a, int64 b) { return a >> b; }
+INLINE int64 shift_right_logical(int64 a, int64 b) { return (uint64)a >> b; }
+
+// --- comparisons and choices --------------------------------------------------------------------------------
+
+#define COMPARISON(name, op)                                                               \
+  template <class T> INLINE bool name(T a, T b) { return a op b; }                         \
+  INLINE M name(F a, F b) { return {(I)(a op b)}; }                                        \
+  INLINE M name(I a, I b) { return {a op b}; }                                             \
+  INLINE M name(M a, M b) { return {-a.v op -b.v}; }                                       \
+  INLINE M name(D a, D b) { return narrow((HQ)(a.lo op b.lo), (HQ)(a.hi op b.hi)); }       \
+  INLINE M name(Q a, Q b) { return narrow(a.lo op b.lo, a.hi op b.hi); }
+COMPARISON(lt, <) COMPARISON(le, <=) COMPARISON(gt, >) COMPARISON(ge, >=) COMPARISON(eq, ==) COMPARISON(ne, !=)
+
+template <class T> INLINE T choose(bool m, T a, T b) { return m ? a : b; }
+INLINE F choose(M m, F a, F b) { return m.v ? a : b; }
+INLINE I choose(M m, I a, I b) { return m.v ? a : b; }
+INLINE M choose(M m, M a, M b) { return {(m.v & a.v) | (~m.v & b.v)}; }
+INLINE D choose(M m, D a, D b) { Q w = {__builtin_convertvector(low<HI>(m.v), HQ), __builtin_convertvector(high<HI>(m.v), HQ)}; return {w.lo ? a.lo : b.lo, w.hi ? a.hi : b.hi}; }
+INLINE Q choose(M m, Q a, Q b) { Q w = {__builtin_convertvector(low<HI>(m.v), HQ), __builtin_convertvector(high<HI>(m.v), HQ)}; return {w.lo ? a.lo : b.lo, w.hi ? a.hi : b.hi}; }
+INLINE bool any_lane(M m) { int r = 0; EACH r |= m.v[l]; return r; }
+#if defined(__AVX2__) && LANES == 8
+INLINE bool some_lane(M m) { return !_mm256_testz_si256((__m256i)m.v, (__m256i)m.v); }
+#else
+INLINE bool some_lane(M m) { return any_lane(m); }
+#endif
+INLINE bool some_lane(bool m) { return m; }
+
+// A NaN wins, as torch has it.
+template <class T> INLINE T minimum(T a, T b) { return choose(bit_or(lt(a, b), ne(a, a)), a, b); }
+template <class T> INLINE T maximum(T a, T b) { return choose(bit_or(gt(a, b), ne(a, a)), a, b); }
+template <class T> INLINE auto is_nan(T a) { return ne(a, a); }
+
+// --- functions of one number --------------------------------------------------------------------------------
+
+#define LANEWISE(name, f)                                                                        \
+  INLINE float name(float x) { return f(x); }                                                    \
+  INLINE double name(double x) { return f(x); }                                                  \
+  INLINE F name(F x) { F r; EACH r[l] = f(x[l]); return r; }                                     \
+  INLINE D name(D x) { D r; for (int l = 0; l < HALF; l++) r.lo[l] = f(x.lo[l]), r.hi[l] = f(x.hi[l]); return r; }
+#define LANEWISE2(name, f)                                                                       \
+  INLINE float name(float x, float y) { return f(x, y); }                                        \
+  INLINE double name(double x, double y) { return f(x, y); }                                     \
+  INLINE F name(F x, F y) { F r; EACH r[l] = f(x[l], y[l]); return r; }                          \
+  INLINE D name(D x, D y) { D r; for (int l = 0; l < HALF; l++) r.lo[l] = f(x.lo[l], y.lo[l]), r.hi[l] = f(x.hi[l], y.hi[l]); return r; }
+
+// glibc's vectors, where it has them: within 4 units in the last place.
+#if defined(__x86_64__) && defined(__AVX2__) && defined(__GLIBC__) && defined(__GLIBC_PREREQ) && !defined(NO_LIBMVEC)
+#if __GLIBC_PREREQ(2, 35)
+#define LIBMVEC
+#endif
+#endif
+#ifdef LIBMVEC
+#if LANES == 16
+#define MVEC_F(name) _ZGVeN16v_##name##f
+#define MVEC_D(name) _ZGVeN8v_##name
+#define MVEC_F2(name) _ZGVeN16vv_##name##f
+#define MVEC_D2(name) _ZGVeN8vv_##name
+#else
+#define MVEC_F(name) _ZGVdN8v_##name##f
+#define MVEC_D(name) _ZGVdN4v_##name
+#define MVEC_F2(name) _ZGVdN8vv_##name##f
+#define MVEC_D2(name) _ZGVdN4vv_##name
+#endif
+#define TRANSCENDENTAL(ours, name)                               \
+  extern "C" F MVEC_F(name)(F);                                  \
+  extern "C" HD MVEC_D(name)(HD);                                \
+  INLINE float ours(float x) { return std::name(x); }            \
+  INLINE double ours(double x) { return std::name(x); }          \
+  INLINE F ours(F x) { return MVEC_F(name)(x); }                 \
+  INLINE D ours(D x) { return {MVEC_D(name)(x.lo), MVEC_D(name)(x.hi)}; }
+#define TRANSCENDENTAL2(ours, name)                                        \
+  extern "C" F MVEC_F2(name)(F, F);                                        \
+  extern "C" HD MVEC_D2(name)(HD, HD);                                     \
+  INLINE float ours(float x, float y) { return std::name(x, y); }          \
+  INLINE double ours(double x, double y) { return std::name(x, y); }       \
+  INLINE F ours(F x, F y) { return MVEC_F2(name)(x, y); }                  \
+  INLINE D ours(D x, D y) { return {MVEC_D2(name)(x.lo, y.lo), MVEC_D2(name)(x.hi, y.hi)}; }
+#else
+#define TRANSCENDENTAL(ours, name) LANEWISE(ours, std::name)
+#define TRANSCENDENTAL2(ours, name) LANEWISE2(ours, std::name)
+#endif
+TRANSCENDENTAL(v_exp, exp) TRANSCENDENTAL(v_log, log) TRANSCENDENTAL(v_sin, sin) TRANSCENDENTAL(v_cos, cos)
+TRANSCENDENTAL(v_tan, tan) TRANSCENDENTAL(v_tanh, tanh) TRANSCENDENTAL(v_sinh, sinh) TRANSCENDENTAL(v_cosh, cosh)
+TRANSCENDENTAL(v_asin, asin) TRANSCENDENTAL(v_acos, acos) TRANSCENDENTAL(v_atan, atan)
+TRANSCENDENTAL(v_expm1, expm1) TRANSCENDENTAL(v_log1p, log1p) TRANSCENDENTAL(v_log2, log2) TRANSCENDENTAL(v_log10, log10)
+TRANSCENDENTAL(v_exp2, exp2) TRANSCENDENTAL(v_erf, erf) TRANSCENDENTAL(v_erfc, erfc)
+TRANSCENDENTAL2(v_pow, pow)
+LANEWISE2(v_atan2, std::atan2)
+LANEWISE2(v_hypot, std::hypot)
+
+LANEWISE(v_sqrt_lanes, std::sqrt)
+LANEWISE(v_floor_lanes, std::floor)
+LANEWISE(v_ceil_lanes, std::ceil)
+LANEWISE(v_trunc_lanes, std::trunc)
+LANEWISE(v_round_lanes, std::nearbyint)
+template <class T> INLINE T v_sqrt(T x) { return v_sqrt_lanes(x); }
+template <class T> INLINE T v_floor(T x) { return v_floor_lanes(x); }
+template <class T> INLINE T v_ceil(T x) { return v_ceil_lanes(x); }
+template <class T> INLINE T v_trunc(T x) { return v_trunc_lanes(x); }
+template <class T> INLINE T v_round(T x) { return v_round_lanes(x); }
+#if defined(__AVX__) && LANES == 8
+INLINE F v_sqrt(F x) { return _mm256_sqrt_ps(x); }
+INLINE D v_sqrt(D x) { return {_mm256_sqrt_pd(x.lo), _mm256_sqrt_pd(x.hi)}; }
+#define ROUNDING(name, mode)                                    \
+  INLINE F name(F x) { return _mm256_round_ps(x, mode); }       \
+  INLINE D name(D x) { return {_mm256_round_pd(x.lo, mode), _mm256_round_pd(x.hi, mode)}; }
+ROUNDING(v_floor, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
+ROUNDING(v_ceil, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)
+ROUNDING(v_trunc, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)
+ROUNDING(v_round, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#endif
+
+INLINE F v_abs(F x) { return (F)((I)x & 0x7fffffff); }
+INLINE D v_abs(D x) { return {(HD)((HQ)x.lo & INT64_MAX), (HD)((HQ)x.hi & INT64_MAX)}; }
+INLINE float v_abs(float x) { return std::fabs(x); }
+INLINE double v_abs(double x) { return std::fabs(x); }
+template <class T> INLINE T v_abs(T x) { return choose(lt(x, sub(x, x)), neg(x), x); }
+
+// --- integer division, whose divisor must not be 0 ------------------------------------------------------------
+
+template <class T> INLINE T scalar_divide(T a, T b) { return b == 0 ? 0 : b == -1 ? sub((T)0, a) : a / b; }
+template <class T> INLINE T scalar_floor_divide(T a, T b) { T q = scalar_divide(a, b), r = sub(a, mul(q, b)); return r != 0 && (r < 0) != (b < 0) ? q - 1 : q; }
+#define INTEGER_DIVISION(name, f)                                                   \
+  INLINE int name(int a, int b) { return f(a, b); }                                 \
+  INLINE int64 name(int64 a, int64 b) { return f(a, b); }                           \
+  INLINE I name(I a, I b) { I r; EACH r[l] = f(a[l], b[l]); return r; }             \
+  INLINE Q name(Q a, Q b) { Q r; for (int l = 0; l < HALF; l++) r.lo[l] = f(a.lo[l], b.lo[l]), r.hi[l] = f(a.hi[l], b.hi[l]); return r; }
+INTEGER_DIVISION(truncated_quotient, scalar_divide)
+INTEGER_DIVISION(floored_quotient, scalar_floor_divide)
+template <class T> INLINE T truncated_remainder(T a, T b) { return sub(a, mul(truncated_quotient(a, b), b)); }
+template <class T> INLINE T floored_remainder(T a, T b) { return sub(a, mul(floored_quotient(a, b), b)); }
+LANEWISE2(v_fmod, std::fmod)
+template <class T> INLINE T float_remainder(T a, T b) {
+  T r = v_fmod(a, b);
+  T zero = sub(b, b);
+  return choose(bit_and(ne(r, zero), bit_xor(lt(r, zero), lt(b, zero))), add(r, b), r);
+}
+
+// --- memory: between [element][lane] here and the caller's strided arrays --------------------------------------
+
+// One member's elements lie together; those of the lanes at LANES offsets.
+template <class V, class S> INLINE void load(V *to, const S *from, const int64 *offset, int count) {
+  using T = std::remove_const_t<S>;
+  T *out = (T *)to;
+  for (int i = 0; i < count; i++) EACH out[i * LANES + l] = from[offset[l] + i];
+}
+INLINE void load(M *to, const bool *from, const int64 *offset, int count) {
+  for (int i = 0; i < count; i++) EACH to[i].v[l] = -(int)from[offset[l] + i];
+}
+#if defined(__AVX__) && LANES == 8
+INLINE void load(F *to, const float *from, const int64 *offset, int count) {
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    F r[8], s[8];
+    for (int l = 0; l < 8; l++) r[l] = _mm256_loadu_ps(from + offset[l] + i);
+    for (int l = 0; l < 8; l += 2) s[l] = _mm256_unpacklo_ps(r[l], r[l + 1]), s[l + 1] = _mm256_unpackhi_ps(r[l], r[l + 1]);
+    for (int h = 0; h < 8; h += 4)
+      for (int k = 0; k < 2; k++)
+        r[h + 2 * k] = _mm256_shuffle_ps(s[h + k], s[h + k + 2], 0x44), r[h + 2 * k + 1] = _mm256_shuffle_ps(s[h + k], s[h + k + 2], 0xee);
+    for (int k = 0; k < 4; k++) {
+      to[i + k] = _mm256_permute2f128_ps(r[k], r[k + 4], 0x20);
+      to[i + k + 4] = _mm256_permute2f128_ps(r[k], r[k + 4], 0x31);
+    }
+  }
+  for (; i + 4 <= count; i += 4) {
+    F r[4], s[4];
+    for (int l = 0; l < 4; l++) r[l] = _mm256_set_m128(_mm_loadu_ps(from + offset[l + 4] + i), _mm_loadu_ps(from + offset[l] + i));
+    for (int l = 0; l < 4; l += 2) s[l] = _mm256_unpacklo_ps(r[l], r[l + 1]), s[l + 1] = _mm256_unpackhi_ps(r[l], r[l + 1]);
+    for (int k = 0; k < 2; k++)
+      to[i + 2 * k] = _mm256_shuffle_ps(s[k], s[k + 2], 0x44), to[i + 2 * k + 1] = _mm256_shuffle_ps(s[k], s[k + 2], 0xee);
+  }
+  for (; i < count; i++) EACH ((float *)to)[i * LANES + l] = from[offset[l] + i];
+}
+#endif
+template <class V, class S> INLINE void store(S *to, const V *from, const int64 *offset, int count, int lanes) {
+  const S *in = (const S *)from;
+  for (int l = 0; l < lanes; l++)
+    for (int i = 0; i < count; i++) to[offset[l] + i] = in[i * LANES + l];
+}
+INLINE void store(bool *to, const M *from, const int64 *offset, int count, int lanes) {
+  for (int l = 0; l < lanes; l++)
+    for (int i = 0; i < count; i++) to[offset[l] + i] = from[i].v[l];
+}
+
+// An element that each lane chooses for itself. Of M the lanes are ints.
+template <class V> struct lane_of;
+template <> struct lane_of<F> { using type = float; };
+template <> struct lane_of<I> { using type = int; };
+template <> struct lane_of<M> { using type = int; };
+template <> struct lane_of<D> { using type = double; };
+template <> struct lane_of<Q> { using type = int64; };
+template <class V> INLINE V gather(const V *from, I index) {
+  using T = typename lane_of<V>::type;
+  V r;
+  EACH ((T *)&r)[l] = ((const T *)from)[(int64)index[l] * LANES + l];
+  return r;
+}
+template <class V, class T> INLINE V gather_shared(const T *from, I index) {
+  using U = typename lane_of<V>::type;
+  V r;
+  EACH ((U *)&r)[l] = std::is_same<T, bool>::value ? (U)-(int)from[index[l]] : (U)from[index[l]];
+  return r;
+}
+template <class V> INLINE void scatter(V *to, I index, V value) {
+  using T = typename lane_of<V>::type;
+  EACH ((T *)to)[(int64)index[l] * LANES + l] = ((const T *)&value)[l];
+}
+
+// How many elements of a row come before each in a stable sort; NaN is the greatest.
+template <class T> INLINE auto precedes(T a, T b) { return bit_or(lt(a, b), bit_and(ne(b, b), eq(a, a))); }
+template <class V> static void rank_row(const V *x, Q *rank, int n, bool descending) {
+  for (int i = 0; i < n; i++) {
+    I count = {};
+    for (int j = 0; j < i; j++) count += to_I(bit_not(descending ? precedes(x[j], x[i]) : precedes(x[i], x[j])));
+    for (int j = i + 1; j < n; j++) count += to_I(descending ? precedes(x[i], x[j]) : precedes(x[j], x[i]));
+    rank[i] = to_Q(count);
+  }
+}
+INLINE void offsets(int64 *offset, int64 first, int lanes, int64 stride) {
+  EACH offset[l] = (first + std::min(l, lanes - 1)) * stride;
+}
+INLINE I inside(I index, int size) { return minimum(maximum(index, to_I(0)), to_I(size - 1)); }
+INLINE int64 inside(int64 index, int64 size) { return std::min(std::max(index, (int64)0), size - 1); }
+template <class T> INLINE T same(T x) { return x; }

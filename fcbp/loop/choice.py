@@ -1,0 +1,98 @@
+"""Which backend runs a step: lanes, the compiled scan, or plain eager."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+from fcbp import lanes
+from fcbp.loop.program import check_carry
+
+__all__ = ["LaneProgram", "lane_program", "run"]
+
+Step = Callable[[Any, Any], tuple[Any, Any]]
+
+CACHE = 1 << 19
+"""Bytes of a block of members that a core's own cache holds."""
+SMALL = 20_000
+"""Elements a step up to which lanes pay even where most of them are empty: the compiled scan's operations cost some
+20 microseconds, however small they are."""
+LONGEST = 5_000
+"""Lines of a program beyond which the C++ compiler takes too long."""
+
+
+@dataclass
+class LaneProgram:
+    """A step's program in lanes, or why there is none."""
+
+    draft: lanes.Lanes | None = None
+    why_not: str = ""
+    program: lanes.Program | None = None
+
+    def reason_against(self, count: int) -> str:
+        """Why lanes are not the best way for so many members; empty where they are."""
+        if self.draft is None:
+            return self.why_not
+        width = lanes.width()
+        if self.draft.block_bytes > CACHE:
+            return f"a block of {width} members takes {self.draft.block_bytes >> 10} KiB of {CACHE >> 10} in the cache"
+        if self.draft.source.count("\n") > LONGEST:
+            return f"the program has {self.draft.source.count(chr(10))} lines; more than {LONGEST} compile for too long"
+        if 2 * count < width and self.draft.work > SMALL:
+            return f"{count} of {width} lanes would be used, for {self.draft.work} elements a step"
+        return ""
+
+
+# By one member's step and the shapes of one member.
+_programs: weakref.WeakKeyDictionary[Step, dict[Any, LaneProgram]] = weakref.WeakKeyDictionary()
+
+
+def lane_program(step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> tuple[LaneProgram, int]:
+    """The step's program in lanes, traced at its first use, and the number of members.
+
+    Raises:
+        ValueError: the new carry is unlike the old.
+    """
+    try:
+        members = lanes.members_of(step)
+        lanes.width()
+    except (lanes.Unsupported, lanes.BuildError) as error:
+        return LaneProgram(why_not=str(error)), 1
+    count = len(leaves[0]) if members.population and leaves and leaves[0].ndim else 1
+    bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves) // max(count, 1) * lanes.width()
+    if bytes > CACHE:
+        reason = f"a block of {lanes.width()} members takes over {bytes >> 10} KiB of {CACHE >> 10} in the cache"
+        return LaneProgram(why_not=reason), count
+    x_leaves, x_spec = optree.tree_flatten(xs)
+    first, x_first = int(members.population), 1 + int(members.population and not members.shared_x)
+    described = (
+        *((leaf.shape[first:], leaf.dtype, leaf.device) for leaf in leaves),
+        *((x.shape[x_first:], x.dtype, x.device) for x in x_leaves),
+    )
+    key = (members.population, members.shared_x, spec, x_spec, described)
+    programs = _programs.setdefault(members.step, {})
+    if key not in programs:
+        try:
+            programs[key] = LaneProgram(lanes.draft(step, leaves, spec, xs, check_carry))
+        except lanes.Unsupported as error:
+            programs[key] = LaneProgram(why_not=str(error))
+    return programs[key], count
+
+
+def run(found: LaneProgram, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
+    """Run a program in lanes, compiled at its first use.
+
+    Raises:
+        fcbp.lanes.BuildError: it cannot be compiled.
+    """
+    assert found.draft is not None
+    if found.program is None:
+        found.program = found.draft.compile()
+    with torch.no_grad():
+        return found.program(leaves, xs, length)

@@ -1,0 +1,381 @@
+"""Members as lanes: every operation of the table against eager, the program's promises, and its building."""
+
+import os
+import re
+import subprocess
+import sys
+import types
+
+import optree
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from lanes_table import GROUPS
+
+import fcbp
+from fcbp import lanes, loop
+from fcbp.lanes import build
+from fcbp.lanes.ir import at, bounds, code, divided, plus, substitute, times, variable
+
+pytestmark = pytest.mark.compiled
+
+
+@pytest.fixture(autouse=True)
+def _quick_to_compile(monkeypatch):
+    monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
+
+
+# --- operations -----------------------------------------------------------------------------------------
+
+
+def values(members, n, m, k, seed):
+    """What ``lanes_table`` takes, for several members."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def real(*shape):
+        return torch.randn(members, *shape, generator=generator)
+
+    def whole(low, high, *shape):
+        return torch.randint(low, high, (members, *shape), generator=generator)
+
+    special = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, 3e38])
+    which = whole(0, 14, n, m)
+    return {
+        "x": real(n, m),
+        "y": real(n, m),
+        "row": real(m),
+        "w": real(m, k),
+        "odd": torch.where(which < len(special), special[which.clamp(max=len(special) - 1)], real(n, m) * 2),
+        "i": whole(-20, 20, n, m).int(),
+        "j": whole(1, 9, n, m).int(),
+        "q": whole(-(1 << 62), 1 << 62, n, m),
+        "d": real(n, m).double(),
+        "mask": whole(0, 2, n, m).bool(),
+        "rows": whole(0, n, n),
+        "columns": whole(0, m, n),
+        "image": real(2, 2, 5, 6),
+        "kernel": real(4, 2, 3, 3),
+    }
+
+
+@pytest.mark.parametrize("group", GROUPS)
+# Each example is a program to compile: few of them, and none to shrink one that fails.
+@settings(max_examples=2, deadline=None, phases=[Phase.generate])
+@given(
+    shape=st.tuples(st.integers(2, 4), st.integers(2, 9), st.integers(1, 7)),
+    members=st.integers(1, 19),
+    seed=st.integers(0, 1000),
+)
+def test_operations_are_eagers(group, shape, members, seed):
+    operations = GROUPS[group]
+    given = values(members, *shape, seed)
+
+    def step(carry, x):
+        member = types.SimpleNamespace(**carry)
+        results = {name: optree.tree_leaves(f(member)) for name, f in operations.items()}
+        return carry, {name: [torch.as_tensor(leaf) for leaf in leaves] for name, leaves in results.items()}
+
+    step = torch.vmap(step)
+    _, results = loop.scan(step, given, (), 2, backend="lanes")
+    _, expected = step(given, ())
+    for name in operations:
+        for result, leaf in zip(results[name], expected[name], strict=True):
+            torch.testing.assert_close(
+                result,
+                leaf.expand(2, *leaf.shape),
+                rtol=3e-5,
+                atol=3e-6,
+                equal_nan=True,
+                msg=lambda m, n=name: f"{n}: {m}",
+            )
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    factors=st.lists(st.integers(-7, 30), min_size=4, max_size=4),
+    n=st.integers(1, 13),
+)
+def test_indices_are_what_python_computes(sizes, factors, n):
+    index = plus(at(abs(factors[0]) * 100), *(times(variable(a, sizes), factors[a]) for a in range(len(sizes))))
+    quotient, rest = divided(index, n, sizes)
+    twice = substitute(quotient, [variable(a, sizes) for a in range(len(sizes))], sizes)
+    for position in torch.cartesian_prod(*map(torch.arange, sizes)).reshape(-1, len(sizes)).tolist():
+        names = {f"i{a}": i for a, i in enumerate(position)}
+
+        def value(index, names=names):
+            return eval(code(index).replace("/", "//"), names)
+
+        assert value(quotient) == value(twice) == value(index) // n
+        assert value(rest) == value(index) % n
+        assert bounds(index, sizes)[0] <= value(index) <= bounds(index, sizes)[1]
+
+
+# --- members --------------------------------------------------------------------------------------------
+
+
+def walk(carry, x):
+    """A step with every kind of number in it, replacing, drawing and sorting."""
+    state, weight, age, key = carry
+    key, draw = fcbp.random.split(key).unbind()
+    noise = fcbp.random.normal(draw, weight.shape)
+    state = 0.9 * state + (weight @ x).tanh()
+    old = age > 3
+    order = state.argsort(stable=True)
+    weight = torch.where(old[:, None], noise, weight * 0.99)
+    age = torch.where(old, 0, age + (order.to(torch.int32) > 1).to(torch.int32))
+    return (state, weight, age, key), (state.sum(), old)
+
+
+def walkers(members):
+    keys = fcbp.random.key(torch.arange(members))
+    draw = torch.vmap(lambda key: fcbp.random.normal(key, (5, 3)))(keys)
+    return draw[:, :, 0], draw, torch.zeros(members, 5, dtype=torch.int32), keys
+
+
+STEPS = 12
+EXAMPLES = torch.linspace(-1, 1, STEPS * 23 * 3).sin().reshape(STEPS, 23, 3)
+
+
+def run(members, xs=EXAMPLES, carry=None):
+    carry = walkers(23) if carry is None else carry
+    carry = optree.tree_map(lambda leaf: leaf[members], carry)
+    return loop.scan(torch.vmap(walk), carry, xs[:, members], backend="lanes")
+
+
+def assert_same(actual, expected):
+    for a, b in zip(optree.tree_leaves(actual), optree.tree_leaves(expected), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_member_is_the_same_whoever_is_beside_it():
+    everyone = list(range(23))
+    carry, ys = run(everyone)
+    eager, eager_ys = loop.scan(torch.vmap(walk), walkers(23), EXAMPLES, backend="eager")
+    for a, b in zip(optree.tree_leaves((carry, ys)), optree.tree_leaves((eager, eager_ys)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for members in ([4], everyone[::-1], [22, 0, 7, 7], everyone[5:21]):
+        part, part_ys = run(members)
+        assert_same(part, optree.tree_map(lambda leaf: leaf[members], carry))  # noqa: B023
+        assert_same(part_ys, optree.tree_map(lambda leaf: leaf[:, members], ys))  # noqa: B023
+
+
+def test_pieces_of_any_length_and_threads_are_the_whole(monkeypatch):
+    everyone = list(range(23))
+    whole, ys = run(everyone)
+    carry, parts = walkers(23), []
+    for start, end in ((0, 1), (1, 7), (7, STEPS)):
+        carry, y = run(everyone, EXAMPLES[start:end], carry)
+        parts.append(y)
+    assert_same(carry, whole)
+    assert_same(optree.tree_map(lambda *leaves: torch.cat(leaves), *parts), ys)
+    monkeypatch.setattr(lanes, "THREADED_FROM", 0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert_same(run(everyone), (whole, ys))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_nothing_that_came_in_is_written_to_and_any_layout_is_read():
+    carry = walkers(23)
+    before = optree.tree_map(torch.clone, carry)
+    expected = loop.scan(torch.vmap(walk), carry, EXAMPLES, backend="lanes")
+    assert_same(carry, before)
+    strided = EXAMPLES.movedim(0, -1).contiguous().movedim(-1, 0)
+    assert not strided.is_contiguous()
+    state = tuple(leaf.movedim(0, -1).contiguous().movedim(-1, 0) for leaf in carry)
+    assert_same(loop.scan(torch.vmap(walk), state, strided, backend="lanes"), expected)
+    leading = EXAMPLES.transpose(0, 1).contiguous().transpose(0, 1)
+    assert_same(loop.scan(torch.vmap(walk), carry, leading, backend="lanes"), expected)
+
+
+def test_a_shared_example_and_a_single_member():
+    shared = EXAMPLES[:, 3]
+    both = loop.scan(torch.vmap(walk, in_dims=(0, None)), walkers(9), shared, backend="lanes")
+    single = loop.scan(walk, optree.tree_map(lambda leaf: leaf[3], walkers(9)), shared, backend="lanes")
+    assert_same(optree.tree_map(lambda leaf: leaf[3], both[0]), single[0])
+    assert_same(optree.tree_map(lambda leaf: leaf[:, 3], both[1]), single[1])
+
+
+# --- choosing -------------------------------------------------------------------------------------------
+
+
+def test_programs_are_kept_by_the_members_step(monkeypatch):
+    traced = []
+    original = lanes.draft
+    monkeypatch.setattr(lanes, "draft", lambda *args: traced.append(1) or original(*args))
+
+    def step(carry, x):
+        return carry + x, carry
+
+    for members, length in ((3, 4), (11, 2), (1, 1)):
+        loop.scan(torch.vmap(step), torch.zeros(members, 2), torch.ones(length, members, 2), backend="lanes")
+    assert len(traced) == 1
+    loop.scan(torch.vmap(step), torch.zeros(3, 5), torch.ones(2, 3, 5), backend="lanes")
+    assert len(traced) == 2
+
+
+def test_explain():
+    def wide(carry, x):
+        return carry @ carry, ()
+
+    def fits(carry, x):
+        return carry + x, ()
+
+    small = loop.explain(torch.vmap(fits), torch.zeros(30, 4), torch.zeros(2, 30, 4))
+    assert small.backend == "lanes"
+    assert "30 members" in str(small)
+    large = loop.explain(torch.vmap(wide), torch.zeros(30, 300, 300))
+    assert large.backend == "scan"
+    assert "KiB" in large.reason
+    few = loop.explain(torch.vmap(wide), torch.zeros(1, 40, 40))
+    assert (few.backend, "1 of" in few.reason) == ("scan", lanes.width() > 2)
+
+
+def unsupported(carry, x):
+    carry = carry + x
+    return torch.lgamma(carry), ()
+
+
+def branches(carry, x):
+    if carry.sum() > 0:
+        carry = carry + x
+    return carry, ()
+
+
+def changes_shape(carry, x):
+    return carry[carry > 0], ()
+
+
+BAD = [
+    (unsupported, "lgamma.* at .*test_lanes.py:.*torch.lgamma"),
+    (branches, "test_lanes.py:.*if carry.sum.*asks for a tensor's value"),
+    (changes_shape, "mask as an index.* at .*test_lanes.py:.*carry > 0"),
+]
+
+
+@pytest.mark.parametrize(("step", "message"), BAD)
+def test_what_cannot_be_a_lane_is_named_with_its_line(step, message):
+    carry, xs = torch.ones(9, 3), torch.ones(2, 9, 3)
+    with pytest.raises(ValueError, match=message):
+        loop.scan(torch.vmap(step), carry, xs, backend="lanes")
+    choice = loop.explain(torch.vmap(step), carry, xs)
+    assert choice.backend == "scan"
+    assert re.search(message, choice.reason)
+
+
+@pytest.mark.parametrize(
+    ("step", "carry", "message"),
+    [
+        (torch.vmap(walk, out_dims=1), torch.zeros(2, 2), "out_dims=1"),
+        (torch.vmap(torch.vmap(lambda c, x: (c, x))), torch.zeros(2, 2), "vmap of"),
+        (lambda c, x: (c, x), torch.zeros(2, dtype=torch.float16), "float16"),
+        (lambda c, x: (c, x), torch.zeros(2, dtype=torch.complex64), "complex64"),
+    ],
+)
+def test_what_lanes_do_not_take(step, carry, message):
+    with pytest.raises(ValueError, match=message):
+        loop.scan(step, carry, torch.zeros(3, 2, 2), backend="lanes")
+
+
+def test_an_unknown_backend():
+    with pytest.raises(ValueError, match=r"backend.*'lane'"):
+        loop.scan(walk, walkers(3), None, 2, backend="lane")
+
+
+# --- building -------------------------------------------------------------------------------------------
+
+SOURCE = 'extern "C" int run() { return NUMBER; }'
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FCBP_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "lanes"
+
+
+def source(number):
+    return SOURCE.replace("NUMBER", str(number))
+
+
+def test_a_library_is_kept_and_found_again(cache, monkeypatch):
+    assert build.build(source(3))() == 3
+    assert cache.stat().st_mode & 0o777 == 0o700
+    (library,) = cache.glob("*.so")
+    assert library.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(build, "_compile", None)
+    assert build.build(source(3))() == 3
+
+
+def test_flags_and_processor_are_part_of_the_key(cache, monkeypatch):
+    build.build(source(1), "-O0")
+    build.build(source(1), "-O1")
+    monkeypatch.setattr(build, "_processor", lambda: "another")
+    build.build(source(1), "-O0")
+    assert len(list(cache.glob("*.so"))) == 3
+
+
+def test_what_others_may_write_is_not_loaded(cache):
+    build.build(source(5))
+    (library,) = cache.glob("*.so")
+    library.chmod(0o722)
+    with pytest.raises(build.BuildError, match="can be written by others"):
+        build.build(source(5))
+    library.chmod(0o700)
+    cache.chmod(0o770)
+    with pytest.raises(build.BuildError, match="can be written by others"):
+        build.build(source(5))
+
+
+def test_a_broken_library_is_made_anew(cache, monkeypatch):
+    def breaks(compiler, flags, source, library):
+        library.write_bytes(b"not a library")
+        library.chmod(0o700)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "_compile", breaks)
+        with pytest.raises(build.BuildError, match="cannot load"):
+            build.build(source(6))
+    assert build.build(source(6))() == 6
+
+
+def test_processes_that_build_at_once(cache):
+    script = f"from fcbp.lanes import build; print(build.build({source(8)!r})())"
+    processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(3)]
+    assert [int(process.communicate()[0]) for process in processes] == [8, 8, 8]
+    assert [path.suffix for path in cache.iterdir() if path.suffix != ""] == [".so"]
+
+
+def small(carry, x):
+    return carry * 0.5 + x, carry
+
+
+@pytest.mark.parametrize("fault", ["no compiler", "a failing compiler", "no directory"])
+def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
+    if fault == "no compiler":
+        monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
+        build._compiler.cache_clear()
+    elif fault == "a failing compiler":
+        monkeypatch.setattr(build, "FLAGS", ["--no-such-flag"])
+    else:
+        cache.parent.write_text("a file")
+    carry, xs = torch.ones(9, 3), torch.ones(4, 9, 3)
+    step = torch.vmap(lambda c, x: small(c, x))
+    try:
+        with pytest.raises(ValueError, match=r"no C\+\+ compiler|failed with status|no cache directory"):
+            loop.scan(step, carry, xs, backend="lanes")
+        assert loop.explain(step, carry, xs).backend == "scan"
+    finally:
+        build._compiler.cache_clear()
+
+
+def test_names_of_the_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("FCBP_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert build._folder() == tmp_path / "fcbp" / "lanes"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build._folder() == tmp_path / ".cache" / "fcbp" / "lanes"
+    assert os.stat(build._folder()).st_mode & 0o077 == 0
