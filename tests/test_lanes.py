@@ -199,6 +199,70 @@ def test_a_shared_example_and_a_single_member():
     assert_same(optree.tree_map(lambda leaf: leaf[:, 3], both[1]), single[1])
 
 
+# --- errors that only the numbers decide on ------------------------------------------------------------------
+
+CHECKED = {
+    "index": (lambda v, i: v[0, i], [5, -6, 2**32 + 1]),
+    "index, of numbers alone": (lambda v, i: torch.zeros(5)[i], [5]),
+    "index, both": (lambda v, i: v[i % 3, i], [5]),
+    "gather": (lambda v, i: v[0].gather(0, i), [5, -1]),
+    "index_select": (lambda v, i: v.index_select(1, i), [5, -1]),
+    "gather, in cross_entropy": (lambda v, i: torch.nn.functional.cross_entropy(v[:1].expand(4, -1), i), [5, -1]),
+    "index_put": (lambda v, i: v[0].index_put((i,), v[0, 0]), [5, -6]),
+    "scatter_add": (lambda v, i: v[0].scatter_add(0, i, v[1, :4]), [5, -1]),
+    "floor_divide": (lambda v, i: 7 // i, [0]),
+    "remainder": (lambda v, i: 7 % i, [0]),
+    "fmod": (lambda v, i: torch.fmod(i.int(), i.int()), [0]),
+}
+
+
+@pytest.mark.parametrize("name", CHECKED)
+def test_what_eager_does_not_compute_is_an_error_that_names_its_line(name):
+    function, wrong = CHECKED[name]
+    step = torch.vmap(lambda v, i: (v, function(v, i)))
+    carry = torch.linspace(-1, 1, 9 * 15).reshape(9, 3, 5)
+    index = torch.full((3, 9, 4), 2)
+    torch.testing.assert_close(*(loop.scan(step, carry, index, backend=backend)[1] for backend in ("lanes", "eager")))
+    error = IndexError if wrong != [0] else ZeroDivisionError
+    for number in wrong:
+        index[1, 8, 2] = number
+        with pytest.raises((IndexError, RuntimeError)):
+            loop.scan(step, carry, index, backend="eager")
+        # A new step has its first numbers wrong while it is traced.
+        first = torch.vmap(lambda v, i: (v, function(v, i)))
+        with pytest.raises(error, match=r" at .*test_lanes.py:\d+: "):
+            loop.scan(first, carry[8:], index[1:, 8:], backend="lanes")
+        with pytest.raises(error, match=rf"{name.split(',')[0]}.* at .*test_lanes.py:\d+: .*lambda v, i: "):
+            loop.scan(step, carry, index, backend="lanes")
+
+
+@pytest.mark.parametrize(
+    ("index", "sure"),
+    [
+        (lambda v: v.argmax(), True),
+        (lambda v: v.argsort()[-2:], True),
+        (lambda v: v.topk(2).indices, True),
+        (lambda v: v.long().clamp(0, 4), True),
+        (lambda v: (v > 0).long() + (v < 2).int() * 3, True),
+        (lambda v: v.long() % 5, True),
+        (lambda v: torch.where(v > 0, 4 - torch.arange(5), 2), True),
+        (lambda v: v.argmax() + 1, False),
+        (lambda v: v.long().clamp(0, 5), False),
+        (lambda v: v.long() % 6, False),
+        (lambda v: (v > 2).long() - (v > 3).long(), False),
+        (lambda v: (v > 2).int() * -(2**31) - 1 + 1, False),
+        (lambda v: torch.arange(5).gather(0, v.long().clamp(min=0)) * 2, False),
+    ],
+)
+def test_an_index_that_is_sure_to_lie_inside_is_not_looked_at(index, sure):
+    def step(carry, x):
+        return carry, carry.gather(0, index(carry).reshape(-1).long())
+
+    leaves, spec = optree.tree_flatten(torch.linspace(1.5, 0.5, 5))
+    draft = lanes.draft(step, leaves, spec, torch.zeros(1), lambda *_: None)
+    assert ("wrong" not in draft.source) == sure
+
+
 # --- choosing -------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,9 @@ members (``emit``), compiled and kept (``build``). A block of as many members ru
 begins, so that its state stays in registers and the first cache; blocks are spread over threads. No lane's arithmetic
 depends on another's: a member's numbers are the same to the bit whatever the number of members, their order and the
 pieces that a run is cut into.
+
+Where an index may lie outside of what it indexes, or an integer be divided by 0, the program looks, and a run in which
+it was so ends with an error. What no result depends on is not computed, and not looked at.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from fcbp.lanes import build as builder
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.build import lanes as width
 from fcbp.lanes.emit import emit, workspace
+from fcbp.lanes.ir import Node
 from fcbp.lanes.lower import DTYPES, Unsupported, UnsupportedOperation
 from fcbp.lanes.plan import Plan
 from fcbp.lanes.trace import Members, Traced, members_of, trace
@@ -76,11 +80,16 @@ class Lanes:
 
         Raises:
             BuildError: there is no compiler, or it fails.
+
+        What it raises at the end of a run in which eager would have, where a result depends on it:
+            IndexError: an index is out of range.
+            ZeroDivisionError: an integer is divided by 0.
         """
         function = builder.build(self.source, OPTIMIZE)
         spec, y_spec, moving = self.spec, self.traced.y_spec, self.plan.moving
         population, by_member, work = self.population, self.population and not self.shared_x, self.work
         constants = [c.contiguous() for c in self.traced.constants]
+        checks = list(self.traced.lowered.checks.items())
         y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried :]]
 
         def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
@@ -91,10 +100,11 @@ class Lanes:
             examples, strides = _examples(xs, by_member)
             lead = (length, count) if population else (length,)
             ys = [torch.empty((*lead, *shape), dtype=dtype) for shape, dtype in y_kinds]
+            shared = (ctypes.c_int64 * 2)()  # the block to take next, and the check that failed, from 1
             arguments = (
                 ctypes.c_int64(count),
                 ctypes.c_int64(length),
-                ctypes.byref(ctypes.c_int64(0)),
+                shared,
                 _pointers(state),
                 _pointers(constants),
                 _pointers(examples),
@@ -110,9 +120,18 @@ class Lanes:
                 with ThreadPoolExecutor(threads) as pool:
                     for call in [pool.submit(function, *arguments) for _ in range(threads)]:
                         call.result()
+            if shared[1]:
+                raise _error(*checks[shared[1] - 1])
             return optree.tree_unflatten(spec, state), optree.tree_unflatten(y_spec, ys)
 
         return run
+
+
+def _error(node: Node, asked: str) -> Exception:
+    """What eager raises, with where."""
+    if node.kind == "map":
+        return ZeroDivisionError(f"division of an integer by 0 in {asked}")
+    return IndexError(f"index out of range in {asked}")
 
 
 def _pointers(tensors: list[Tensor]) -> Any:

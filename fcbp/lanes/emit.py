@@ -12,6 +12,7 @@ import torch
 
 from fcbp.lanes.ir import Index, Node, at, code, plus, substitute, times, variable
 from fcbp.lanes.lower import Lowered
+from fcbp.lanes.places import is_inside
 from fcbp.lanes.plan import Plan, linear, make_plan
 
 __all__ = ["emit", "workspace"]
@@ -72,6 +73,7 @@ class _Emitter:
         self.names = 0
         self.known: list[dict[tuple[Node, tuple[Index, ...]], str]] = [{}]
         self.sizes: list[int] = []
+        self.checks = {node: i for i, node in enumerate(lowered.checks)}
 
     # --- text ---
 
@@ -100,11 +102,11 @@ class _Emitter:
         carried = [leaf for (role, _), leaf in leaves.items() if role == "carry"]
         ys = self.lowered.results[len(carried) :]
         with self.scope(
-            'extern "C" void run(int64 members, int64 steps, int64 *next, void *const *carry, void *const *constants, '
-            "void *const *xs, const int64 *x_strides, void *const *ys)"
+            'extern "C" void run(int64 members, int64 steps, int64 *shared, void *const *carry, '
+            "void *const *constants, void *const *xs, const int64 *x_strides, void *const *ys)"
         ):
             self.line("const int64 blocks = (members + LANES - 1) / LANES;")
-            with self.scope("for (int64 block; (block = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED)) < blocks;)"):
+            with self.scope("for (int64 block; (block = __atomic_fetch_add(shared, 1, __ATOMIC_RELAXED)) < blocks;)"):
                 self.line("const int64 first = block * LANES;")
                 self.line("const int lanes = (int)std::min((int64)LANES, members - first);")
                 self.line("int64 offset[LANES];")
@@ -113,6 +115,8 @@ class _Emitter:
                 for node in plan.order:
                     if not plan.buffers[node].startswith("carry") and node not in plan.takes_over:
                         self.line(f"{_vector(node)} {plan.buffers[node]}[{node.size}];")
+                for check in self.checks.values():
+                    self.line(f"M wrong{check} = {{}};")
                 self.kernels([n for n in plan.order if n in plan.hoisted])
                 with self.scope("for (int64 t = 0; t < steps; t++)"):
                     for (role, i), leaf in leaves.items():
@@ -128,6 +132,9 @@ class _Emitter:
                     leaf = carried[i]
                     self.line(f"offsets(offset, first, lanes, {leaf.size});")
                     self.line(f"store(({self.external(leaf)} *)carry[{i}], carry{i}, offset, {leaf.size}, lanes);")
+                for check in self.checks.values():
+                    found = f"__atomic_store_n(shared + 1, {check + 1}, __ATOMIC_RELAXED)"
+                    self.line(f"if (some_lane(wrong{check})) {found};")
         return self.lines
 
     @staticmethod
@@ -361,7 +368,7 @@ class _Emitter:
         self.sizes = list(source.shape)
         here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
         with self.loops(self.sizes):
-            address, varies = self.address(places, node.args, node.shape, here)
+            address, varies = self.address(node, places, node.shape, here)
             value = self.value(source, here, node.uniform)
             if varies:
                 if function == "add":
@@ -412,7 +419,7 @@ class _Emitter:
 
     def compute(self, node: Node, index: tuple[Index, ...]) -> str:
         if node.kind == "gather":
-            address, varies = self.address(node.data, node.args, node.args[0].shape, index)
+            address, varies = self.address(node, node.data, node.args[0].shape, index)
             buffer = self.plan.buffers[node.args[0]]
             if not varies:
                 return f"{buffer}[{address}]"
@@ -420,27 +427,39 @@ class _Emitter:
                 return f"gather_shared<{_LETTER[node.dtype]}>({buffer}, {address})"
             return f"gather({buffer}, {address})"
         args = [self.value(a, index, node.uniform) for a in node.args]
+        if node in self.checks:
+            self.wrong(node, f"to_M(eq({args[1]}, sub({args[1]}, {args[1]})))")
         if node.data == "to":
             if not node.uniform:
                 return f"to_{_LETTER[node.dtype]}({args[0]})"
             return f"({args[0]} != 0)" if node.dtype == torch.bool else f"({_vector(node)}){args[0]}"
         return f"{node.data}({', '.join(args)})"
 
+    def wrong(self, node: Node, mask: str) -> None:
+        """Note the lanes in which eager raises an error."""
+        name = f"wrong{self.checks[node]}"
+        self.line(f"{name} = bit_or({name}, {mask});")
+
     def address(
-        self, places: Sequence[Index | int], args: Sequence[Node], shape: tuple[int, ...], index: tuple[Index, ...]
+        self, node: Node, places: Sequence[Index | int], shape: tuple[int, ...], index: tuple[Index, ...]
     ) -> tuple[str, bool]:
-        """Where an element lies that indices among ``args`` choose, and whether that differs between lanes."""
-        fixed, chosen, varies = at(0), [], any(isinstance(p, int) and not args[p].uniform for p in places)
+        """Where an element lies that indices among the arguments choose, and whether that differs between lanes.
+
+        One that lies outside is noted, and another taken in its stead.
+        """
+        args, fixed, chosen = node.args, at(0), []
+        varies = any(isinstance(p, int) and not args[p].uniform for p in places)
         for place, stride, size in zip(
             places, [math.prod(shape[a + 1 :]) for a in range(len(shape))], shape, strict=True
         ):
             if isinstance(place, int):
-                i = self.element(args[place], index)
-                if not varies:
-                    chosen.append(f"inside((int64){i}, (int64){size}) * {stride}")
-                else:
-                    lanes = f"to_I({i})" if not args[place].uniform else f"to_I((int){i})"
-                    chosen.append(f"inside({lanes}, {size}) * {stride}")
+                one = args[place].uniform
+                i = self.name(f"{'(int64)' if one else ''}{self.element(args[place], index)}")
+                number = i if not varies else f"to_I((int){i})" if one else f"to_I({i})"
+                if not is_inside(args[place], size):
+                    self.wrong(node, f"outside({i}, {size})")
+                    number = f"inside({number}, {size})"
+                chosen.append(f"{number} * {stride}")
             else:
                 fixed = plus(fixed, times(substitute(place, index, self.sizes), stride))
         text = " + ".join(chosen)

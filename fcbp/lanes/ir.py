@@ -141,6 +141,15 @@ class Builder:
 
     def __init__(self) -> None:
         self.nodes: dict[Any, Node] = {}
+        self.asked = ""
+        """The operation that is being lowered, and the line that asked for it."""
+        self.checks: dict[Node, str] = {}
+        """Nodes whose arguments may be such that eager raises an error, and what asked for them."""
+
+    def check(self, node: Node) -> Node:
+        """Have the program look at a node's arguments while it runs."""
+        self.checks.setdefault(node, self.asked)
+        return node
 
     def make(
         self,

@@ -44,6 +44,8 @@ class Lowered:
     """The inputs by role and number."""
     results: list[Node]
     """The new carry's leaves and then those of ``y``."""
+    checks: dict[Node, str]
+    """Nodes that the program looks at the arguments of, and what asked for them."""
 
 
 def is_supported(target: Any) -> bool:
@@ -100,7 +102,7 @@ def lower(graph: fx.Graph, inputs: list[tuple[str, int, bool]], constants: dict[
                 if not own and (result.uniform or result.kind in ("leaf", "scalar", "position", "view")):
                     # A result lies in an array of its own.
                     results[i] = b.make("map", (result,), "same", result.shape, result.dtype, uniform=False)
-            return Lowered(leaves, results)
+            return Lowered(leaves, results, b.checks)
     raise AssertionError("a graph without an output")
 
 
@@ -115,9 +117,10 @@ def _lower_node(b: Builder, node: fx.Node, args: Any, kwargs: dict[str, Any]) ->
     if math.prod(out.shape) == 0:
         raise UnsupportedOperation(f"an empty tensor from {node.target} {where(node)}")
     kwargs = {key: value for key, value in kwargs.items() if key not in _WITHOUT_MEANING}
+    b.asked = f"{node.target} {where(node)}"
     try:
         result = OPERATIONS[_name(node.target)](b, out, *args, **kwargs)
-    except (NotImplementedError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (NotImplementedError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise UnsupportedOperation(f"operation {node.target} with these arguments ({error}) {where(node)}") from error
     if isinstance(result, Node):
         if result.shape != out.shape:

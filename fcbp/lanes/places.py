@@ -9,9 +9,10 @@ import torch
 
 from fcbp.lanes.ir import Builder, Index, Node, variable
 from fcbp.lanes.pointwise import Out, operation
+from fcbp.lanes.reach import reach
 from fcbp.lanes.shapes import inverse, last, narrow
 
-__all__ = ["gather", "scatter"]
+__all__ = ["gather", "is_inside", "scatter"]
 
 # --- elements that the numbers choose ---------------------------------------------------------------------------
 
@@ -19,14 +20,16 @@ __all__ = ["gather", "scatter"]
 def gather(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[int]) -> Node:
     """``x`` at ``places``: for each axis an index of the result's positions, or a node of them."""
     indices = [b.expand(p, shape) for p in places if isinstance(p, Node)]
-    if x.kind == "scalar":
-        return b.scalar(x.data, x.dtype, shape)
     if not indices:
         return b.view(x, shape, places)  # type: ignore[arg-type]
+    safe = _are_inside(places, x.shape)
+    if x.kind == "scalar" and safe:
+        return b.scalar(x.data, x.dtype, shape)
     numbers = iter(range(1, len(indices) + 1))
     data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
     x = x if x.kind == "leaf" else b.make("map", (x,), "same", x.shape, x.dtype)
-    return b.make("gather", (x, *indices), data, shape, x.dtype)
+    made = b.make("gather", (x, *indices), data, shape, x.dtype)
+    return made if safe else b.check(made)
 
 
 def scatter(b: Builder, x: Node, places: Sequence[Index | Node], source: Node, function: str) -> Node:
@@ -34,14 +37,25 @@ def scatter(b: Builder, x: Node, places: Sequence[Index | Node], source: Node, f
     indices = [b.expand(p, source.shape) for p in places if isinstance(p, Node)]
     numbers = iter(range(2, len(indices) + 2))
     data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
-    return b.make("scatter", (x, b.to(source, x.dtype), *indices), (data, function), x.shape, x.dtype)
+    made = b.make("scatter", (x, b.to(source, x.dtype), *indices), (data, function), x.shape, x.dtype)
+    return made if _are_inside(places, x.shape) else b.check(made)
+
+
+def is_inside(index: Node, size: int) -> bool:
+    """Whether an index is sure to be one of an axis's places."""
+    low, high = reach(index)
+    return low >= 0 and high < size
+
+
+def _are_inside(places: Sequence[Index | Node], shape: Sequence[int]) -> bool:
+    return all(is_inside(p, n) for p, n in zip(places, shape, strict=True) if isinstance(p, Node))
 
 
 def _from_the_end(b: Builder, index: Node, size: int) -> Node:
     """An index whose negative values count from the end."""
     if index.dtype == torch.bool:
         raise NotImplementedError("a mask as an index")
-    if index.kind == "position":
+    if reach(index)[0] >= 0:
         return index
     negative = b.map("lt", index, 0, dtype=index.dtype, result=torch.bool)
     return b.where(negative, b.map("add", index, size, dtype=index.dtype), index, index.dtype)
@@ -50,7 +64,7 @@ def _from_the_end(b: Builder, index: Node, size: int) -> Node:
 @operation("gather")
 def _gather(b: Builder, out: Out, x: Node, dim: int, index: Node, **options: Any) -> Node:
     if not x.shape:
-        return b.reshape(x, out.shape)
+        return gather(b, b.reshape(x, (1,)), [index], out.shape)
     places: list[Any] = [variable(a, out.shape) for a in range(len(out.shape))]
     places[dim] = index
     return gather(b, x, places, out.shape)

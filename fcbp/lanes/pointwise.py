@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fcbp.lanes.ir import Builder, Node
+from fcbp.lanes.reach import reach
 
 __all__ = ["OPERATIONS", "Lowering", "Out", "common_dtype", "operation"]
 
@@ -95,8 +96,14 @@ def _div(b: Builder, out: Out, x: Any, y: Any, rounding_mode: str | None = None)
             zero = b.map("eq", y, 0, dtype=out.dtype, result=torch.bool)
             return b.where(zero, quotient, b.map("v_round", exact, dtype=out.dtype), out.dtype)
         return quotient if rounding_mode is None else b.map("v_trunc", quotient, dtype=out.dtype)
-    name = {"floor": "floored_quotient", "trunc": "truncated_quotient"}[str(rounding_mode)]
-    return b.map(name, x, y, dtype=out.dtype)
+    return _divided(b, {"floor": "floored_quotient", "trunc": "truncated_quotient"}[str(rounding_mode)], out, x, y)
+
+
+def _divided(b: Builder, function: str, out: Out, x: Any, y: Any) -> Node:
+    """A division of integers, of which that by 0 is an error."""
+    made = b.map(function, x, y, dtype=out.dtype)
+    low, high = reach(made.args[1]) if made.kind == "map" and made.data == function else (1, 1)
+    return b.check(made) if low <= 0 <= high else made
 
 
 @operation("floor_divide")
@@ -106,12 +113,16 @@ def _floor_divide(b: Builder, out: Out, x: Any, y: Any) -> Node:
 
 @operation("remainder")
 def _remainder(b: Builder, out: Out, x: Any, y: Any) -> Node:
-    return b.map("float_remainder" if out.dtype.is_floating_point else "floored_remainder", x, y, dtype=out.dtype)
+    if out.dtype.is_floating_point:
+        return b.map("float_remainder", x, y, dtype=out.dtype)
+    return _divided(b, "floored_remainder", out, x, y)
 
 
 @operation("fmod")
 def _fmod(b: Builder, out: Out, x: Any, y: Any) -> Node:
-    return b.map("v_fmod" if out.dtype.is_floating_point else "truncated_remainder", x, y, dtype=out.dtype)
+    if out.dtype.is_floating_point:
+        return b.map("v_fmod", x, y, dtype=out.dtype)
+    return _divided(b, "truncated_remainder", out, x, y)
 
 
 def _comparison(name: str) -> None:

@@ -366,5 +366,8 @@ INLINE void offsets(int64 *offset, int64 first, int lanes, int64 stride) {
   EACH offset[l] = (first + std::min(l, lanes - 1)) * stride;
 }
 INLINE I inside(I index, int size) { return minimum(maximum(index, to_I(0)), to_I(size - 1)); }
+INLINE M outside(int64 index, int size) { return to_M(index < 0 || index >= size); }
+INLINE M outside(I index, int size) { return bit_or(lt(index, to_I(0)), ge(index, to_I(size))); }
+INLINE M outside(Q index, int size) { return bit_or(lt(index, to_Q((int64)0)), ge(index, to_Q((int64)size))); }
 INLINE int64 inside(int64 index, int64 size) { return std::min(std::max(index, (int64)0), size - 1); }
 template <class T> INLINE T same(T x) { return x; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import linecache
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -84,6 +85,7 @@ def trace(
 
     Raises:
         Unsupported: something in the step cannot run in lanes.
+        IndexError, ZeroDivisionError: of the numbers given, as in eager.
     """
     from torch._decomp import decomposition_table
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -127,15 +129,21 @@ def trace(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        # Tracing computes a step of the first member, which may be one that eager has no result for either.
+        if re.search(r"out of (DATA )?bounds|out of range", reason):
+            raise IndexError(f"{reason} {_line(error)}") from error
+        if "ZeroDivisionError" in reason:
+            raise ZeroDivisionError(f"{reason} {_line(error)}") from error
         if "_local_scalar_dense" in reason:
             reason = "Python asks for a tensor's value (in a branch, say; torch.where does without)"
         raise UnsupportedOperation(f"tracing failed {_line(error)}: {reason}") from error
-    try:
-        return lowered(traced)
-    except UnsupportedOperation:
-        # Once more, to know the line.
-        with _OneHot():
-            return lowered(graph(_Lines()))
+    with contextlib.suppress(UnsupportedOperation):
+        result = lowered(traced)
+        if not result.lowered.checks:
+            return result
+    # Once more, to know the lines that errors name.
+    with _OneHot():
+        return lowered(graph(_Lines()))
 
 
 def _line(error: BaseException) -> str:
