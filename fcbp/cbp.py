@@ -25,13 +25,13 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
+from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, tree, utility
 from fcbp.names import unknown
 from fcbp.units import UnitGroup, check_features, check_units
-from fcbp.units.group import Slice, fans, put, put_rows, row_shape, take, update
+from fcbp.units.group import Slice, fans, put, put_at, put_rows, row_shape, take, update
 
 __all__ = [
     "CBPState",
@@ -43,6 +43,9 @@ __all__ = [
     "select_and_reset",
     "update_utility",
 ]
+
+LARGE_LEAF = 1 << 18
+"""Elements of a leaf from which on a reset writes the replaced units' rows alone, not every element under a mask."""
 
 Params = Any
 Replaced = dict[str, Bool[Tensor, "units"]]
@@ -233,7 +236,9 @@ def select_and_reset(
 
     owed = dict(state.owed)
     limits: dict[str, int] = {}
-    slots: dict[str, Tensor] = {}
+    ranks: dict[str, Tensor] = {}
+    lowest: dict[str, Tensor] = {}
+    numbers: dict[str, Tensor] = {}
     replaced: Replaced = {}
     for i, group in enumerate(units):
         name = group.name
@@ -245,18 +250,28 @@ def select_and_reset(
         due = _due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
         number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limits[name])).to(torch.int32)
         owed[name] = due - number
-        slots[name] = _rank_lowest(torch.where(eligible, debiased, torch.inf), limits[name])
-        replaced[name] = slots[name] < number
+        ranks[name], lowest[name] = _rank_lowest(torch.where(eligible, debiased, torch.inf), limits[name])
+        replaced[name] = ranks[name] < number
+        numbers[name] = number
 
     active = [group for group in units if limits[group.name]]
     if transfer_bias:
         params = _transfer_biases(params, active, state, hyper, replaced)
 
+    def write(group: UnitGroup, s: Slice, leaf: Tensor, value: float | Tensor) -> Tensor:
+        name = group.name
+        if leaf.numel() >= LARGE_LEAF and 8 * limits[name] <= group.size:
+            due = torch.arange(limits[name], dtype=torch.int32, device=leaf.device) < numbers[name]
+            return put_at(leaf, s, lowest[name], due, value)
+        if isinstance(value, Tensor):
+            return put_rows(leaf, s, ranks[name], replaced[name], value)
+        return put(leaf, s, replaced[name], value)
+
     def zero(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        return put(leaf, s, replaced[group.name], 0.0)
+        return write(group, s, leaf, 0.0)
 
     def one(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        return put(leaf, s, replaced[group.name], 1.0)
+        return write(group, s, leaf, 1.0)
 
     drawn = 0
 
@@ -265,7 +280,7 @@ def select_and_reset(
         shape = row_shape(leaf, s, limits[group.name])
         rows = draw_rows(random.fold_in(draws, drawn), shape, *fans(leaf, s), leaf.dtype, leaf.device)
         drawn += 1
-        return put_rows(leaf, s, slots[group.name], replaced[group.name], rows)
+        return write(group, s, leaf, rows)
 
     params = update(params, active, zero, "outgoing")
     params = update(params, active, redraw, "incoming")
@@ -404,17 +419,24 @@ def _due(
     return owed + whole + (random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole)
 
 
-def _rank_lowest(score: Float[Tensor, "units"], capacity: int) -> Shaped[Tensor, "units"]:
-    """Each unit's place in ascending order, ties to the lower index; right for the first ``capacity`` places,
-    at least ``capacity`` for the others."""
+def _rank_lowest(
+    score: Float[Tensor, "units"], capacity: int
+) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:
+    """Each unit's place in ascending order, ties to the lower index; and the units in the first ``capacity`` places.
+
+    Places are right for those units, and at least ``capacity`` for the others.
+    """
     n = score.shape[0]
     index = torch.arange(n, dtype=torch.int32, device=score.device)
-    if capacity <= 1:
-        return (index != score.argmin().to(torch.int32)).to(torch.int32) * n if capacity else torch.full_like(index, n)
+    if not capacity:
+        return torch.full_like(index, n), index[:0]
+    if capacity == 1:
+        lowest = score.argmin().to(torch.int32)
+        return (index != lowest).to(torch.int32) * n, lowest.unsqueeze(0)
     # Not by counting who comes before whom: a compiler may compute a score twice, as a scalar and in a vector, whose
     # transcendental functions differ in the last place, and a unit before itself is a replacement lost.
     order = torch.sort(score, stable=True).indices
-    return torch.empty_like(index).scatter(0, order, index)
+    return torch.empty_like(index).scatter(0, order, index), order[:capacity].to(torch.int32)
 
 
 def _transfer_biases(

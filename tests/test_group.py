@@ -88,6 +88,26 @@ def test_put_rows_writes_each_unit_its_own_row(case, data):
     np.testing.assert_array_equal(stacked, np.stack([expected, expected]))
 
 
+@given(slices(), st.data())
+def test_put_at_writes_what_put_rows_writes(case, data):
+    leaf, s, size = case
+    index = torch.tensor(data.draw(st.permutations(range(size))), dtype=torch.int32)
+    index = index[: data.draw(st.integers(1, size))]
+    due = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(index), max_size=len(index))))
+    mask = torch.zeros(size, dtype=torch.bool).scatter(0, index.long(), due)
+    slot = torch.full((size,), size).scatter(0, index.long(), torch.arange(len(index)))
+    shape = groups.row_shape(leaf, s, len(index))
+    rows = -torch.arange(1.0, 1 + np.prod(shape)).reshape(shape)
+    before = leaf.clone()
+    expected = groups.put_rows(leaf, s, slot, mask, rows)
+    assert torch.equal(groups.put_at(leaf, s, index, due, rows), expected)
+    assert torch.equal(groups.put_at(leaf, s, index, due, -1.0), groups.put(leaf, s, mask, -1.0))
+    assert leaf.equal(before)
+    many = torch.vmap(lambda leaf, *args: groups.put_at(leaf, s, *args))
+    twice = many(*(torch.stack([x, x]) for x in (leaf, index, due, rows)))
+    assert torch.equal(twice, torch.stack([expected, expected]))
+
+
 @given(slices(), st.integers(-5, -1))
 def test_spread_lays_values_along_the_axis(case, fill):
     leaf, s, size = case

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 
-__all__ = ["arrange", "is_side_by_side", "is_view", "population", "store", "stored"]
+__all__ = ["arrange", "is_side_by_side", "is_view", "population", "store", "stored", "work"]
 
 
 def population(leaves: Iterable[Tensor]) -> int:
@@ -67,18 +67,8 @@ def arrange(graph: fx.Graph, count: int, xs: Sequence[fx.Node]) -> None:
         xs: the placeholders of the examples that do not lie side by side.
     """
     for node in graph.find_nodes(op="call_function", target=aten.mm.default):
-        left = node.args[0]
-        if _shape(left)[1] == 1:  # an outer product, as of a batch of one: computed where it is read
+        if _shape(node.args[0])[1] == 1:  # an outer product, as of a batch of one: computed where it is read
             node.target = aten.mul.Tensor
-        elif (
-            _shape(left)[0] == 1 and _shape(node.args[1])[0] > 256
-        ):  # one row: a sum that others over the same weights join
-            with graph.inserting_before(node):
-                column = graph.call_function(aten.permute.default, (left, [1, 0]))
-                product = graph.call_function(aten.mul.Tensor, (column, node.args[1]))
-                total = graph.call_function(aten.sum.dim_IntList, (product, [0], True))
-            node.replace_all_uses_with(total)
-            graph.erase_node(node)
     first = next(node for node in graph.nodes if node.op != "placeholder")
     for x in xs:
         if count and len(_shape(x)) > 1 and _shape(x)[0] == count:
@@ -91,6 +81,7 @@ def _replace_uses(graph: fx.Graph, node: fx.Node, before: fx.Node, count: int) -
     users = list(node.users)
     with graph.inserting_before(before):
         new = stored(graph, node, _shape(node), count)
+        new.meta = dict(node.meta)
     for user in users:
         user.replace_input_with(node, new)
 
@@ -110,6 +101,12 @@ def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
             if ours and _is_pointwise(operand) and "tensor_meta" in operand.meta and _dtype(operand) != torch.bool:
                 found[operand] = None
     return list(found)
+
+
+def work(graph: fx.Graph) -> int:
+    """Elements that the operations of a traced graph compute."""
+    computed = (node for node in graph.nodes if node.op == "call_function" and not is_view(node.target))
+    return sum(math.prod(_shape(node)) for node in computed)
 
 
 def is_view(operator: Any) -> bool:

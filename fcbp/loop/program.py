@@ -10,7 +10,7 @@ import optree
 import torch
 from torch import Tensor, fx
 
-from fcbp.loop import layout
+from fcbp.loop import layout, passes
 
 __all__ = ["PARALLEL_FROM", "Program", "build", "check_carry"]
 
@@ -33,6 +33,19 @@ def _read_scalars() -> contextlib.AbstractContextManager[Any]:
     return torch._dynamo.config.patch(capture_scalar_outputs=True)
 
 
+LONG_STEP = 1 << 22
+"""Elements that a step computes from which on Python may stand between two steps: it takes about a tenth of a
+millisecond, and the step several."""
+
+
+class _Traced(NamedTuple):
+    """A step as a graph over flat lists of tensors: ``(*carry, *x) -> (*carry, *y)``."""
+
+    module: fx.GraphModule
+    graph: fx.Graph
+    y_spec: optree.PyTreeSpec
+
+
 class _Flat(NamedTuple):
     """A step over flat lists of tensors, split into what is the same at every step and what is not."""
 
@@ -44,7 +57,6 @@ class _Flat(NamedTuple):
     """Positions of the carry leaves that the step changes."""
     constants: list[int]
     """Positions of the carry leaves that it returns as they are."""
-    y_spec: optree.PyTreeSpec
 
 
 def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> Program:
@@ -52,14 +64,22 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
 
     The program serves every length: the leading axis of ``xs`` is dynamic.
     """
-    from torch._higher_order_ops.scan import scan as scan_op
-
     count = layout.population(leaves)
-    flat = _trace(step, leaves, spec, xs, count)
-    if count and flat.body.graph.find_nodes(op="call_function", target=torch.ops.aten.native_batch_norm.default):
+    traced = _trace(step, leaves, spec, xs, count)
+    if layout.work(traced.graph) >= LONG_STEP:
+        return _stepped(_trace(step, leaves, spec, xs, 0) if count else traced, leaves, spec)
+    if count and traced.graph.find_nodes(op="call_function", target=torch.ops.aten.native_batch_norm.default):
         # Under vmap it writes the running statistics through a view that only a member's own layout allows.
         count = 0
-        flat = _trace(step, leaves, spec, xs, count)
+        traced = _trace(step, leaves, spec, xs, count)
+    return _scanned(traced, leaves, spec, count)
+
+
+def _scanned(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec, count: int) -> Program:
+    """One loop without Python in it: for short steps."""
+    from torch._higher_order_ops.scan import scan as scan_op
+
+    flat = _split(traced, len(leaves), lambda graph, node, leaf: layout.stored(graph, node, leaves[leaf].shape, count))
     number = len(flat.moving)
 
     def loop(moving: list[Tensor], constants: list[Tensor], xs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -94,9 +114,64 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
         new = list(leaves)
         for i, value in zip(flat.moving, carry[1:], strict=True):
             new[i] = value
-        return optree.tree_unflatten(spec, new), optree.tree_unflatten(flat.y_spec, list(ys[1:]))
+        return optree.tree_unflatten(spec, new), optree.tree_unflatten(traced.y_spec, list(ys[1:]))
 
     return run
+
+
+def _stepped(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec) -> Program:
+    """One compiled step, called again and again, that writes the new carry over the old: for long steps.
+
+    What Python takes between two steps is little beside them, memory holds one copy of the carry instead of two, and
+    the compiler meets a step's operations in pieces, not in one file.
+    """
+    if all(leaf.device.type == "cpu" for leaf in leaves):
+        passes.fuse(traced.graph, len(leaves))
+    flat = _split(traced, len(leaves), lambda graph, node, leaf: node)
+    body = _over_the_old(flat.body, len(flat.moving))
+    compiled: Callable[..., Any] | None = None
+
+    def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
+        nonlocal compiled
+        moving = [leaves[i].detach().clone(memory_format=torch.contiguous_format) for i in flat.moving]
+        constants = [leaves[i].detach().contiguous() for i in flat.constants]
+        given = [x.detach().contiguous() for x in optree.tree_leaves(xs)]
+        steps = []
+        with torch.no_grad():
+            carried = [*moving, *constants, *flat.prologue(*constants)]
+            for i in range(length):
+                arguments = [*carried, *(x[i] for x in given)]
+                if compiled is None:
+                    compiled = torch._inductor.compile(body, arguments)
+                steps.append(compiled(*arguments))
+        new = list(leaves)
+        for i, value in zip(flat.moving, moving, strict=True):
+            new[i] = value
+        ys = [torch.stack(values) for values in zip(*steps, strict=True)]
+        return optree.tree_unflatten(spec, new), optree.tree_unflatten(traced.y_spec, ys)
+
+    return run
+
+
+def _over_the_old(body: fx.GraphModule, number: int) -> fx.GraphModule:
+    """``body`` with its first ``number`` results written over its first arguments; it returns the others."""
+    graph = body.graph
+    (output,) = graph.find_nodes(op="output")
+    results = output.args[0]
+    with graph.inserting_before(output):
+        # First of all copied where it is an argument, which another's new value may be written over.
+        new = [_copied(graph, result) for result in results[:number]]
+        for leaf, value in zip(graph.find_nodes(op="placeholder"), new, strict=False):
+            graph.call_function(torch.ops.aten.copy_.default, (leaf, value))
+    output.args = (results[number:],)
+    return fx.GraphModule(body, graph)
+
+
+def _copied(graph: fx.Graph, result: fx.Node) -> fx.Node:
+    source = result
+    while source.op == "call_function" and layout.is_view(source.target):
+        source = source.args[0]  # type: ignore[assignment]
+    return graph.call_function(torch.ops.aten.clone.default, (result,)) if source.op == "placeholder" else result
 
 
 def _apart(tensors: list[Tensor]) -> list[Tensor]:
@@ -128,7 +203,7 @@ def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None
             )
 
 
-def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, count: int) -> _Flat:
+def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, count: int) -> _Traced:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     x_leaves, x_spec = optree.tree_flatten(xs)
@@ -151,26 +226,33 @@ def _trace(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSp
     inputs = traced.graph.find_nodes(op="placeholder")
     apart = [n for n, x in zip(inputs[len(leaves) :], x_leaves, strict=True) if not layout.is_side_by_side(x[0], count)]
     layout.arrange(traced.graph, count, apart)
-    (output,) = traced.graph.find_nodes(op="output")
+    return _Traced(traced, traced.graph, y_spec)
+
+
+def _split(traced: _Traced, number: int, carried: Callable[[fx.Graph, fx.Node, int], fx.Node]) -> _Flat:
+    """Take a traced step of ``number`` carry leaves apart; ``carried(graph, node, leaf)`` is what it returns of one."""
+    graph = traced.graph
+    inputs = graph.find_nodes(op="placeholder")
+    (output,) = graph.find_nodes(op="output")
     results = output.args[0]
-    moving = [i for i in range(len(leaves)) if results[i] is not inputs[i]]
-    constants = [i for i in range(len(leaves)) if results[i] is inputs[i]]
+    moving = [i for i in range(number) if results[i] is not inputs[i]]
+    constants = [i for i in range(number) if results[i] is inputs[i]]
 
     fixed = [inputs[i] for i in constants]
-    hoisted, invariant = _loop_invariants(traced.graph, fixed)
+    hoisted, invariant = _loop_invariants(graph, fixed)
     prologue, nodes = _copy(invariant, fixed)
     prologue.output(tuple(nodes[node] for node in hoisted))
-    steps = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output")]
-    read = [*(inputs[i] for i in moving), *fixed, *hoisted, *inputs[len(leaves) :]]
+    steps = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+    read = [*(inputs[i] for i in moving), *fixed, *hoisted, *inputs[number:]]
     body, nodes = _copy(steps, read)
     # The loop owns its buffers: a result must share memory with no argument and with no other result.
     contiguous: dict[str, Any] = {"memory_format": torch.contiguous_format}
     clone = torch.ops.aten.clone.default
-    carried = [layout.stored(body, nodes[results[i]], leaves[i].shape, count) for i in moving]
-    body.output((*carried, *(body.call_function(clone, (nodes[y],), contiguous) for y in results[len(leaves) :])))
-    for graph in (prologue, body):
-        graph.eliminate_dead_code()
-    return _Flat(fx.GraphModule(traced, prologue), fx.GraphModule(traced, body), moving, constants, y_spec)
+    new = [carried(body, nodes[results[i]], i) for i in moving]
+    body.output((*new, *(body.call_function(clone, (nodes[y],), contiguous) for y in results[number:])))
+    for part in (prologue, body):
+        part.eliminate_dead_code()
+    return _Flat(fx.GraphModule(traced.module, prologue), fx.GraphModule(traced.module, body), moving, constants)
 
 
 def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:

@@ -103,7 +103,7 @@ def lowest(
     rows = size if capacity is None else min(capacity, size)
     if rows == size and number is None:
         return Chosen(eligible, torch.arange(size, dtype=torch.int32, device=score.device), size)
-    slot = _rank_lowest(torch.where(eligible, score, torch.inf), rows)
+    slot, _ = _rank_lowest(torch.where(eligible, score, torch.inf), rows)
     mask = eligible & (slot < rows)
     return Chosen(mask if number is None else mask & (slot + 1 <= number), slot, rows)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import optree
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Int32, Shaped
 from torch import Tensor
 
 from fcbp import tree
@@ -189,6 +189,30 @@ def put_rows(
         by_unit = by_unit.reshape(size, s.block, *leaf.movedim(axis, 0).shape[1:])
         by_unit = by_unit[torch.tensor(unit_of, device=leaf.device), torch.tensor(k_of, device=leaf.device)]
     return put(leaf, s, mask, by_unit.movedim(0, axis))
+
+
+def put_at(
+    leaf: Tensor,
+    s: Slice,
+    index: Int32[Tensor, "slots"],
+    mask: Bool[Tensor, "slots"],
+    value: float | Shaped[Tensor, "slots ..."],
+) -> Tensor:
+    """``leaf`` with the entries of unit ``index[k]`` set to ``value``, or to ``value[k]``, where ``mask[k]``.
+
+    It touches those units' entries alone, where :func:`put` and :func:`put_rows` pass over the whole leaf. ``value``
+    is a number, or has the shape that :func:`row_shape` gives; the units are distinct.
+    """
+    axis = s.axis % leaf.ndim
+    entries = s.start + index.to(torch.int64) * s.stride
+    if s.block > 1:
+        entries = (entries.unsqueeze(1) + torch.arange(s.block, device=leaf.device) * s.block_stride).flatten()
+        mask = mask.unsqueeze(1).expand(-1, s.block).flatten()
+    old = leaf.index_select(axis, entries)
+    if isinstance(value, Tensor):
+        value = value.reshape(old.movedim(axis, 0).shape).movedim(0, axis)
+    new = torch.where(mask.reshape(-1, *(1,) * (leaf.ndim - axis - 1)), value, old)
+    return leaf.index_copy(axis, entries, new)
 
 
 def row_shape(leaf: Tensor, s: Slice, count: int) -> tuple[int, ...]:
