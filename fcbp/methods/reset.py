@@ -81,8 +81,8 @@ class Chosen(NamedTuple):
 
     mask: Bool[Tensor, "units"]
     """Whether the unit is reset."""
-    slot: Int32[Tensor, "units"]
-    """Its row, where it is."""
+    slot: Int32[Tensor, "units"] | None
+    """Its row, where it is; ``None`` where each unit has a row of its own."""
     rows: int
     """How many rows are drawn."""
 
@@ -102,7 +102,7 @@ def lowest(
     size = score.shape[0]
     rows = size if capacity is None else min(capacity, size)
     if rows == size and number is None:
-        return Chosen(eligible, torch.arange(size, dtype=torch.int32, device=score.device), size)
+        return Chosen(eligible, None, size)
     slot, _ = _rank_lowest(torch.where(eligible, score, torch.inf), rows)
     mask = eligible & (slot < rows)
     return Chosen(mask if number is None else mask & (slot + 1 <= number), slot, rows)
@@ -181,8 +181,7 @@ def reset_partially(
         r = fraction[group.name]
         rows = _rows(draw, key, drawn, leaf, s, group.size)
         drawn += 1
-        slot = torch.arange(group.size, dtype=torch.int32, device=leaf.device)
-        fresh = put_rows(leaf, s, slot, torch.ones_like(r, dtype=torch.bool), rows)
+        fresh = put_rows(leaf, s, None, torch.ones_like(r, dtype=torch.bool), rows)
         return mix(leaf, fresh, spread(r, s, leaf, 0.0))
 
     return update(update(params, units, fade, "outgoing"), units, refresh, "incoming")

@@ -19,7 +19,7 @@ from fcbp import loop
 from fcbp.experiment import build_program
 from fcbp.sweeps import checkpoint
 from fcbp.sweeps.plan import Chunk, Plan, halves, pieces
-from fcbp.sweeps.population import Carry, Population, is_broken, population, select
+from fcbp.sweeps.population import Carry, Population, is_broken, population, select, using_threads
 
 __all__ = ["Advanced", "Event", "Finished", "Measured", "Saved", "Split", "Stopped", "Task", "run_chunk"]
 
@@ -117,7 +117,7 @@ def run_chunk(
     try:
         if chunk.group not in programs:
             program = build_program([plan.runs[i] for i in plan.groups[chunk.group]], task.device)
-            programs[chunk.group] = population(program, compile=plan.compile, device=task.device)
+            programs[chunk.group] = population(program, compile=plan.compile, device=task.device, threads=task.threads)
         side_by_side = programs[chunk.group]
         state, step = _start(task, side_by_side)
         with _threads(task.threads, state):
@@ -229,14 +229,8 @@ def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
     return Split(task.chunk.id, size, tuple(saved), reason)
 
 
-@contextlib.contextmanager
-def _threads(most: int, state: _State) -> Iterator[None]:
+def _threads(most: int, state: _State) -> contextlib.AbstractContextManager[None]:
     """One thread for the operations of a small population, as in its compiled program: on a busy machine threads that
     wait for one another make them a hundred times slower."""
-    before = torch.get_num_threads()
     small = sum(leaf.numel() for leaf in _flat(state)[0]) < loop.PARALLEL_FROM
-    torch.set_num_threads(1 if small else most)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return using_threads(1 if small else most)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,10 +54,19 @@ class Population(NamedTuple):
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
 
 
-def population(program: Program, *, compile: bool, device: torch.device | str | None) -> Population:
+def population(
+    program: Program, *, compile: bool, device: torch.device | str | None, threads: int | None = None
+) -> Population:
     """The functions of a program for many members.
 
-    Settings that share a seed share the data and the initial weights: comparisons between them are paired.
+    Settings that share a seed share the data and the initial weights: comparisons between them are paired. Compiled,
+    small learners run in lanes (:mod:`fcbp.lanes`), others in the compiled scan.
+
+    Args:
+        program: what a member does.
+        compile: whether steps are compiled.
+        device: where the members are.
+        threads: what lanes may use; by default torch's number.
     """
 
     def start(runs: Sequence[Experiment], size: int, streams: int) -> Carry:
@@ -90,9 +101,35 @@ def population(program: Program, *, compile: bool, device: torch.device | str | 
         learners, seen = side_by_side(learners, hyper, tuple(part[stream_of] for part in batches))
         return (learners, hyper, stream_of), seen
 
+    def lane_step(carry: Any, batch: Any) -> Any:
+        learner, hyper = carry
+        learner, seen = member_step(learner, hyper, batch)
+        return (learner, hyper), seen
+
+    lanes = torch.vmap(lane_step)
+
+    def in_lanes(carry: Carry, batches: tuple[Tensor, ...]) -> tuple[Any, dict[str, Tensor]] | None:
+        """The last learners and what was seen; ``None`` where lanes do not suit or cannot be compiled."""
+        ours = (carry.learners, carry.hyper)
+        mine = tuple(part.index_select(1, carry.stream_of) for part in batches)
+        if not compile or loop.explain(lanes, ours, mine).backend != "lanes":
+            return None
+        try:
+            with using_threads(threads or torch.get_num_threads()):
+                (learners, _), seen = loop.scan(lanes, ours, mine, backend="lanes")
+        except ValueError as error:
+            warnings.warn(f"the compiled scan runs in place of lanes: {error}", RuntimeWarning, stacklevel=2)
+            return None
+        return learners, seen
+
     def advance(carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
         problem, batches = sample(carry.problem, steps)
-        (learners, hyper, stream_of), seen = loop.scan(step, tuple(carry[1:]), batches, compile=compile)
+        _, learners, hyper, stream_of = carry
+        done = in_lanes(carry, batches)
+        if done is None:
+            (learners, hyper, stream_of), seen = loop.scan(step, tuple(carry[1:]), batches, compile=compile)
+        else:
+            learners, seen = done
         sums = {
             name: value.sum(0, dtype=torch.float64 if value.is_floating_point() else torch.int64)
             for name, value in seen.items()
@@ -106,12 +143,23 @@ def population(program: Program, *, compile: bool, device: torch.device | str | 
 
     def piece(carry: Carry) -> int:
         _, batches = sample(carry.problem, 1)
-        seen = 8 * len(carry.stream_of)
-        return max(2, min(PIECE, PIECE_BYTES // (seen + size_of(batches))))
+        members, streams = len(carry.stream_of), len(batches[0][0])
+        return max(2, min(PIECE, PIECE_BYTES // (8 * members + size_of(batches) * (streams + members) // streams)))
 
     return Population(
         start, advance, probe, ("loss", *(name for name in COUNTS if name in program.measurements)), piece
     )
+
+
+@contextlib.contextmanager
+def using_threads(number: int) -> Iterator[None]:
+    """``number`` threads for the operations within."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:

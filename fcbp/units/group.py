@@ -171,11 +171,11 @@ def put(leaf: Tensor, s: Slice, mask: Bool[Tensor, "units"], value: float | Tens
 def put_rows(
     leaf: Tensor,
     s: Slice,
-    slot: Shaped[Tensor, "units"],
+    slot: Shaped[Tensor, "units"] | None,
     mask: Bool[Tensor, "units"],
     rows: Shaped[Tensor, "slots ..."],
 ) -> Tensor:
-    """``leaf`` with unit ``u``'s entries set to ``rows[slot[u]]`` where ``mask[u]``.
+    """``leaf`` with unit ``u``'s entries set to ``rows[slot[u]]``, without slots to ``rows[u]``, where ``mask[u]``.
 
     ``rows`` has the shape that :func:`row_shape` gives.
     """
@@ -183,7 +183,7 @@ def put_rows(
     if rows.shape[0] == 1 and s.block == 1:
         return put(leaf, s, mask, rows.movedim(0, axis))
     size, length = mask.shape[0], leaf.shape[axis]
-    by_unit = rows[slot.clamp(0, rows.shape[0] - 1)]
+    by_unit = rows if slot is None else rows[slot.clamp(0, rows.shape[0] - 1)]
     if not (s.is_run and length == size):
         unit_of, k_of = _owners(s, size, length, outside=0)
         by_unit = by_unit.reshape(size, s.block, *leaf.movedim(axis, 0).shape[1:])

@@ -1,0 +1,84 @@
+"""What each method's step costs over plain backpropagation: compiled, members side by side, data given.
+
+``python tests/benchmarks/method_cost.py [METHOD ...] [--members 500] [--length 100] [--rounds 15] [--capacity 1]``
+
+The main job: a 20-5-1 network, batch 1, plain SGD, hyperparameters vmapped. Each method is a program of its own, and
+all are timed in turn, round by round: CPU time on one thread, a ratio being the median over rounds of the ratio in a round.
+Methods run with their defaults; ``--capacity`` is handed to those that take it. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+import fcbp
+from fcbp import loop, random
+from fcbp.learner import LearnerHyperparams, make_learner
+from fcbp.methods import METHODS
+
+
+def runner(name: str, members: int, length: int, capacity: int | None) -> Callable[[], Tensor]:
+    """A run of ``length`` steps that waits for its losses."""
+    kind = METHODS[name]
+    options: dict[str, Any] = {}
+    if capacity is not None and "capacity" in inspect.signature(kind.build).parameters:
+        options["capacity"] = capacity
+    model = fcbp.nets.mlp(20, (5,), 1)
+    units = fcbp.find_units(model, torch.zeros(1, 20))
+    learner = make_learner(model, units, method=kind.build(**options))
+    numbers = LearnerHyperparams(0.01, kind.hyperparams(**{n: values[0] for n, values in kind.grid.items()}))
+    hyper = optree.tree_map(lambda x: torch.full((members,), x, dtype=torch.float64), numbers)
+
+    def step(carry: Any, batch: Any) -> Any:
+        state, hyper = carry
+        state, info = learner.step(state, batch, hyper)
+        return (state, hyper), info["loss"]
+
+    state = torch.vmap(learner.init)(random.split(random.key(0), members))
+    inputs = random.uniform(random.key(1), (length, members, 1, 20)).round()
+    targets = random.normal(random.key(2), (length, members, 1, 1))
+    signal = torch.zeros(length, members, dtype=torch.bool)
+    return lambda: loop.scan(torch.vmap(step), (state, hyper), (inputs, targets, signal))[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=list(METHODS), choices=[*METHODS, []], metavar="METHOD")
+    parser.add_argument("--members", type=int, default=500)
+    parser.add_argument("--length", type=int, default=100, help="steps of a run")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--capacity", type=int, help="most units reset at once, for methods that take it")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    names = ["bp", *(name for name in options.methods if name != "bp")]
+    runs = {}
+    for name in names:
+        run = runner(name, options.members, options.length, options.capacity)
+        start = time.perf_counter()
+        run()
+        print(f"{name}: first call {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        runs[name] = run
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(options.rounds):
+        for name, run in runs.items():
+            start = time.process_time()
+            run()
+            seconds[name].append((time.process_time() - start) / options.length)
+    print(f"| method | µs a step of {options.members} members | over plain backpropagation |\n|---|---|---|")
+    for name, times in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(times, seconds["bp"], strict=True))
+        print(f"| `{name}` | {statistics.median(times) * 1e6:.0f} | {ratio - 1:+.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
