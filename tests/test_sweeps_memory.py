@@ -128,7 +128,7 @@ def test_pieces(steps, most):
 def test_pieces_are_short_where_examples_are_large(sizes, monkeypatch):
     expected = sweep()
     sizes.clear()
-    carry_bytes = 3 * (20 + 1) * 4 + 6 * 8
+    carry_bytes = (3 + 6) * (20 + 1) * 4 + 6 * 8  # drawn for each stream, then laid out for each member
     monkeypatch.setattr(population, "PIECE_BYTES", 10 * carry_bytes)
     found = sweep()
     assert len(sizes) == 4

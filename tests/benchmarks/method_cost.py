@@ -1,10 +1,11 @@
 """What each method's step costs over plain backpropagation: compiled, members side by side, data given.
 
-``python tests/benchmarks/method_cost.py [METHOD ...] [--members 500] [--length 100] [--rounds 15] [--capacity 1]``
+``python tests/benchmarks/method_cost.py [METHOD ...] [--members 500] [--length 100] [--rounds 15] [--capacity 1]
+    [--backend lanes]``
 
 The main job: a 20-5-1 network, batch 1, plain SGD, hyperparameters vmapped. Each method is a program of its own, and
-all are timed in turn, round by round: CPU time on one thread, a ratio being the median over rounds of the ratio in a round.
-Methods run with their defaults; ``--capacity`` is handed to those that take it. Prints a table in Markdown.
+all are timed in turn, round by round: CPU time on one thread, a ratio being the median over rounds of the ratio in a
+round. Methods run with their defaults; ``--capacity`` is handed to those that take it. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fcbp.learner import LearnerHyperparams, make_learner
 from fcbp.methods import METHODS
 
 
-def runner(name: str, members: int, length: int, capacity: int | None) -> Callable[[], Tensor]:
+def runner(name: str, members: int, length: int, capacity: int | None, backend: str) -> Callable[[], Tensor]:
     """A run of ``length`` steps that waits for its losses."""
     kind = METHODS[name]
     options: dict[str, Any] = {}
@@ -48,7 +49,8 @@ def runner(name: str, members: int, length: int, capacity: int | None) -> Callab
     inputs = random.uniform(random.key(1), (length, members, 1, 20)).round()
     targets = random.normal(random.key(2), (length, members, 1, 1))
     signal = torch.zeros(length, members, dtype=torch.bool)
-    return lambda: loop.scan(torch.vmap(step), (state, hyper), (inputs, targets, signal))[1]
+    side_by_side = torch.vmap(step)
+    return lambda: loop.scan(side_by_side, (state, hyper), (inputs, targets, signal), backend=backend)[1]
 
 
 def main() -> None:
@@ -58,12 +60,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=100, help="steps of a run")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--capacity", type=int, help="most units reset at once, for methods that take it")
+    parser.add_argument("--backend", default="lanes", choices=["lanes", "scan"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = ["bp", *(name for name in options.methods if name != "bp")]
     runs = {}
     for name in names:
-        run = runner(name, options.members, options.length, options.capacity)
+        run = runner(name, options.members, options.length, options.capacity, options.backend)
         start = time.perf_counter()
         run()
         print(f"{name}: first call {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
