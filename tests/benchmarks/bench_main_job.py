@@ -13,13 +13,13 @@ from conftest import Contestant
 
 import fcbp
 
-LENGTH = {1: 1000, 30: 1000, 500: 1000, 2000: 250, 8000: 100}
+LENGTH = {1: 1000, 30: 1000, 500: 1000, 512: 1000, 2000: 250, 8000: 100}
 
 
-def compiled(members: int | None) -> Contestant:
+def compiled(members: int | None, backend: str | None = None) -> Contestant:
     length = LENGTH[members or 1]
     job = problems.main_job(members, length)
-    return Contestant(job.run, length * (members or 1))
+    return Contestant(lambda: job.run(backend=backend), length * (members or 1))
 
 
 def original(length: int = 300) -> Contestant:
@@ -57,8 +57,8 @@ def test_eager_against_the_original_style(contest: Any) -> None:
     )
 
 
-@pytest.mark.parametrize(("members", "target"), [(1, 0.0), (30, 0.9), (500, 1.4), (2000, 2.0)])
-def test_against_jax(contest: Any, members: int, target: float) -> None:
+def fastest_jax(members: int) -> dict[str, Contestant]:
+    """The fastest way that JAX has of running so many members, by name."""
     jax_peer = pytest.importorskip("jax_peer", reason="pip install jax, to compare with it", exc_type=ImportError)
     length = LENGTH[members]
     xs = tuple(x.numpy() for x in problems.bit_flipping(length, members))
@@ -72,12 +72,7 @@ def test_against_jax(contest: Any, members: int, target: float) -> None:
     }
     times = {name: _fastest(peer) for name, peer in peers.items()}
     fastest = min(times, key=times.__getitem__)
-    contest(
-        f"main job against JAX, {members} members",
-        {"fcbp": compiled(members), fastest: peers[fastest]},
-        f">= {target}" if target else "",
-        lambda ratio: ratio >= target,
-    )
+    return {fastest: peers[fastest]}
 
 
 def _fastest(peer: Contestant, rounds: int = 3) -> float:
@@ -90,6 +85,16 @@ def _fastest(peer: Contestant, rounds: int = 3) -> float:
         peer.run()
         seconds.append(time.process_time() - start)
     return min(seconds) / peer.work
+
+
+@pytest.mark.parametrize(("members", "target"), [(1, 0.0), (30, 0.9), (500, 1.4), (2000, 2.0)])
+def test_against_jax(contest: Any, members: int, target: float) -> None:
+    contest(
+        f"main job against JAX, {members} members",
+        {"fcbp": compiled(members), **fastest_jax(members)},
+        f">= {target}" if target else "",
+        lambda ratio: ratio >= target,
+    )
 
 
 def test_the_stream_beside_the_learner(contest: Any) -> None:

@@ -29,8 +29,8 @@ class Job(NamedTuple):
     xs: Any
     length: int
 
-    def run(self, *, compile: bool = True) -> tuple[Any, Any]:
-        return loop.scan(self.step, self.carry, self.xs, compile=compile)
+    def run(self, *, compile: bool = True, backend: str | None = None) -> tuple[Any, Any]:
+        return loop.scan(self.step, self.carry, self.xs, compile=compile, backend=backend)
 
 
 def mlp(sizes: Sequence[int]) -> tuple[nn.Module, tuple[UnitGroup, ...]]:
