@@ -212,9 +212,11 @@ def histogram(results: xarray.Dataset, variable: str = "age", *, legend: bool = 
 
 
 def _edges(values: np.ndarray, number: int = 30) -> np.ndarray:
-    """Edges of bins: logarithmic where the values span decades, over most of the positive ones."""
+    """Edges of bins: logarithmic where the values span decades, over most of the positive ones, six decades at most (a
+    dead unit's utility decays to the smallest number there is)."""
     positive = values[values > 0]
     low, high = np.quantile(positive, [0.005, 1.0]) if positive.size else (0.0, 0.0)
+    low = max(low, 1e-6 * high)
     if low > 0 and high >= 50 * low:
         return np.geomspace(low, high, number)
     low, high = values.min(), values.max()
@@ -336,7 +338,9 @@ def _units_picture(results: xarray.Dataset) -> Figure:
     figure, axes = _grid(len(wanted), 2, width=6)
     for ax, variable in zip(axes, wanted, strict=False):
         histogram(results, variable, legend=False, ax=ax)
-    return _titled(figure, axes[0], results, "mean")
+    # Some methods give their units an age and no utility.
+    named = max(axes, key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+    return _titled(figure, named, results, "mean")
 
 
 def _grid(panels: int, columns: int, width: float = 5) -> tuple[Figure, list[Axes]]:
