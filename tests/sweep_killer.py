@@ -14,20 +14,16 @@ import traceback
 from pathlib import Path
 
 import torch
+import tqdm.auto  # noqa: F401
+import xarray  # noqa: F401
+import zarr  # noqa: F401
 
-torch.set_num_threads(1)
-
-import tqdm.auto  # noqa: E402, F401
-import xarray  # noqa: E402, F401
-import zarr  # noqa: E402, F401
-
-import fcbp  # noqa: E402
-from fcbp.sweeps import files, population  # noqa: E402
+import fcbp
+from fcbp.sweeps import files, population
 
 KILLS = 20
 MEMBERS = {"seed": [0, 1, 2], "replacement_rate": [0.0, 0.1]}
 EXPERIMENT = fcbp.experiment.Experiment(maturity_threshold=5, steps=60, bin=10)
-population.PIECE = 2
 
 
 def sweep(out: Path) -> None:
@@ -103,4 +99,6 @@ def main(folder: Path, seed: int) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # a fork has no other threads
+    population.PIECE = 2
     main(Path(sys.argv[1]), int(sys.argv[2]))
