@@ -55,7 +55,7 @@ def runner(name: str, members: int, length: int, capacity: int | None, backend: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", default=list(METHODS), choices=[*METHODS, []], metavar="METHOD")
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=f"by default all: {', '.join(METHODS)}")
     parser.add_argument("--members", type=int, default=500)
     parser.add_argument("--length", type=int, default=100, help="steps of a run")
     parser.add_argument("--rounds", type=int, default=15)
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--backend", default="lanes", choices=["lanes", "scan"])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = ["bp", *(name for name in options.methods if name != "bp")]
+    names = ["bp", *(name for name in options.methods or METHODS if name != "bp")]
     runs = {}
     for name in names:
         run = runner(name, options.members, options.length, options.capacity, options.backend)
