@@ -1,5 +1,6 @@
 """ReDo and ReGraMa against a loop over the paper's equations, and what they say of bad input."""
 
+import optree
 import pytest
 import torch
 from reset_oracle import activation_magnitude, gradient_magnitude, masks, network, relative, replace, run
@@ -193,3 +194,30 @@ def test_a_group_without_incoming_weights_is_named_where_they_are_read():
     methods.redo().init(units, params, fcbp.random.key(0))
     with pytest.raises(ValueError, match="group '0' has no incoming slice; regrama reads the gradients there"):
         methods.regrama().init(units, params, fcbp.random.key(0))
+
+
+@pytest.mark.compiled
+def test_many_members_in_the_compiled_scan_are_the_eager_ones():
+    """All rows are drawn where they are read: in generated code, as in a run of many members, not as eager kernels."""
+    model = fcbp.nets.mlp(20, (5,), 1)
+    units = fcbp.find_units(model, torch.zeros(1, 20))
+    learner = fcbp.make_learner(model, units, method=fcbp.methods.redo())
+    members, length = 64, 6
+    numbers = fcbp.LearnerHyperparams(0.01, fcbp.methods.RedoHyperparams(threshold=0.5, period=2))
+    hyper = optree.tree_map(lambda x: torch.full((members,), float(x), dtype=torch.float64), numbers)
+
+    def step(carry, batch):
+        state, hyper = carry
+        state, info = learner.step(state, batch, hyper)
+        return (state, hyper), info["replaced"]["0"]
+
+    carry = (torch.vmap(learner.init)(fcbp.random.split(fcbp.random.key(0), members)), hyper)
+    inputs = fcbp.random.uniform(fcbp.random.key(1), (length, members, 1, 20)).round()
+    batches = (inputs, inputs.mean(-1, keepdim=True))
+    side_by_side = torch.vmap(step)
+    (compiled, _), replaced = fcbp.loop.scan(side_by_side, carry, batches, backend="scan")
+    (eager, _), expected = fcbp.loop.scan(side_by_side, carry, batches, backend="eager")
+    assert replaced.equal(expected)
+    assert replaced.any()
+    for name in eager.params:
+        torch.testing.assert_close(compiled.params[name], eager.params[name], rtol=1e-4, atol=1e-5)

@@ -16,6 +16,7 @@ from fcbp.concrete import is_concrete
 from fcbp.optim import _like
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice, fans, put, put_rows, row_shape, spread, take, update
+from fcbp.weights.lowest import settled
 
 __all__ = [
     "Chosen",
@@ -201,7 +202,9 @@ def _rows(
     draw: initializers.Initializer, key: Int64[Tensor, ""], index: int, leaf: Tensor, s: Slice, count: int
 ) -> Tensor:
     own = random.fold_in(key, index)
-    return draw(own, row_shape(leaf, s, count), *fans(leaf, s), leaf.dtype, leaf.device)
+    # Settled: the compiler would work out the draws of all rows where they are read, their positions with them, as
+    # memory addresses, whose products do not fit (see fcbp.random).
+    return settled(draw(own, row_shape(leaf, s, count), *fans(leaf, s), leaf.dtype, leaf.device))
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
