@@ -110,10 +110,14 @@ def population(
 
     def in_lanes(carry: Carry, batches: tuple[Tensor, ...]) -> tuple[Any, dict[str, Tensor]] | None:
         """The last learners and what was seen; ``None`` where lanes do not suit or cannot be compiled."""
-        ours = (carry.learners, carry.hyper)
-        mine = tuple(part.index_select(1, carry.stream_of) for part in batches)
-        if not compile or loop.explain(lanes, ours, mine).backend != "lanes":
+        if not compile:
             return None
+        ours = (carry.learners, carry.hyper)
+        # One step's examples tell whether lanes suit; all are laid out only where they do.
+        one = tuple(part[:1].index_select(1, carry.stream_of) for part in batches)
+        if loop.explain(lanes, ours, one).backend != "lanes":
+            return None
+        mine = tuple(part.index_select(1, carry.stream_of) for part in batches)
         try:
             with using_threads(threads or torch.get_num_threads()):
                 (learners, _), seen = loop.scan(lanes, ours, mine, backend="lanes")
