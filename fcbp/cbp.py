@@ -36,11 +36,16 @@ from fcbp.units.group import Slice, fans, put, put_at, put_rows, row_shape, take
 __all__ = [
     "CBPState",
     "Hyperparams",
+    "bias_correction",
     "check_hyperparams",
     "init_state",
+    "rank_lowest",
+    "replacements_due",
     "reset_buffers",
     "reset_moments",
+    "running_mean_weights",
     "select_and_reset",
+    "unit_activations",
     "update_utility",
 ]
 
@@ -162,10 +167,10 @@ def update_utility(
     for group in units:
         name = group.name
         age[name] = age[name] + 1
-        h = _activation(group, features[name]).to(mean[name].dtype)
-        keep, take_in = _decay(hyper.decay_rate, mean[name])
+        h = unit_activations(group, features[name]).to(mean[name].dtype)
+        keep, take_in = running_mean_weights(hyper.decay_rate, mean[name])
         mean[name] = keep * mean[name] + take_in * h.mean((*range(h.ndim - 2), -1))
-        debias = _bias_correction(age[name], hyper.decay_rate, mean[name])
+        debias = bias_correction(age[name], hyper.decay_rate, mean[name])
         if measure == "random":
             key, draw = random.split(key).unbind()
             util[name] = random.uniform(draw, (group.size,), util[name].dtype) * debias
@@ -243,14 +248,14 @@ def select_and_reset(
     for i, group in enumerate(units):
         name = group.name
         limits[name] = _capacity(group, hyper.replacement_rate, capacity)
-        debiased = state.utility[name] / _bias_correction(state.age[name], hyper.decay_rate, state.utility[name])
+        debiased = state.utility[name] / bias_correction(state.age[name], hyper.decay_rate, state.utility[name])
         eligible = (state.age[name] > hyper.maturity_threshold) & torch.isfinite(debiased)
         number_eligible = eligible.sum(dtype=torch.int32)
         counted = number_eligible if rate_counts == "eligible" else group.size * (number_eligible > 0)
-        due = _due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
+        due = replacements_due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
         number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limits[name])).to(torch.int32)
         owed[name] = due - number
-        ranks[name], lowest[name] = _rank_lowest(torch.where(eligible, debiased, torch.inf), limits[name])
+        ranks[name], lowest[name] = rank_lowest(torch.where(eligible, debiased, torch.inf), limits[name])
         replaced[name] = ranks[name] < number
         numbers[name] = number
 
@@ -366,7 +371,9 @@ def reset_buffers(buffers: Mapping[str, Tensor], replaced: Replaced, *, units: I
 # --- parts ----------------------------------------------------------------------------------------------
 
 
-def _activation(group: UnitGroup, h: Float[Tensor, "..."]) -> Float[Tensor, "*samples units positions"]:
+def unit_activations(group: UnitGroup, h: Float[Tensor, "..."]) -> Float[Tensor, "*samples units positions"]:
+    """A group's activation, its units last but one; behind them a unit's positions: of a flattened feature map its
+    channel's, else one."""
     if h.shape[group.activation_axis] == group.size:
         return h.movedim(group.activation_axis, -1).unsqueeze(-1)
     flattened = next(s for s in group.outgoing if group.size * s.block == h.shape[group.activation_axis])
@@ -379,15 +386,17 @@ def _weights(group: UnitGroup, slices: tuple[Slice, ...], params: Params) -> tup
     return tuple(take(tree.get(params, s.path), s, group.size) for s in slices)
 
 
-def _decay(decay_rate: float | Tensor, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
-    """``eta`` and ``1 - eta``; the difference is taken before rounding to ``like``'s dtype."""
+def running_mean_weights(decay_rate: float | Tensor, like: Tensor) -> tuple[float | Tensor, float | Tensor]:
+    """``eta`` for the old mean and ``1 - eta`` for the new value; the difference is taken before rounding to ``like``'s
+    dtype."""
     if isinstance(decay_rate, Tensor):
         return decay_rate.to(like.dtype), (1 - decay_rate).to(like.dtype)
     return decay_rate, 1 - decay_rate
 
 
-def _bias_correction(age: Int[Tensor, "units"], decay_rate: float | Tensor, like: Tensor) -> Float[Tensor, "units"]:
-    """``1 - eta ** age``, without the cancellation that costs a young unit's first digits."""
+def bias_correction(age: Int[Tensor, "units"], decay_rate: float | Tensor, like: Tensor) -> Float[Tensor, "units"]:
+    """``1 - eta ** age``, the share of a running mean that is not its start at 0; without the cancellation that costs a
+    young unit's first digits."""
     if isinstance(decay_rate, Tensor):
         log_decay: float | Tensor = torch.log(decay_rate.to(torch.float64)).to(like.dtype)
     else:
@@ -403,7 +412,7 @@ def _capacity(group: UnitGroup, rate: float | Tensor, capacity: int | None) -> i
     return min(math.floor(rate * group.size) + 1, group.size) if rate else 0
 
 
-def _due(
+def replacements_due(
     owed: Float[Tensor, ""],
     counted: Int[Tensor, ""],
     rate: float | Tensor,
@@ -419,9 +428,7 @@ def _due(
     return owed + whole + (random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole)
 
 
-def _rank_lowest(
-    score: Float[Tensor, "units"], capacity: int
-) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:
+def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:
     """Each unit's place in ascending order, ties to the lower index; and the units in the first ``capacity`` places.
 
     Places are right for those units, and at least ``capacity`` for the others.
@@ -445,7 +452,7 @@ def _transfer_biases(
     new: dict[tree.Path, Tensor] = {}
     for group in units:
         mean = state.mean_activation[group.name]
-        mean = mean / _bias_correction(state.age[group.name], hyper.decay_rate, mean)
+        mean = mean / bias_correction(state.age[group.name], hyper.decay_rate, mean)
         gone = replaced[group.name]
         for s, path in zip(group.outgoing, group.outgoing_bias, strict=True):
             if path is None:

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Num
 from torch import Tensor
 
-from fcbp.cbp import CBPState, Hyperparams, _bias_correction
+from fcbp.cbp import CBPState, Hyperparams, bias_correction
 
 __all__ = [
     "Summary",
@@ -149,7 +149,7 @@ def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
 
     def corrected(name: str) -> Tensor:
         age, utility = state.age[name], state.utility[name]
-        return torch.where(age > 0, utility / _bias_correction(age.clamp(min=1), hyper.decay_rate, utility), 0)
+        return torch.where(age > 0, utility / bias_correction(age.clamp(min=1), hyper.decay_rate, utility), 0)
 
     return summarize(torch.cat([corrected(name) for name in state.age]))
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fcbp import tree
 
-__all__ = ["AdamState", "Optimizer", "SGDState", "adam", "adamw", "sgd"]
+__all__ = ["AdamState", "Optimizer", "SGDState", "adam", "adamw", "cast_like", "moving_average", "sgd"]
 
 Number = float | Tensor
 Params = Any  # a pytree of tensors
@@ -79,15 +79,18 @@ def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number 
         _check_params(params)
         return SGDState(optree.tree_map(torch.zeros_like, params) if has_momentum else ())
 
+    def look_ahead(grad: Tensor, buffer: Tensor) -> Tensor:
+        return grad + cast_like(momentum, buffer) * buffer
+
     @torch.no_grad()
     def update(grads: Params, opt_state: SGDState, params: Params, step_size: Number) -> tuple[Params, SGDState]:
         _check("step_size", step_size)
         grads = _add_decay(grads, params, weight_decay)
         if has_momentum:
-            buffers = optree.tree_map(lambda g, b: _like(momentum, b) * b + g, grads, opt_state.momentum)
+            buffers = optree.tree_map(lambda g, b: cast_like(momentum, b) * b + g, grads, opt_state.momentum)
             opt_state = SGDState(buffers)
-            grads = optree.tree_map(lambda g, b: g + _like(momentum, b) * b, grads, buffers) if nesterov else buffers
-        return optree.tree_map(lambda p, g: p - _like(step_size, p) * g, params, grads), opt_state
+            grads = optree.tree_map(look_ahead, grads, buffers) if nesterov else buffers
+        return optree.tree_map(lambda p, g: p - cast_like(step_size, p) * g, params, grads), opt_state
 
     return Optimizer(init, update)
 
@@ -119,7 +122,7 @@ def adamw(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, we
 
     @torch.no_grad()
     def update(grads: Params, opt_state: AdamState, params: Params, step_size: Number) -> tuple[Params, AdamState]:
-        decayed = optree.tree_map(lambda p: p * _like(1 - step_size * weight_decay, p), params)
+        decayed = optree.tree_map(lambda p: p * cast_like(1 - step_size * weight_decay, p), params)
         return moments.update(grads, opt_state, decayed, step_size)
 
     return Optimizer(moments.init, update)
@@ -145,26 +148,34 @@ def _adam(betas: tuple[Number, Number], eps: Number) -> Optimizer:
     @torch.no_grad()
     def update(grads: Params, opt_state: AdamState, params: Params, step_size: Number) -> tuple[Params, AdamState]:
         _check("step_size", step_size)
-        mean = optree.tree_map(lambda g, m: _average(beta1, m, g), grads, opt_state.mean)
-        square = optree.tree_map(lambda g, v: _average(beta2, v, g * g), grads, opt_state.mean_square)
+        mean = optree.tree_map(lambda g, m: moving_average(beta1, m, g), grads, opt_state.mean)
+        square = optree.tree_map(lambda g, v: moving_average(beta2, v, g * g), grads, opt_state.mean_square)
         step = optree.tree_map(lambda t: t + 1, opt_state.step)
 
         def move(p: Tensor, m: Tensor, v: Tensor, t: Tensor) -> Tensor:
-            root = torch.sqrt(v / _debias(beta2, t, v)) + _like(eps, v)
-            return p - _like(step_size, p) * (m / _debias(beta1, t, m)) / root
+            root = torch.sqrt(v / _debias(beta2, t, v)) + cast_like(eps, v)
+            return p - cast_like(step_size, p) * (m / _debias(beta1, t, m)) / root
 
         return optree.tree_map(move, params, mean, square, step), AdamState(mean, square, step)
 
     return Optimizer(init, update)
 
 
-def _like(number: Number, leaf: Tensor) -> Number:
-    """``number`` in the leaf's dtype: a tensor would else promote a leaf that is 0-d itself."""
+def cast_like(number: Number, leaf: Tensor) -> Number:
+    """``number`` in the leaf's dtype: a tensor would else promote a leaf that is 0-d itself.
+
+    Example:
+        >>> cast_like(torch.tensor(0.1, dtype=torch.float64), torch.tensor(1.0)).dtype
+        torch.float32
+        >>> cast_like(0.1, torch.tensor(1.0))
+        0.1
+    """
     return number.to(leaf.dtype) if isinstance(number, Tensor) else number
 
 
-def _average(beta: Number, old: Tensor, new: Tensor) -> Tensor:
-    return _like(beta, old) * old + _like(1 - beta, old) * new
+def moving_average(beta: Number, old: Tensor, new: Tensor) -> Tensor:
+    """``beta old + (1 - beta) new``; the difference is taken before rounding to the tensors' dtype."""
+    return cast_like(beta, old) * old + cast_like(1 - beta, old) * new
 
 
 def _debias(beta: Number, step: Tensor, like: Tensor) -> Tensor:
@@ -180,7 +191,7 @@ def _debias(beta: Number, step: Tensor, like: Tensor) -> Tensor:
 def _add_decay(grads: Params, params: Params, weight_decay: Number) -> Params:
     if not isinstance(weight_decay, Tensor) and weight_decay == 0:
         return grads
-    return optree.tree_map(lambda g, p: g + _like(weight_decay, p) * p, grads, params)
+    return optree.tree_map(lambda g, p: g + cast_like(weight_decay, p) * p, grads, params)
 
 
 def _check(name: str, value: Number) -> None:

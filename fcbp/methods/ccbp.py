@@ -57,7 +57,7 @@ from fcbp.methods.reset import (
     state_dtype,
     tick,
 )
-from fcbp.optim import _average, _like
+from fcbp.optim import cast_like, moving_average
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice, spread, take
 from fcbp.units.group import update as write
@@ -165,7 +165,7 @@ def ccbp(
         fraction, chosen = {}, {}
         for group in units:
             name, old = group.name, state.age[group.name]
-            u = _average(hyper.decay_rate, state.utility[name], relative(_magnitude(group, grads, old.dtype)))
+            u = moving_average(hyper.decay_rate, state.utility[name], relative(_magnitude(group, grads, old.dtype)))
             if continuous:
                 r = _fraction(u, old, hyper)
                 fraction[name] = torch.where(event & (r > 0), r, 0)
@@ -204,7 +204,7 @@ def _fraction(
 ) -> Float[Tensor, "units"]:
     """What of each unit is reset at an event; NaN where its utility is."""
     rate, sharpness, maturity = (
-        _like(value, utility) for value in (hyper.replacement_rate, hyper.sharpness, hyper.maturity_threshold)
+        cast_like(value, utility) for value in (hyper.replacement_rate, hyper.sharpness, hyper.maturity_threshold)
     )
     r = rate * torch.sigmoid(sharpness * (1 - utility))
     return torch.where(age < maturity, r * (age / maturity), r)
@@ -219,8 +219,8 @@ def _due(
     capacity: int | None,
 ) -> tuple[Chosen, Float[Tensor, ""]]:
     """The units that the discrete form replaces, and what is owed afterwards."""
-    eligible = (age >= _like(hyper.maturity_threshold, age)) & torch.isfinite(utility)
-    fresh = eligible.sum(dtype=torch.int32).to(owed.dtype) * _like(hyper.replacement_rate, owed)
+    eligible = (age >= cast_like(hyper.maturity_threshold, age)) & torch.isfinite(utility)
+    fresh = eligible.sum(dtype=torch.int32).to(owed.dtype) * cast_like(hyper.replacement_rate, owed)
     owed = owed + torch.where(event, fresh, 0)
     chosen = lowest(eligible & event, utility, capacity, owed)
     return chosen, owed - chosen.mask.sum(dtype=torch.int32)

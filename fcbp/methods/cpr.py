@@ -37,7 +37,7 @@ from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_grads, need_units
 from fcbp.methods.reset import gradient_magnitude, relative, reset_partially, state_dtype, tick
 from fcbp.names import lookup
-from fcbp.optim import _average, _like
+from fcbp.optim import cast_like, moving_average
 from fcbp.units import UnitGroup
 
 __all__ = ["TRANSFORMS", "CPRHyperparams", "CPRState", "cpr"]
@@ -135,8 +135,10 @@ def cpr(
         utility, fraction = {}, {}
         for group in units:
             u = state.utility[group.name]
-            u = _average(hyper.decay_rate, u, relative(gradient_magnitude(group, grads, u.dtype)))
-            rate, sharpness, threshold = (_like(value, u) for value in (hyper.rate, hyper.sharpness, hyper.threshold))
+            u = moving_average(hyper.decay_rate, u, relative(gradient_magnitude(group, grads, u.dtype)))
+            rate, sharpness, threshold = (
+                cast_like(value, u) for value in (hyper.rate, hyper.sharpness, hyper.threshold)
+            )
             r = rate * share(sharpness * (u - threshold))
             fraction[group.name] = torch.where(event & (r > 0), r, 0)
             utility[group.name] = u.masked_fill(event, 1)

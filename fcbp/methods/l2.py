@@ -11,7 +11,7 @@ from torch import Tensor
 from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 
 __all__ = ["L2Hyperparams", "l2"]
 
@@ -44,6 +44,6 @@ def l2() -> Method:
     @torch.no_grad()
     def adjust(state: tuple[()], grads: Any, params: Any, *, hyper: L2Hyperparams, **_: Any) -> tuple[Any, tuple[()]]:
         check_numbers(hyper, L2Hyperparams, strength="a number, 0 or more")
-        return optree.tree_map(lambda g, w: g + _like(hyper.strength, w) * w, grads, params), state
+        return optree.tree_map(lambda g, w: g + cast_like(hyper.strength, w) * w, grads, params), state
 
     return backprop()._replace(adjust=adjust)

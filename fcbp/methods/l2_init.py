@@ -14,7 +14,7 @@ from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers
 from fcbp.names import unknown
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 
 __all__ = ["L2InitHyperparams", "L2InitState", "l2_init"]
@@ -75,6 +75,6 @@ def l2_init(norm: str = "squared") -> Method:
             squares = [d.to(torch.float32).square().sum() for d in optree.tree_leaves(away)]
             length = torch.stack(squares).sum().sqrt()
             factor = hyper.strength / torch.where(length > 0, length, 1.0)
-        return optree.tree_map(lambda g, d: g + _like(factor, d) * d, grads, away), state
+        return optree.tree_map(lambda g, d: g + cast_like(factor, d) * d, grads, away), state
 
     return backprop()._replace(init=init, adjust=adjust)

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int32, Int64, Shaped
 from torch import Tensor
 
 from fcbp import initializers, random, tree, utility
-from fcbp.cbp import _activation, _rank_lowest, reset_buffers, reset_moments
+from fcbp.cbp import rank_lowest, reset_buffers, reset_moments, unit_activations
 from fcbp.concrete import is_concrete
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice, fans, put, put_rows, row_shape, spread, take, update
 from fcbp.weights.lowest import settled
@@ -52,7 +52,7 @@ def activation_magnitude(
     group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], dtype: torch.dtype
 ) -> Float[Tensor, "units"]:
     """The mean of ``abs(h)`` over batch and positions."""
-    h = _activation(group, features[group.name]).to(dtype)
+    h = unit_activations(group, features[group.name]).to(dtype)
     return h.abs().mean((*range(h.ndim - 2), -1))
 
 
@@ -60,8 +60,8 @@ def fires(
     group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], above: float | Tensor
 ) -> Bool[Tensor, "units"]:
     """Whether h is above a number for any sample at any position."""
-    h = _activation(group, features[group.name])
-    return (h > _like(above, h)).any(-1).flatten(0, -2).any(0)
+    h = unit_activations(group, features[group.name])
+    return (h > cast_like(above, h)).any(-1).flatten(0, -2).any(0)
 
 
 def gradient_magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor, "units"]:
@@ -104,7 +104,7 @@ def lowest(
     rows = size if capacity is None else min(capacity, size)
     if rows == size and number is None:
         return Chosen(eligible, None, size)
-    slot, _ = _rank_lowest(torch.where(eligible, score, torch.inf), rows)
+    slot, _ = rank_lowest(torch.where(eligible, score, torch.inf), rows)
     mask = eligible & (slot < rows)
     return Chosen(mask if number is None else mask & (slot + 1 <= number), slot, rows)
 

@@ -14,7 +14,7 @@ from fcbp import initializers, random
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_signal
 from fcbp.names import unknown
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 
 __all__ = ["ShrinkPerturbHyperparams", "ShrinkPerturbState", "shrink_perturb"]
@@ -90,9 +90,9 @@ def shrink_perturb(
         return ShrinkPerturbState(torch.zeros((), dtype=torch.int32, device=key.device), key.clone())
 
     def change(w: Tensor, key: Int64[Tensor, ""], hyper: ShrinkPerturbHyperparams) -> Tensor:
-        small = _like(hyper.shrink, w) * w
+        small = cast_like(hyper.shrink, w) * w
         xi = _noise(key, w, draw)
-        return small if xi is None else small + _like(hyper.noise_std, w) * xi
+        return small if xi is None else small + cast_like(hyper.noise_std, w) * xi
 
     @torch.no_grad()
     def update(

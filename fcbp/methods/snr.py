@@ -37,7 +37,7 @@ from fcbp import initializers, random
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_capacity, check_numbers, need_features, need_units
 from fcbp.methods.reset import fires, lowest, masks, reset_units, state_dtype, tick
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 
 __all__ = ["EDGES", "SNRHyperparams", "SNRState", "snr"]
@@ -182,8 +182,8 @@ def _threshold(
     """The first edge that at most a share ``rejection`` of the gaps reached; more than the limit where there is none
     up to it, and as before where there are no gaps."""
     gaps = reached[:, :1].to(torch.float32)
-    common = reached.to(torch.float32) > _like(hyper.rejection, gaps) * gaps
+    common = reached.to(torch.float32) > cast_like(hyper.rejection, gaps) * gaps
     following = torch.tensor((*edges[1:], edges[-1]), dtype=torch.int32, device=reached.device)
     rare = torch.where(common, following, 1).amax(-1)
-    grown = (limit.to(torch.float32) * _like(hyper.growth, gaps)).clamp(max=edges[-1]).to(torch.int32)
+    grown = (limit.to(torch.float32) * cast_like(hyper.growth, gaps)).clamp(max=edges[-1]).to(torch.int32)
     return torch.where(reached[:, 0] > 0, torch.where(rare > limit, grown, rare), old)

@@ -13,7 +13,7 @@ from fcbp import initializers, random
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_capacity, check_numbers, need_units
 from fcbp.methods.reset import lowest, masks, relative, reset_units, state_dtype, tick
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 
 __all__ = ["ThresholdState", "threshold_method"]
@@ -103,7 +103,7 @@ def threshold_method(
             old, older = state.magnitude[group.name], state.age[group.name] + 1
             new = running_mean(old, magnitude_of(group, old.dtype), older, hyper.decay_rate)
             score = relative(new)
-            chosen[group.name] = lowest(event & (score <= _like(hyper.threshold, score)), score, capacity)
+            chosen[group.name] = lowest(event & (score <= cast_like(hyper.threshold, score)), score, capacity)
             mask = chosen[group.name].mask
             magnitude[group.name], age[group.name] = new.masked_fill(mask, 0), older.masked_fill(mask, 0)
         params, opt_state, buffers = reset_units(params, opt_state, buffers, chosen, draws, units=units, draw=draw)
@@ -121,5 +121,5 @@ def running_mean(
 ) -> Float[Tensor, "units"]:
     """``mean`` moved towards ``value``: the plain mean of all values until a unit is as old as a running mean of that
     decay reaches back, so that a young unit's needs no correction."""
-    weight = age.to(mean.dtype).reciprocal().clamp(min=_like(1 - decay_rate, mean))
+    weight = age.to(mean.dtype).reciprocal().clamp(min=cast_like(1 - decay_rate, mean))
     return (1 - weight) * mean + weight * value

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import random, tree
-from fcbp.cbp import _bias_correction, _decay
+from fcbp.cbp import bias_correction, running_mean_weights
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_step
 from fcbp.names import unknown
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 from fcbp.units import UnitGroup, check_units
 from fcbp.units.group import Slice, spread, take
 
@@ -139,7 +139,7 @@ def upgd(of: str = "weights", *, scaling: str = "global", maximum: str = "debias
         step = state.step + 1
 
         def average(old: Tensor, new: Tensor) -> Tensor:
-            keep, take_in = _decay(hyper.decay_rate, old)
+            keep, take_in = running_mean_weights(hyper.decay_rate, old)
             return keep * old + take_in * new
 
         utility = optree.tree_map(average, state.utility, now)
@@ -155,11 +155,11 @@ def upgd(of: str = "weights", *, scaling: str = "global", maximum: str = "debias
             leaves, *others, rest, random.split(draws, len(leaves)).unbind(), strict=True
         ):
             protection, noise_std, decay = (
-                _like(x, w) for x in (hyper.protection, hyper.noise_std, hyper.weight_decay)
+                cast_like(x, w) for x in (hyper.protection, hyper.noise_std, hyper.weight_decay)
             )
             xi = random.normal(own, w.shape, _fine(w)).to(w.dtype)
             added = decay * before + noise_std * xi * open_to_noise.to(w.dtype)
-            new.append(w - protection * s.to(w.dtype) * (w - before) - _like(step_size, w) * added)
+            new.append(w - protection * s.to(w.dtype) * (w - before) - cast_like(step_size, w) * added)
         state = UPGDState(utility, step, key)
         return optree.tree_unflatten(spec, new), opt_state, buffers, state, {"replaced": {}}
 
@@ -186,7 +186,7 @@ def _of_features(units: Iterable[UnitGroup], params: Any, grads: Any) -> dict[st
 
 def _scaled(utility: Any, step: Tensor, decay_rate: float | Tensor, scaling: str, maximum: str) -> Any:
     """``sigmoid`` of the bias-corrected utility over the maximum of all, or over its own norm."""
-    debiased = optree.tree_map(lambda u: u / _bias_correction(step, decay_rate, u), utility)
+    debiased = optree.tree_map(lambda u: u / bias_correction(step, decay_rate, u), utility)
     if scaling == "local":
 
         def locally(u: Tensor) -> Tensor:

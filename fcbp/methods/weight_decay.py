@@ -11,7 +11,7 @@ from torch import Tensor
 from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_step
-from fcbp.optim import _like
+from fcbp.optim import cast_like
 
 __all__ = ["WeightDecayHyperparams", "weight_decay"]
 
@@ -58,7 +58,7 @@ def weight_decay() -> Method:
         check_numbers(hyper, WeightDecayHyperparams, strength="a number, 0 or more")
         need_step(previous, step_size, "weight-decay")
         shrink = step_size * hyper.strength
-        params = optree.tree_map(lambda w, before: w - _like(shrink, w) * before, params, previous)
+        params = optree.tree_map(lambda w, before: w - cast_like(shrink, w) * before, params, previous)
         return plain.update(state, params, opt_state, buffers)
 
     return plain._replace(update=update)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from fcbp import initializers, random, tree
-from fcbp.cbp import _bias_correction, _due
+from fcbp.cbp import bias_correction, replacements_due
 from fcbp.concrete import is_concrete
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw, quantile_table
@@ -220,7 +220,7 @@ def update_utility(
             outliers[name] = outliers[name] + (y > median + 1.5 * (high - low)).to(torch.int32)
         decay = hyper.decay_rate
         if utility == "random":
-            util[name] = y * _bias_correction(step - state.born[name], decay, y)
+            util[name] = y * bias_correction(step - state.born[name], decay, y)
         elif not isinstance(decay, Tensor) and decay == 0:
             util[name] = y
         else:
@@ -337,7 +337,7 @@ def select_and_reset(
         else:
             counted = number_eligible if rate_counts == "eligible" else n * (number_eligible > 0)
             counted = torch.where(event, counted, 0)
-            due = _due(owed[name], counted, hyper.reset_rate, rounding, rounds, i)
+            due = replacements_due(owed[name], counted, hyper.reset_rate, rounding, rounds, i)
             number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limit))
             number = torch.where(event, number, 0)
             owed[name] = due - number
