@@ -93,11 +93,87 @@ def test_the_program_says_what_it_measures():
         "loss": torch.tensor(0.5),
         "replaced": {"a": torch.tensor([True, False]), "b": torch.tensor([True])},
         "reset_weights": {"w": torch.ones(2, 2, dtype=torch.bool)},
+        "reset_fraction": {"a": torch.tensor([0.5, 0.0]), "b": torch.tensor([0.1])},
+        "update_magnitude": torch.tensor(0.25),
     }
-    assert program.counts(info) == {"units_replaced": 2, "weights_reset": 4}
+    found = {"units_replaced": 2, "weights_reset": 4, "reset_fraction": 0.2, "update_magnitude": 0.25}
+    assert {name: round(value.item(), 6) for name, value in program.per_step(info).items()} == found
     state = program.learner.init(fcbp.random.key(0))
     _, batches = program.stream.sample(program.stream.init(fcbp.random.key(1)), 20)
-    assert set(program.probe(state, batches)) == {"stable_rank"}
+    assert set(program.probe(state, hyper_of(program, run), batches)) == {"stable_rank"}
+
+
+def hyper_of(program, run):
+    return program.hyper({name: program.number_of(run, name) for name in program.numbers})
+
+
+def trained(run, steps=30):
+    """A program, its learner after some steps, its numbers, and examples."""
+    program = build_program([run])
+    state, hyper = program.learner.init(fcbp.random.key(0)), hyper_of(program, run)
+    problem, batches = program.stream.sample(program.stream.init(fcbp.random.key(1)), steps)
+    for batch in zip(*batches, strict=True):
+        state, _ = program.learner.step(state, batch, hyper)
+    _, batches = program.stream.sample(problem, 50)
+    return program, state, hyper, batches
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_every_metric_is_the_function_of_its_name(activation):
+    metrics = fcbp.metrics
+    run = Experiment(
+        hidden=(6, 4), activation=activation, metrics=experiment.METRICS, init_scale=3.0, maturity_threshold=20,
+        replacement_rate=0.1,
+    )  # fmt: skip
+    program, state, hyper, batches = trained(run)
+    found = program.probe(state, hyper, batches)
+    inputs, targets = (part.flatten(0, 1) for part in batches[:2])
+    model = fcbp.nets.mlp(20, (6, 4), 1, activation=activation)
+    forward = fcbp.forward_with_features(model, fcbp.find_units(model, inputs[:1]))
+    layers = list(forward(state.params, {}, inputs)[1].values())
+    bounds = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}.get(activation)
+
+    def share(which):
+        return torch.cat([which(h) for h in layers]).float().mean()
+
+    def loss(params):
+        return torch.nn.functional.mse_loss(forward(params, {}, inputs)[0], targets)
+
+    expected = {
+        "dead_units": share(metrics.dead_units),
+        "dormant_units": share(metrics.dormant_units),
+        "inactive_units": share(metrics.dead_units),
+        "mature_units": metrics.mature_fraction(state.method, hyper.method),
+        "weight_magnitude": metrics.weight_magnitude(state.params),
+        "gradient_magnitude": metrics.gradient_magnitude(torch.func.grad(loss)(state.params)),
+        "age_quantile_50": metrics.age_summary(state.method).median,
+    }
+    if bounds:
+        expected["saturated_units"] = share(lambda h: metrics.saturated_units(h, *bounds))
+        expected["inactive_units"] = share(lambda h: metrics.saturated_units(h, *bounds) | metrics.dead_units(h))
+    for name in ("rank", "effective_rank", "approximate_rank", "srank", "stable_rank"):
+        expected[name] = sum(getattr(metrics, name)(h) for h in layers) / len(layers)
+    quantiles = {f"{name}_quantile_{level}" for name in ("age", "utility") for level in (0, 25, 50, 75, 100)}
+    assert set(found) == {*expected, *quantiles}
+    assert 0 < expected["mature_units"] < 1
+    for name in {*expected} - {"age_quantile_50"}:  # which may lie between two
+        torch.testing.assert_close(found[name], expected[name], msg=name)
+    assert {name: (bool(x[0]), bool(x[1])) for name, x in program.measurements.items()} == dict.fromkeys(
+        ["loss", "units_replaced", "update_magnitude", *found], (True, True)
+    )
+
+
+def test_the_magnitude_of_an_update_is_of_the_step_and_the_reset():
+    run = Experiment(metrics=("update_magnitude",), method="shrink-perturb", strength=0.1)
+    program, state, hyper, batches = trained(run)
+    new, info = program.learner.step(state, tuple(part[0] for part in batches), hyper)
+    change = torch.cat([(new.params[name] - state.params[name]).flatten() for name in state.params]).abs().mean()
+    torch.testing.assert_close(program.per_step(info)["update_magnitude"], change)
+    plain = build_program([run.replace(metrics=())])
+    same, info = plain.learner.step(state, tuple(part[0] for part in batches), hyper)
+    assert "update_magnitude" not in plain.per_step(info)
+    for name, value in same.params.items():
+        assert torch.equal(value, new.params[name])
 
 
 def test_ages_and_utilities_of_the_units():
@@ -108,7 +184,7 @@ def test_ages_and_utilities_of_the_units():
     ages = {"0": torch.tensor([3, 9, 1, 4]), "2": torch.tensor([7, 2, 8])}
     utility = {name: age / 10 for name, age in ages.items()}
     state = state._replace(method=state.method._replace(age=ages, utility=utility))
-    found = program.probe(state, batches)
+    found = program.probe(state, hyper_of(program, run), batches)
     levels = (0, 25, 50, 75, 100)
     expected = np.quantile([3, 9, 1, 4, 7, 2, 8], np.array(levels) / 100)
     for level, value in zip(levels, expected, strict=True):
@@ -154,6 +230,9 @@ def test_a_method_by_object():
         ({"steps": 0}, "steps is 0"),
         ({"steps": 10, "bin": 11}, "bin is 11; expected at most steps, 10"),
         ({"metrics": ("efective_rank",)}, "metrics is 'efective_rank'.*'effective_rank'"),
+        ({"metrics": ("loss", "age")}, "metrics is 'loss'; expected one of age, approximate_rank, dead_units"),
+        ({"metrics": ("rank", "saturated_units")}, "metrics has 'saturated_units', which no member has"),
+        ({"metrics": ("age",), "method": "bp"}, "metrics has 'age', which no member has"),
         ({"init_scale": -1.0}, "init_scale is -1.0"),
         ({"beta1": 1.0, "optimizer": "adam"}, "1.0; expected a number in \\[0, 1\\)"),
         ({"momentum": 0.5, "optimizer": "adam"}, "momentum is set, which nothing reads.*sgd"),

@@ -454,6 +454,26 @@ def test_a_compiled_sweep_is_the_eager_one_of_more_members(monkeypatch):
         np.testing.assert_allclose(compiled[name], eager[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.compiled
+def test_what_is_averaged_over_the_steps_of_a_bin():
+    """Of methods that reset part of a unit, how much; and changes of the weights. In lanes as eagerly."""
+    rows = [{"method": "cpr", "period": 1}, {"method": "ccbp", "period": 1}, {"method": "bp"}]
+    members = fcbp.designs.listed(rows, seed=[0, 1])
+    experiment = Experiment(metrics=("update_magnitude",))
+    fine, eager, lanes = (
+        run(members, steps=60, bin=bin, experiment=experiment, compile=compile)
+        for bin, compile in ((1, False), (20, False), (20, True))
+    )
+    for name in ("update_magnitude", "reset_fraction"):
+        of_bins = fine[name].values.reshape(3, 2, 3, 20).mean(-1)
+        np.testing.assert_allclose(eager[name], of_bins, rtol=1e-5)
+        np.testing.assert_allclose(lanes[name], eager[name], rtol=1e-4)
+        assert eager[name].attrs == {**fine[name].attrs, "units": "1"}
+    assert eager["reset_fraction"].isnull().all(["seed", "step"]).values.tolist() == [False, False, True]
+    assert ((eager["reset_fraction"] > 0) & (eager["reset_fraction"] < 0.015)).any("step")[:2].all()
+    assert (eager["update_magnitude"] > 0).all()
+
+
 def test_no_setting_has_the_name_of_a_result():
     """A swept setting is a coordinate beside the results."""
     assert not {field.name for field in dataclasses.fields(Experiment)} & {*VARIABLES, "step", "member"}

@@ -10,7 +10,7 @@ equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 """
 
 from fcbp.experiment.files import from_yaml, load, to_yaml
-from fcbp.experiment.measurements import COUNTS, PROBES, VARIABLES, Seen
+from fcbp.experiment.measurements import AVERAGED, METRICS, PER_STEP, VARIABLES
 from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS
 from fcbp.experiment.program import Program, build_program, check
 from fcbp.experiment.settings import Experiment, setting_names
@@ -18,16 +18,16 @@ from fcbp.names import lookup
 
 __all__ = [
     "ACTIVATIONS",
-    "COUNTS",
+    "AVERAGED",
     "EXPERIMENTS",
+    "METRICS",
     "NETWORKS",
     "OPTIMIZERS",
-    "PROBES",
+    "PER_STEP",
     "STREAMS",
     "VARIABLES",
     "Experiment",
     "Program",
-    "Seen",
     "build_program",
     "check",
     "from_yaml",

@@ -1,18 +1,20 @@
-"""What is measured of a learner at the end of a bin, by name."""
+"""What is measured of a learner, by name: in every step of a bin, or at its end."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import optree
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fcbp import learner, metrics
+from fcbp.cbp import CBPState
 
-__all__ = ["COUNTS", "PROBES", "VARIABLES", "Seen", "measure"]
+__all__ = ["AVERAGED", "METRICS", "PER_STEP", "PROBES", "VARIABLES", "Seen", "measure", "per_step", "variables_of"]
 
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
@@ -21,17 +23,34 @@ class Seen(NamedTuple):
     """What a measurement may look at."""
 
     state: learner.LearnerState
+    hyper: learner.LearnerHyperparams
     layers: list[Tensor]
     """The activations ``(samples, units)`` of each group on fresh examples."""
+    gradient: Callable[[], Any]
+    """The gradient of the mean loss on these examples, a pytree like the parameters."""
     activation: str
 
 
-def _inactive_units(seen: Seen) -> Float[Tensor, ""]:
-    inactive = [metrics.dead_units(h) for h in seen.layers]
+def _fraction(which: Callable[[Tensor], Tensor]) -> Callable[[Seen], Tensor]:
+    """Of the units of all groups the fraction that a function of a group's activations finds."""
+    return lambda seen: torch.cat([which(h) for h in seen.layers]).to(torch.float32).mean()
+
+
+def _saturated_units(seen: Seen) -> Tensor | dict[str, Tensor]:
     if bounds := BOUNDS.get(seen.activation):
-        saturated = (metrics.saturated_units(h, *bounds) for h in seen.layers)
-        inactive = [d | s for d, s in zip(inactive, saturated, strict=True)]
-    return torch.cat(inactive).to(torch.float32).mean()
+        return _fraction(lambda h: metrics.saturated_units(h, *bounds))(seen)
+    return {}
+
+
+def _inactive_units(seen: Seen) -> Float[Tensor, ""]:
+    if bounds := BOUNDS.get(seen.activation):
+        return _fraction(lambda h: metrics.dead_units(h) | metrics.saturated_units(h, *bounds))(seen)
+    return _fraction(metrics.dead_units)(seen)
+
+
+def _mature_fraction(seen: Seen) -> Tensor | dict[str, Tensor]:
+    state = seen.state.method
+    return metrics.mature_fraction(state, seen.hyper.method) if isinstance(state, CBPState) else {}
 
 
 def _mean_rank(rank: Callable[[Tensor], Tensor]) -> Callable[[Seen], Tensor]:
@@ -61,28 +80,51 @@ def _quantiles(name: str) -> Callable[[Seen], dict[str, Tensor]]:
 LEVELS = (0, 25, 50, 75, 100)
 """Per cent; of a layer of five units these are its units."""
 
-COUNTS = {
+PER_STEP = {
     "units_replaced": ("units replaced in the bin", "units"),
     "weights_reset": ("weights reset in the bin", "weights"),
+    "reset_fraction": ("mean fraction of a unit that a step resets", "1"),
+    "update_magnitude": ("mean absolute change of a weight in a step", "1"),
 }
-"""Summed over the steps of a bin; the second where a method resets single weights."""
+"""What is summed over the steps of a bin, or averaged: where a method resets units, single weights, or part of a unit;
+the last where it is asked for."""
+AVERAGED = ("loss", "reset_fraction", "update_magnitude")
 
 PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
     "inactive_units": _inactive_units,
+    "dead_units": _fraction(metrics.dead_units),
+    "saturated_units": _saturated_units,
+    "dormant_units": _fraction(metrics.dormant_units),
+    "mature_units": _mature_fraction,
     "weight_magnitude": lambda seen: metrics.weight_magnitude(seen.state.params),
+    "gradient_magnitude": lambda seen: metrics.gradient_magnitude(seen.gradient()),
+    "rank": _mean_rank(metrics.rank),
     "effective_rank": _mean_rank(metrics.effective_rank),
+    "approximate_rank": _mean_rank(metrics.approximate_rank),
+    "srank": _mean_rank(metrics.srank),
     "stable_rank": _mean_rank(metrics.stable_rank),
     "age": _quantiles("age"),
     "utility": _quantiles("utility"),
 }
-"""What can be measured at the end of a bin: a value, or several by variable; none where a method has no such thing."""
+"""What can be measured at the end of a bin: a value, or several by variable; none where a learner has no such thing."""
+
+METRICS = (*PROBES, "update_magnitude")
+"""What an experiment's ``metrics`` may name."""
 
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "loss": ("mean loss over the bin", "1"),
-    **COUNTS,
+    **PER_STEP,
     "inactive_units": ("fraction of dead or saturated units", "1"),
+    "dead_units": ("fraction of units that are 0 on every example", "1"),
+    "saturated_units": ("fraction of units at an end of their range on every example", "1"),
+    "dormant_units": ("fraction of units at most 0.025 times as active as their layer", "1"),
+    "mature_units": ("fraction of units old enough to be replaced", "1"),
     "weight_magnitude": ("mean absolute weight", "1"),
+    "gradient_magnitude": ("mean absolute gradient of the loss on fresh examples", "1"),
+    "rank": ("rank of the activations", "1"),
     "effective_rank": ("effective rank of the activations", "1"),
+    "approximate_rank": ("approximate rank of the activations", "1"),
+    "srank": ("srank of the activations", "1"),
     "stable_rank": ("stable rank of the activations", "1"),
     **{f"age_quantile_{level}": (f"{level}% quantile of the units' ages", "steps") for level in LEVELS},
     **{f"utility_quantile_{level}": (f"{level}% quantile of the units' utilities", "1") for level in LEVELS},
@@ -90,10 +132,32 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
 """Long name and unit of everything that results may hold."""
 
 
+def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What a step's ``info`` says was reset and changed, by variable: counts int32, fractions and magnitudes floats."""
+    none = torch.zeros((), dtype=torch.int32, device=info["loss"].device)
+
+    def number(masks: Any) -> Tensor:
+        return sum((mask.sum(dtype=torch.int32) for mask in optree.tree_leaves(masks)), none)
+
+    found = {"units_replaced": number(info["replaced"])}
+    if "reset_weights" in info:
+        found["weights_reset"] = number(info["reset_weights"])
+    if "reset_fraction" in info:
+        found["reset_fraction"] = torch.cat(list(info["reset_fraction"].values())).mean()
+    if "update_magnitude" in info:
+        found["update_magnitude"] = info["update_magnitude"]
+    return found
+
+
 def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
-    """The measurements of those names, by variable."""
+    """Of the measurements of those names those at the end of a bin, by variable."""
     found: dict[str, Tensor] = {}
     for name in names:
-        value = PROBES[name](seen)
+        value = PROBES[name](seen) if name in PROBES else {}
         found |= value if isinstance(value, dict) else {name: value}
     return found
+
+
+def variables_of(metric: str) -> set[str]:
+    """The variables that a measurement may give."""
+    return {name for name in VARIABLES if name == metric or name.startswith(f"{metric}_quantile_")}

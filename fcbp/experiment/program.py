@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import optree
 import torch
 from torch import Tensor
 
-from fcbp import initializers, learner, optim, random, streams
+from fcbp import initializers, learner, metrics, optim, random, streams
 from fcbp.experiment import parts
-from fcbp.experiment.measurements import VARIABLES, Seen, measure
+from fcbp.experiment.measurements import VARIABLES, Seen, measure, per_step, variables_of
 from fcbp.experiment.settings import Experiment, set_names, unread
 from fcbp.methods import Method
 from fcbp.units import find_units, forward_with_features
@@ -35,12 +34,12 @@ class Program(NamedTuple):
     """What members may have different, vmapped: the step size and the numbers of the optimiser and the method."""
     number_of: Callable[[Experiment, str], float]
     """``number_of(run, name)``: a member's value of one of ``numbers``."""
-    counts: Callable[[dict[str, Any]], dict[str, Tensor]]
-    """``counts(info)``: how many units (and weights) a step's ``info`` says were reset, int32, by variable."""
-    probe: Callable[[learner.LearnerState, tuple[Tensor, ...]], dict[str, Tensor]]
-    """``probe(learner_state, (inputs, targets)) -> dict`` of scalars by variable; the batches of several steps."""
+    per_step: Callable[[dict[str, Any]], dict[str, Tensor]]
+    """``per_step(info)``: what a step's ``info`` says was reset and changed, scalars by variable; counts are int32."""
+    probe: Callable[[learner.LearnerState, learner.LearnerHyperparams, tuple[Tensor, ...]], dict[str, Tensor]]
+    """``probe(learner_state, hyper, (inputs, targets))``: scalars by variable, from the batches of several steps."""
     measurements: Mapping[str, tuple[str, str]]
-    """Long name and unit of every variable: ``loss``, those of ``counts`` and those of ``probe``."""
+    """Long name and unit of every variable: ``loss``, those of ``per_step`` and those of ``probe``."""
     group_sizes: tuple[int, ...]
     """Units of each group."""
 
@@ -92,6 +91,8 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         method=method,
         draw=draw_params,
     )
+    if "update_magnitude" in first.metrics:
+        built = built._replace(step=_telling_change(built.step))
     moving = tuple(name for name, value in own.items() if value != 0)
     of_method = tuple(name for name in method_part.numbers if name in first.numbers())
     make = parts.kind(first.method).hyperparams
@@ -105,9 +106,19 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
 
     forward = forward_with_features(model, units)
 
-    def probe(state: learner.LearnerState, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        _, features, _ = forward(state.params, state.buffers, batch[0].flatten(0, 1))
-        return measure(first.metrics, Seen(state, list(features.values()), first.activation))
+    def probe(
+        state: learner.LearnerState, hyper: learner.LearnerHyperparams, batch: tuple[Tensor, ...]
+    ) -> dict[str, Tensor]:
+        inputs, targets = (part.flatten(0, 1) for part in batch[:2])
+        _, features, _ = forward(state.params, state.buffers, inputs)
+
+        def loss(params: dict[str, Tensor]) -> Tensor:
+            return learner.LOSSES[first.loss_function](forward(params, state.buffers, inputs)[0], targets)
+
+        def gradient() -> dict[str, Tensor]:
+            return torch.func.grad(loss)(state.params)
+
+        return measure(first.metrics, Seen(state, hyper, list(features.values()), gradient, first.activation))
 
     program = Program(
         stream,
@@ -115,7 +126,7 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         hyper,
         ("step_size", *moving, *of_method),
         lambda run, name: float(getattr(run, name)),
-        counts,
+        per_step,
         probe,
         {},
         tuple(group.size for group in units),
@@ -123,19 +134,21 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
     # Which measurements a method has is seen in a step of it.
     state, info = _rehearse(program, first, device)
     _, batches = stream.sample(stream.init(random.key(0, device=device)), 2)
-    names = ("loss", *counts(info), *probe(state, batches))
+    rehearsed = hyper({name: program.number_of(first, name) for name in program.numbers})
+    names = ("loss", *per_step(info), *probe(state, rehearsed, batches))
     return program._replace(measurements={name: VARIABLES[name] for name in names})
 
 
-def counts(info: Mapping[str, Any]) -> dict[str, Tensor]:
-    """How many units, and where a method resets single weights how many weights, a step reset."""
-    none = torch.zeros((), dtype=torch.int32, device=info["loss"].device)
-    units = (mask.sum(dtype=torch.int32) for mask in info["replaced"].values())
-    found = {"units_replaced": sum(units, none)}
-    if "reset_weights" in info:
-        masks = optree.tree_leaves(info["reset_weights"])
-        found["weights_reset"] = sum((mask.sum(dtype=torch.int32) for mask in masks), none)
-    return found
+def _telling_change(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A learner's step whose ``info`` has the mean absolute change of its parameters."""
+
+    def telling(
+        state: learner.LearnerState, batch: tuple[Tensor, ...], hyper: learner.LearnerHyperparams
+    ) -> tuple[learner.LearnerState, dict[str, Any]]:
+        new, info = step(state, batch, hyper)
+        return new, {**info, "update_magnitude": metrics.update_magnitude(state.params, new.params)}
+
+    return telling
 
 
 def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
@@ -146,7 +159,8 @@ def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
         swept: what sets the members apart.
 
     Raises:
-        ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept.
+        ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept; what
+            ``metrics`` names none of the members has.
     """
     for run in runs:
         run.check()
@@ -160,10 +174,15 @@ def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
     groups: dict[Any, list[Experiment]] = {}
     for run in runs:
         groups.setdefault(run.program_key(), []).append(run)
+    measured: set[str] = set()
     for group in groups.values():
         program = build_program(group)
+        measured |= set(program.measurements)
         for run in _telling(group, program.numbers):
             _rehearse(program, run)
+    for name in runs[0].metrics if runs[0].metrics != Experiment().metrics else ():
+        if not measured & variables_of(name):
+            raise ValueError(f"metrics has {name!r}, which no member has; expected what methods and activations keep")
 
 
 def _telling(runs: Sequence[Experiment], names: Sequence[str]) -> list[Experiment]:

@@ -11,7 +11,7 @@ from typing import Any
 from fcbp import initializers, learner, streams
 from fcbp.designs import plain
 from fcbp.experiment import parts
-from fcbp.experiment.measurements import PROBES
+from fcbp.experiment.measurements import METRICS
 from fcbp.experiment.parts import Part
 from fcbp.methods import Kind
 from fcbp.names import unknown
@@ -60,7 +60,7 @@ class Experiment:
     bin: int | None = _field(None, "steps averaged into one value; by default a fiftieth of the run, at most 20,000")
     metrics: tuple[str, ...] = _field(
         ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank", "age", "utility"),
-        "what is measured at the end of a bin",
+        f"what is measured beside the loss and resets: {', '.join(METRICS)}",
     )
     settings: tuple[tuple[str, Any], ...] = _field((), "what is set of the parts, by name in alphabetical order")
 
@@ -175,8 +175,8 @@ class Experiment:
                 f"hidden is {hidden!r}; expected a tuple with a positive number of units for each layer, such as (5,)"
             )
         for name in self.metrics:
-            if name not in PROBES:
-                raise unknown("metrics", name, PROBES)
+            if name not in METRICS:
+                raise unknown("metrics", name, METRICS)
 
     def describe(self) -> str:
         """The problem in a sentence."""

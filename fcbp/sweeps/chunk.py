@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fcbp import loop
-from fcbp.experiment import build_program
+from fcbp.experiment import AVERAGED, build_program
 from fcbp.sweeps import checkpoint
 from fcbp.sweeps.plan import Chunk, Plan, halves, pieces
 from fcbp.sweeps.population import Carry, Population, is_broken, population, select, using_threads
@@ -152,7 +152,7 @@ def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
     carry = side_by_side.start([plan.runs[i] for i in chunk.members], chunk.size, chunk.streams)
     device = carry.stream_of.device
     totals = {
-        name: torch.zeros(chunk.size, dtype=torch.float64 if name == "loss" else torch.int64, device=device)
+        name: torch.zeros(chunk.size, dtype=torch.float64 if name in AVERAGED else torch.int64, device=device)
         for name in side_by_side.sums
     }
     state = _State(carry, totals, torch.zeros(chunk.size, dtype=torch.bool, device=device))
@@ -180,8 +180,9 @@ def _advance(
         return _State(carry, totals, state.failed), {}
     # Parameters that broke in the last step of a bin show in no loss of that bin.
     failed = state.failed | is_broken(totals["loss"], carry.learners)
-    loss = totals["loss"] / (end - bin * plan.bin)
-    measured = {**totals, "loss": loss, **side_by_side.probe(carry)}
+    steps = end - bin * plan.bin
+    means = {name: total / steps for name, total in totals.items() if name in AVERAGED}
+    measured = {**totals, **means, **side_by_side.probe(carry)}
     values = {name: value.to(torch.float32).where(~failed, torch.nan).cpu().numpy() for name, value in measured.items()}
     return _State(carry, {name: torch.zeros_like(total) for name, total in totals.items()}, failed), values
 

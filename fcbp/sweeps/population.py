@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fcbp import loop, random
-from fcbp.experiment import COUNTS, Experiment, Program
+from fcbp.experiment import PER_STEP, Experiment, Program
 
 __all__ = ["Carry", "Population", "population"]
 
@@ -45,7 +45,7 @@ class Population(NamedTuple):
     start: Callable[[Sequence[Experiment], int, int], Carry]
     """``start(runs, size, streams)``: a population of ``size``, the last member repeated where there are fewer."""
     advance: Callable[[Carry, int], tuple[Carry, dict[str, Tensor]]]
-    """``advance(carry, steps)``: also sums over the steps ``(members,)``: the loss float64, counts int64."""
+    """``advance(carry, steps)``: also sums over the steps ``(members,)``: counts int64, others float64."""
     probe: Callable[[Carry], dict[str, Tensor]]
     """Measurements ``(members,)`` on examples to come."""
     sums: tuple[str, ...]
@@ -92,7 +92,7 @@ def population(
 
     def member_step(learner: Any, hyper: Any, batch: Any) -> Any:
         learner, info = program.learner.step(learner, batch, hyper)
-        return learner, {"loss": info["loss"], **program.counts(info)}
+        return learner, {"loss": info["loss"], **program.per_step(info)}
 
     side_by_side = torch.vmap(member_step)
 
@@ -143,7 +143,7 @@ def population(
     def probe(carry: Carry) -> dict[str, Tensor]:
         _, batches = sample(carry.problem, PROBE_SAMPLES)
         mine = tuple(part[:, carry.stream_of].transpose(0, 1) for part in batches)
-        return torch.vmap(program.probe)(carry.learners, mine)
+        return torch.vmap(program.probe)(carry.learners, carry.hyper, mine)
 
     def piece(carry: Carry) -> int:
         _, batches = sample(carry.problem, 1)
@@ -151,7 +151,7 @@ def population(
         return max(2, min(PIECE, PIECE_BYTES // (8 * members + size_of(batches) * (streams + members) // streams)))
 
     return Population(
-        start, advance, probe, ("loss", *(name for name in COUNTS if name in program.measurements)), piece
+        start, advance, probe, ("loss", *(name for name in PER_STEP if name in program.measurements)), piece
     )
 
 
