@@ -24,7 +24,18 @@ from fcbp.designs import plain
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["Difference", "Row", "best_of_each", "bootstrap", "compare", "end_of_run", "ranking", "summary", "table"]
+__all__ = [
+    "Difference",
+    "Row",
+    "best_of_each",
+    "bootstrap",
+    "compare",
+    "end_of_run",
+    "ranking",
+    "summary",
+    "table",
+    "times",
+]
 
 Setting = dict[str, Any]
 ROWS = ("member", "setting")
@@ -226,6 +237,26 @@ def ranking(results: xarray.Dataset) -> str:
         | {"at its best": [describe(others(row.setting)) or "-" for row in rows]}
         | _measured(rows)
     )
+
+
+def times(results: xarray.Dataset) -> str:
+    """A line for each program that the members were grouped by, such as one for each method: the seconds that it ran,
+    compiling and measuring included, summed over processes."""
+    programs = json.loads(results.attrs.get("programs", "[]"))
+    names = list(dict.fromkeys(name for program in programs for name in program["settings"]))
+    steps = results.attrs["steps"]
+    return columns(
+        {name: [_told(program["settings"].get(name, "")) for program in programs] for name in names}
+        | {
+            "members": [f"{program['members']:,}" for program in programs],
+            "seconds": [f"{program['seconds']:,.1f}" for program in programs],
+            "µs per member and step": [f"{1e6 * p['seconds'] / (p['members'] * steps):,.3f}" for p in programs],
+        }
+    )
+
+
+def _told(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else show(value)
 
 
 def _measured(rows: Sequence[Row]) -> dict[str, list[str]]:

@@ -64,6 +64,19 @@ def test_run_prints_a_table_and_the_paths(finished):
     assert all(Path(path).exists() for path in paths)
 
 
+def test_run_tells_the_time_of_each_program(finished):
+    out, process = finished
+    table = process.stdout.split("\n\n")[1].splitlines()
+    assert table[0].split() == ["activation", "members", "seconds", "µs", "per", "member", "and", "step"]
+    rows = [line.split() for line in table[2:]]
+    assert [row[:2] for row in rows] == [["relu", "4"], ["tanh", "4"]]
+    programs = json.loads(fcbp.open(out).attrs["programs"])
+    assert [row[2] for row in rows] == [f"{program['seconds']:.1f}" for program in programs]
+    assert [float(row[3].replace(",", "")) for row in rows] == pytest.approx(
+        [1e6 * program["seconds"] / (4 * 60) for program in programs], abs=1e-3
+    )
+
+
 def test_run_says_that_it_does_not_compile_and_no_more(finished):
     _, process = finished
     assert "running eagerly, compiling" in process.stderr
@@ -161,6 +174,34 @@ def test_an_out_that_holds_something_is_refused_and_kept(finished, capsys, monke
     assert "config.json" in errors
 
 
+def test_run_goes_on_with_a_run_that_is_there(finished, capsys, monkeypatch):
+    """The same command line with --resume gives the results of a finished run; another experiment's is refused."""
+    out, process = finished
+    monkeypatch.setattr(Execution, "_handle", lambda *args: pytest.fail("work was done"))
+    arguments = [
+        "run", "bit-flipping", *QUICK, "--seeds", "2", "--activation", "relu", "tanh", "--out", out, "--resume",
+    ]  # fmt: skip
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.suffix != ".png" and path.is_file()}
+    status, shown, _ = command(*arguments, "--replacement-rate", "0", "0.05", capsys=capsys)
+    assert status == 0
+    assert shown.split("\n\n")[0] == process.stdout.split("\n\n")[0]
+    monkeypatch.setattr(Execution, "__init__", lambda *args: pytest.fail("work was done"))
+    for other, message in {
+        ("--replacement-rate", "0", "0.1"): r"axis replacement_rate is \[0.0, 0.05\] there and \[0.0, 0.1\] here",
+        ("--replacement-rate", "0", "0.05", "--decay-rate", "0.9"): "decay_rate is None there and 0.9 here",
+        ("--replacement-rate", "0", "0.05", "--steps", "70"): "steps is 60 there and 70 here",
+        ("--replacement-rate", "0", "0.05", "--seeds", "3"): "axis seed is",
+    }.items():
+        status, _, errors = command(*arguments, *other, capsys=capsys)
+        assert status == 2
+        assert re.search(f"which holds a run of another experiment: {message}", errors)
+        assert "Traceback" not in errors
+    for path, data in before.items():
+        if path.name != "config.json":
+            assert path.read_bytes() == data
+    assert sweeps.state(out) == "finished"
+
+
 def test_a_run_compared_with_itself(finished, capsys):
     out, _ = finished
     status, shown, _ = command("compare", out, out, capsys=capsys)
@@ -231,6 +272,27 @@ def test_methods_are_compared_each_at_its_best(compared, capsys):
     assert {line.split()[1] for line in ranking[2:]} == {"bp", "cbp", "l2"}
     names = [Path(path).name for path in re.findall(r"^picture\s+(.*)$", shown, re.MULTILINE)]
     assert names[:2] == ["learning_curves.png", "methods.png"]
+
+
+def test_the_file_of_a_run_of_methods_makes_the_same_members(compared, swept, capsys, tmp_path):
+    command("run", compared / "experiment.yaml", "--out", tmp_path / "run", capsys=capsys)
+    plan = json.loads((compared / "plan.json").read_text())
+    assert [dict(row) for row in swept["members"]] == plan["settings"]
+    assert list(swept["members"].axes) == list(plan["axes"])
+    assert json.loads(json.dumps(swept["experiment"].to_dict())) == plan["experiment"]
+
+
+def test_a_run_that_was_interrupted_has_its_file(capsys, tmp_path, monkeypatch):
+    def stop(*args, **options):
+        (tmp_path / "run").mkdir()
+        raise sweeps.Interrupted("stopped at 10%; to go on: fcbp resume")
+
+    monkeypatch.setattr(sweeps, "sweep", stop)
+    status, _, errors = command("run", "bit-flipping", "--no-grid", "--out", tmp_path / "run", capsys=capsys)
+    assert (status, "to go on: fcbp resume" in errors) == (130, True)
+    text = (tmp_path / "run" / "experiment.yaml").read_text()
+    assert text.startswith("# run with --no-grid\n")
+    assert fcbp.experiment.from_yaml(text) == (fcbp.Experiment(), {"seed": tuple(range(10))})
 
 
 # --- without a sweep ------------------------------------------------------------------------------------
@@ -325,8 +387,8 @@ def test_places_reach_the_sweep(swept, capsys, tmp_path):
         assert swept["devices"] == devices
     arguments = ["--backend", "ray", "--address", "auto", "--members-at-once", "7", "--checkpoint-every", "5"]
     command("run", "bit-flipping", *arguments, "--out", tmp_path / "run", capsys=capsys)
-    names = ("backend", "address", "members_at_once", "checkpoint_every", "devices")
-    assert [swept[name] for name in names] == ["ray", "auto", 7, 5.0, None]
+    names = ("backend", "address", "members_at_once", "checkpoint_every", "devices", "resume")
+    assert [swept[name] for name in names] == ["ray", "auto", 7, 5.0, None, False]
 
 
 @pytest.mark.parametrize(
@@ -346,6 +408,7 @@ def test_places_reach_the_sweep(swept, capsys, tmp_path):
         (["run", "bit-flipping", "--momentum", "0.5", "--optimizer", "adam"], "momentum is set, which nothing reads"),
         (["run", "bit-flipping", "--method", "bp", "cbp", "cbp"], "times; expected different settings"),
         (["run", "bit-flipping", "--method", "bp", "cpb"], "method is 'cpb'.*did you mean .*'cbp'"),
+        (["run", "bit-flipping", "--resume"], "--resume is given without --out; expected the directory of the run"),
         (["run", "none.yaml"], "none.yaml"),
         (["export", "nowhere"], "expected --tensorboard and a folder"),
         (["resume", "nowhere"], "run is 'nowhere', which holds no config.json"),

@@ -124,7 +124,24 @@ def test_with_out_and_without_are_the_same_and_resume_begins_where_there_is_noth
     on_disk = fcbp.open(undisturbed)
     for name in on_disk:
         np.testing.assert_array_equal(in_memory[name], on_disk[name])
-    assert {**in_memory.attrs, "began": 0, "seconds": 0} == {**on_disk.attrs, "began": 0, "seconds": 0}
+    differ = dict.fromkeys(("began", "seconds", "programs"))
+    assert {**in_memory.attrs, **differ} == {**on_disk.attrs, **differ}
+
+
+def test_the_time_of_each_program_goes_on(tmp_path):
+    """As it was when the last checkpoint was written, and not from 0."""
+    members = {"seed": [0, 1], "activation": ["relu", "tanh"]}
+    half_done(tmp_path, 21, members=members)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert [program["settings"] for program in config["programs"]] == [{"activation": "relu"}, {"activation": "tanh"}]
+    assert [program["members"] for program in config["programs"]] == [2, 2]
+    before = [program["seconds"] for program in config["programs"]]
+    assert before[0] > 0
+    config["programs"][0]["seconds"] = 1000.0
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    after = json.loads(fcbp.resume(tmp_path, progress=False).attrs["programs"])
+    assert after[0]["seconds"] >= 1000
+    assert 0 < after[1]["seconds"] < 1000
 
 
 def test_a_finished_run_is_only_read(undisturbed, monkeypatch):

@@ -53,6 +53,7 @@ def test_names_units_and_attributes(finished):
     for name in (*results.data_vars, "step"):
         assert results[name].attrs["long_name"]
         assert results[name].attrs["units"]
+    assert results["replacement_rate"].attrs == {"long_name": "replacement rate"}
     assert results["loss"].dtype == np.float32
     attributes = results.attrs
     assert json.loads(attributes["experiment"])["maturity_threshold"] == 5
@@ -64,8 +65,9 @@ def test_names_units_and_attributes(finished):
     config = json.loads((out / "config.json").read_text())
     assert config["experiment"] == json.loads(attributes["experiment"])
     assert config["sizes"] == dict(results.sizes)
-    assert {name: config[name] for name in attributes if name != "experiment"} == {
-        name: value for name, value in attributes.items() if name != "experiment"
+    written = ("experiment", "programs")  # as JSON: attributes are no trees
+    assert {name: config[name] for name in attributes} == {
+        name: json.loads(value) if name in written else value for name, value in attributes.items()
     }
 
 
@@ -209,7 +211,7 @@ def test_values_that_repeat_take_no_place(tmp_path):
     assert sum(path.stat().st_size for path in written) < 0.05 * 4 * 500 * 100
 
 
-# --- the line that shows how it comes on ----------------------------------------------------------------
+# --- what shows how it comes on ----------------------------------------------------------------
 
 
 def test_members_that_broke_are_counted():

@@ -1,5 +1,6 @@
 """The same sweep in worker processes and on Ray, with workers that die, stop, fail or cannot start."""
 
+import json
 import os
 import signal
 import subprocess
@@ -111,6 +112,17 @@ def test_two_workers_one_of_them_killed(in_chunks, events, started, monkeypatch,
     assert "member-steps/s" in shown
     assert "0 NaN" in shown
     assert "units replaced" in shown
+
+
+def test_the_time_of_each_program_is_that_of_its_process():
+    """However long the others took."""
+    members = {"seed": [0, 1], "activation": ["relu", "tanh"]}
+    for options in ({}, {"devices": 2}):
+        results = sweep(members, **options)
+        seconds = [program["seconds"] for program in json.loads(results.attrs["programs"])]
+        assert len(seconds) == 2
+        assert min(seconds) > 0
+        assert max(seconds) <= results.attrs["seconds"] + 0.1
 
 
 def test_ctrl_c_with_workers(in_chunks, started, monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import sys
 import time
 import warnings
@@ -29,6 +30,8 @@ CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
 
 def run(arguments: Any) -> int:
     """Sweep, save, draw, and print a table."""
+    if arguments.resume and arguments.out is None:
+        raise ValueError("--resume is given without --out; expected the directory of the run to go on with")
     base, swept = _read(arguments.experiment)
     values = {**{name: tuple(column) for name, column in swept.items()}, **given(arguments)}
     if arguments.seeds is not None and arguments.seeds < 1:
@@ -38,17 +41,22 @@ def run(arguments: Any) -> int:
     base, members = members_of(base, values, grid=arguments.grid)
     name = Path(arguments.experiment).stem
     out = arguments.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with notes_on_stderr():
-        results = sweeps.sweep(
-            base,
-            members,
-            out=out,
-            compile=arguments.compile,
-            **places(arguments),
-            members_at_once=arguments.members_at_once,
-        )
-    axes = {name: axis for name, axis in members.axes.items() if name != "setting"}
-    (out / "experiment.yaml").write_text(experiments.to_yaml(base, axes))
+    written = ("" if arguments.grid else "# run with --no-grid\n") + experiments.to_yaml(base, _swept(members, values))
+    try:
+        with notes_on_stderr():
+            results = sweeps.sweep(
+                base,
+                members,
+                out=out,
+                resume=arguments.resume,
+                compile=arguments.compile,
+                **places(arguments),
+                members_at_once=arguments.members_at_once,
+            )
+    except sweeps.Interrupted:
+        (out / "experiment.yaml").write_text(written)
+        raise
+    (out / "experiment.yaml").write_text(written)
     report(results, out)
     return 0
 
@@ -58,6 +66,13 @@ def _read(name: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
     if name in experiments.EXPERIMENTS or not (Path(name).suffix or Path(name).exists()):
         return experiments.get(name), {}
     return experiments.load(name)
+
+
+def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    """What a file sweeps to give these members again; of several methods what the command line says of them."""
+    axes = {name: axis for name, axis in members.axes.items() if name != "setting"}
+    listed = {name for row in members for name in row} if "setting" in members.axes else set()
+    return axes | {name: column for name, column in values.items() if name in listed and name not in axes}
 
 
 def members_of(
@@ -142,6 +157,8 @@ def report(results: xarray.Dataset, out: Path) -> None:
     print(analysis.table(results))
     if len({row.method for row in analysis.summary(results)}) > 1:
         print(f"\n{analysis.ranking(results)}")
+    if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
+        print(f"\n{analysis.times(results)}")
     members = results["loss"].size // results.sizes["step"]
     print(
         f"\n{members} members x {results.attrs['steps']:,} steps in {duration(results.attrs['seconds'])}; "

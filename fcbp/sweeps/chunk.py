@@ -44,6 +44,8 @@ class Advanced(NamedTuple):
 
     chunk: int
     step: int
+    seconds: float
+    """It took, with what came before it: the first piece of a program compiles."""
 
 
 class Measured(NamedTuple):
@@ -112,7 +114,7 @@ def run_chunk(
     """
     plan, chunk = task.plan, task.chunk
     programs = {} if programs is None else programs
-    saved_at = time.monotonic()
+    began = saved_at = time.monotonic()
     state, step, short = None, 0, ""
     try:
         if chunk.group not in programs:
@@ -126,7 +128,8 @@ def run_chunk(
                     continue
                 state, values = _advance(side_by_side, state, plan, bin, max(start, step), end)
                 step = end
-                yield Advanced(chunk.id, step)
+                yield Advanced(chunk.id, step, time.monotonic() - began)
+                began = time.monotonic()
                 if values:
                     yield Measured(chunk.id, bin, {name: v[: len(chunk.members)] for name, v in values.items()})
                 if step == plan.steps:

@@ -24,7 +24,7 @@ from fcbp.sweeps.places import Places
 from fcbp.sweeps.plan import Chunk, Plan, divide, halves
 from fcbp.sweeps.population import Population, population
 from fcbp.sweeps.progress import Progress
-from fcbp.sweeps.store import CHANGING, Results
+from fcbp.sweeps.store import Results, progress_attributes
 
 if TYPE_CHECKING:
     import xarray
@@ -99,6 +99,10 @@ class Execution:
             **folders.circumstances(places.devices[0]),
             "seconds": 0.0,
             "members_with_nan": 0,
+            "programs": [
+                {"settings": settings, "members": len(group), "seconds": 0.0}
+                for settings, group in zip(plan.program_settings, plan.groups, strict=True)
+            ],
         }
         if self.folder is not None:
             self.results.create(self._attributes())
@@ -190,7 +194,7 @@ class Execution:
             progress.close(self.results)
         if self.folder is not None:
             self.folder.finish()
-        return self.results.dataset({**self._attributes(), **{name: self.config[name] for name in CHANGING}})
+        return self.results.dataset({**self._attributes(), **progress_attributes(self.config)})
 
     def _events(self) -> Iterator[Event]:
         places = self.places
@@ -217,6 +221,7 @@ class Execution:
         match event:
             case Advanced():
                 self.steps[chunk.id] = event.step
+                self.config["programs"][chunk.group]["seconds"] += event.seconds
             case Measured():
                 self.results.put(chunk.members, event.bin, event.values)
             case Saved():

@@ -45,6 +45,16 @@ class Plan:
         return tuple(map(tuple, groups.values()))
 
     @functools.cached_property
+    def program_settings(self) -> tuple[dict[str, Any], ...]:
+        """What sets each group apart, as plain data: swept settings that its members share and not all groups do."""
+        shared: list[dict[str, Any]] = []
+        for group in self.groups:
+            rows = [self.runs[i].to_dict() for i in group]
+            alike = (name for name in self.members.names() if all(row.get(name) == rows[0].get(name) for row in rows))
+            shared.append({name: rows[0][name] for name in alike if name in rows[0]})
+        return tuple({k: v for k, v in one.items() if any(other.get(k) != v for other in shared)} for one in shared)
+
+    @functools.cached_property
     def ends(self) -> tuple[int, ...]:
         """The last step of each bin."""
         return (*range(self.bin, self.steps, self.bin), self.steps)

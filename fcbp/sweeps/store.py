@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from fcbp.sweeps.plan import Plan
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["CHANGING", "CONFIG", "STORE", "Results", "need", "open"]
+__all__ = ["CONFIG", "STORE", "Results", "need", "open", "progress_attributes"]
 
 STORE = "results.zarr"
 CONFIG = "config.json"
@@ -156,7 +157,8 @@ class Results:
             for name, array in values.items()
         }
         coords: dict[str, Any] = {
-            name: (dim, _coordinate(column)) for name, (dim, column) in self.plan.members.coordinates().items()
+            name: (dim, _coordinate(column), {"long_name": name.replace("_", " ")})
+            for name, (dim, column) in self.plan.members.coordinates().items()
         }
         coords["step"] = ("step", list(self.plan.ends), {"long_name": "examples seen", "units": "examples"})
         return xarray.Dataset(data, coords, dict(attributes))
@@ -191,14 +193,14 @@ def open(run: Path | str) -> xarray.Dataset:
         raise ValueError(
             f"{path / STORE} is damaged ({error}); fcbp.resume({str(path)!r}) computes what is lost again"
         ) from error
-    return data.assign_attrs(progress_attributes(path))
-
-
-def progress_attributes(path: Path) -> dict[str, Any]:
-    """Of a run's configuration what changes while it runs."""
     config = path / CONFIG
-    about = files.read_json(config) if config.is_file() else {}
-    return {name: about[name] for name in CHANGING if name in about}
+    return data.assign_attrs(progress_attributes(files.read_json(config) if config.is_file() else {}))
+
+
+def progress_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's configuration what changes while it runs, as a dataset's attributes."""
+    found = {name: config[name] for name in CHANGING if name in config}
+    return {**found, **({"programs": json.dumps(config["programs"])} if "programs" in config else {})}
 
 
 def need(name: str) -> Any:
