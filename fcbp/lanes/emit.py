@@ -73,6 +73,8 @@ class _Emitter:
         self.names = 0
         self.known: list[dict[tuple[Node, tuple[Index, ...]], str]] = [{}]
         self.sizes: list[int] = []
+        self.computing: Node | None = None
+        """A stored node whose elements are computed where a reduction reads them."""
         self.checks = {node: i for i, node in enumerate(lowered.checks)}
 
     # --- text ---
@@ -125,13 +127,11 @@ class _Emitter:
                     self.kernels([n for n in plan.order if n not in plan.hoisted])
                     for i, y in enumerate(ys):
                         pointer = f"({self.external(y)} *)ys[{i}] + t * members * {y.size}"
-                        self.line(f"offsets(offset, first, lanes, {y.size});")
-                        self.line(f"store({pointer}, {plan.buffers[y]}, offset, {y.size}, lanes);")
+                        self.line(f"store({pointer}, {plan.buffers[y]}, first, {y.size}, lanes);")
                     self.hand_over()
                 for i in plan.moving:
                     leaf = carried[i]
-                    self.line(f"offsets(offset, first, lanes, {leaf.size});")
-                    self.line(f"store(({self.external(leaf)} *)carry[{i}], carry{i}, offset, {leaf.size}, lanes);")
+                    self.line(f"store(({self.external(leaf)} *)carry[{i}], carry{i}, first, {leaf.size}, lanes);")
                 for check in self.checks.values():
                     found = f"__atomic_store_n(shared + 1, {check + 1}, __ATOMIC_RELAXED)"
                     self.line(f"if (some_lane(wrong{check})) {found};")
@@ -190,6 +190,8 @@ class _Emitter:
     # --- loops ---
 
     def kernels(self, nodes: Sequence[Node]) -> None:
+        summed = set(self.plan.summed.values())
+        nodes = [node for node in nodes if node not in summed]
         filled = [found[0] for node in nodes if (found := self.fills(node)) is not None]
         masks = {*self.plan.guards.values(), *filled}
         position = 0
@@ -243,6 +245,7 @@ class _Emitter:
     def kernel(self, node: Node) -> None:
         outside, self.known = self.known, [{}]
         self.sizes = list(node.shape)
+        self.computing = self.plan.summed.get(node)
         here = [variable(a, self.sizes) for a in range(len(self.sizes))]
         buffer = self.plan.buffers[node]
         if node.kind in ("map", "gather"):
@@ -410,7 +413,10 @@ class _Emitter:
         for known in self.known:
             if (node, index) in known:
                 return known[node, index]
-        if self.plan.is_stored(node):
+        if node is self.computing:
+            text = self.name(self.compute(node, index))
+            self.line(f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}] = {text};")
+        elif self.plan.is_stored(node):
             text = self.name(f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]")
         else:
             text = self.name(self.compute(node, index))

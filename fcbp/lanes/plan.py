@@ -3,7 +3,8 @@
 Chains of elementwise operations are computed where they are read; a value is stored where that would compute it more
 than once, and where its kind needs a loop of its own. What depends on nothing that moves is computed once, before the
 time loop. What is only read where a mask holds is skipped while no lane of the block has the mask: most steps replace
-nothing. A value takes over the memory of one that nobody reads after it.
+nothing. A value takes over the memory of one that nobody reads after it. A sum over what was just written is taken in
+the loop that writes it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Plan:
     """By a leaf or a stored node: the name of the array that holds it."""
     takes_over: dict[Node, Node] = field(default_factory=dict)
     """Nodes that are written over an argument's array."""
+    summed: dict[Node, Node] = field(default_factory=dict)
+    """By a reduction: the node before it that it reads once and whole, computed in its loop."""
 
     def is_stored(self, node: Node) -> bool:
         return node in self.buffers
@@ -57,9 +60,14 @@ def make_plan(lowered: Lowered) -> Plan:
     stored = _stored(needed, constant, outputs, set(guards.values()))
     order = _ordered(stored, guards)
     hoisted = [n for n in order if n in constant]
-    order = [*hoisted, *(n for n in order if n not in constant)]
-    plan = Plan(moving, order, set(hoisted), guards)
+    masks = set(guards.values())
+    order, summed = _summed_at_once([n for n in order if n not in constant], stored, guards, masks)
+    plan = Plan(moving, [*hoisted, *order], set(hoisted), guards)
     _place(plan, lowered, leaves, outputs)
+    for total, part in summed.items():
+        # Written too early, a sum would be in the way of what its part still reads.
+        if plan.buffers[total] not in {plan.buffers[a] for a in _inline(part, stored)} | {plan.buffers[part]}:
+            plan.summed[total] = part
     return plan
 
 
@@ -142,13 +150,22 @@ def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], masks: 
             addressed = any(user.kind in ("gather", "rank") and i == 0 for user, i in users[node])
             if node.uniform and not addressed and not any(a.kind == "leaf" for a in _needed([node])):
                 continue  # of positions and numbers alone: the compiler's to fold
-            leaves_loop = node in constant and any(user not in constant for user, _ in users[node])
+            leaves_loop = node in constant and any(user not in constant for user in _readers(node, users))
             often = times_read > node.size and not (node.kind == "map" and node.data in _CHEAP and _is_shallow(node))
             if not (leaves_loop or addressed or often):
                 continue
         if node.kind not in ("leaf", "scalar", "position", "view"):
             stored.add(node)
     return stored
+
+
+def _readers(node: Node, users: dict[Node, list[tuple[Node, int]]]) -> Iterator[Node]:
+    """Who reads a node, be it through views."""
+    for user, _ in users[node]:
+        if user.kind == "view":
+            yield from _readers(user, users)
+        else:
+            yield user
 
 
 def _is_shallow(node: Node) -> bool:
@@ -192,6 +209,25 @@ def _ordered(stored: set[Node], guards: dict[Node, Node]) -> list[Node]:
     return list(done)
 
 
+def _summed_at_once(
+    order: list[Node], stored: set[Node], guards: dict[Node, Node], masks: set[Node]
+) -> tuple[list[Node], dict[Node, Node]]:
+    """The order with reductions right behind what they read, and for each of these reductions what that is."""
+    order, summed = list(order), {}
+    for total in [n for n in order if n.kind == "reduce" and n.data[0] not in ("argmin", "argmax")]:
+        reading = [a for a in _inline(total, stored) if a in stored]
+        places = [order.index(a) for a in reading if a in order]
+        if total in guards or not places:
+            continue
+        part = order[max(places)]
+        plain = part.kind == "map" and part.data != "choose" and part not in guards and part not in masks
+        if plain and part not in summed.values() and part.uniform == total.uniform and _reads_once(total, part, stored):
+            order.remove(total)
+            order.insert(max(places) + 1, total)
+            summed[total] = part
+    return order, summed
+
+
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
@@ -202,8 +238,19 @@ def _reads_in_place(node: Node, argument: Node, stored: set[Node]) -> bool:
         return whole and all(argument not in (a, *_inline(a, stored)) for a in node.args[1:])
     if node.kind != "map":
         return False
-    here = [variable(a, node.shape) for a in range(len(node.shape))]
-    same = linear(here, node.shape)
+    return _reads_at(node, node.shape, argument, stored)
+
+
+def _reads_once(total: Node, argument: Node, stored: set[Node]) -> bool:
+    """Whether a reduction goes over ``argument``'s elements as they lie, each once."""
+    (x,) = total.args
+    return x.size == argument.size and _reads_at(total, x.shape, argument, stored)
+
+
+def _reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[Node]) -> bool:
+    """Whether ``node``, at a position of a loop over ``shape``, reads ``argument`` at that position alone."""
+    here = [variable(a, shape) for a in range(len(shape))]
+    same = linear(here, shape)
 
     def check(n: Node, index: list[Index]) -> bool:
         if n is argument:
@@ -211,7 +258,7 @@ def _reads_in_place(node: Node, argument: Node, stored: set[Node]) -> bool:
         if n in stored or n.kind in ("leaf", "scalar", "position"):
             return True
         if n.kind == "view":
-            return check(n.args[0], [substitute(i, index, node.shape) for i in n.data])
+            return check(n.args[0], [substitute(i, index, shape) for i in n.data])
         if n.kind == "map":
             return all(check(a, index) for a in n.args)
         return argument not in _inline(n, stored)

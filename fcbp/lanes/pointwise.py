@@ -128,7 +128,20 @@ def _fmod(b: Builder, out: Out, x: Any, y: Any) -> Node:
 def _comparison(name: str) -> None:
     @operation(name)
     def lower(b: Builder, out: Out, x: Any, y: Any) -> Node:
-        return b.map(name, x, y, dtype=common_dtype(x, y), result=torch.bool)
+        made = b.map(name, x, y, dtype=common_dtype(x, y), result=torch.bool)
+        return _none_below(b, made) if name == "lt" else made
+
+
+def _none_below(b: Builder, less: Node) -> Node:
+    """Of what is never negative none is less than a 0: where ranks are compared with a number that is mostly 0, they
+    need not be known."""
+    rank, number = less.args
+    few = number.args[0] if number.kind == "view" else number
+    if few.size >= less.size or few.dtype.is_floating_point or reach(rank)[0] < 0:
+        return less
+    some = b.map("gt", few, 0, dtype=few.dtype, result=torch.bool)
+    some = b.view(some, less.shape, number.data) if number.kind == "view" else b.expand(some, less.shape)
+    return b.where(some, less, False, torch.bool)
 
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):

@@ -41,6 +41,27 @@ struct M { I v; };
 struct D { HD lo, hi; };
 struct Q { HQ lo, hi; };
 
+// Halves in registers: put together in memory, they would be read before both are written.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLES
+#endif
+#endif
+#if defined(SHUFFLES) && LANES == 4
+#define LOW 0, 1
+#define HIGH 2, 3
+#elif defined(SHUFFLES) && LANES == 8
+#define LOW 0, 1, 2, 3
+#define HIGH 4, 5, 6, 7
+#elif defined(SHUFFLES)
+#define LOW 0, 1, 2, 3, 4, 5, 6, 7
+#define HIGH 8, 9, 10, 11, 12, 13, 14, 15
+#endif
+#ifdef SHUFFLES
+template <class V, class H> INLINE V join(H lo, H hi) { return __builtin_shufflevector(lo, hi, LOW, HIGH); }
+template <class H, class V> INLINE H low(V x) { return __builtin_shufflevector(x, x, LOW); }
+template <class H, class V> INLINE H high(V x) { return __builtin_shufflevector(x, x, HIGH); }
+#else
 template <class V, class H> INLINE V join(H lo, H hi) {
   V r;
   std::memcpy(&r, &lo, sizeof lo);
@@ -49,6 +70,7 @@ template <class V, class H> INLINE V join(H lo, H hi) {
 }
 template <class H, class V> INLINE H low(V x) { H r; std::memcpy(&r, &x, sizeof r); return r; }
 template <class H, class V> INLINE H high(V x) { H r; std::memcpy(&r, (char *)&x + sizeof r, sizeof r); return r; }
+#endif
 
 // --- conversions: to_<type>(x), for a bool by way of 0 and 1 ------------------------------------------------
 
@@ -75,12 +97,19 @@ INLINE Q to_Q(I x) { return {__builtin_convertvector(low<HI>(x), HQ), __builtin_
 INLINE Q to_Q(M x) { return to_Q(to_I(x)); }
 INLINE Q to_Q(D x) { return {__builtin_convertvector(x.lo, HQ), __builtin_convertvector(x.hi, HQ)}; }
 INLINE Q to_Q(F x) { return to_Q(to_D(x)); }
+#if defined(__AVX2__) && LANES == 8
+INLINE I to_I(Q x) {
+  const __m256 even = _mm256_shuffle_ps((__m256)x.lo, (__m256)x.hi, 0x88);
+  return (I)_mm256_permute4x64_epi64((__m256i)even, 0xd8);
+}
+#else
 INLINE I to_I(Q x) { return join<I>(__builtin_convertvector(x.lo, HI), __builtin_convertvector(x.hi, HI)); }
+#endif
 INLINE I to_I(F x) { return __builtin_convertvector(x, I); }
 INLINE I to_I(D x) { return join<I>(__builtin_convertvector(x.lo, HI), __builtin_convertvector(x.hi, HI)); }
 INLINE M to_M(F x) { return {(I)(x != 0)}; }
 INLINE M to_M(I x) { return {x != 0}; }
-INLINE M narrow(HQ lo, HQ hi) { return {join<I>(__builtin_convertvector(lo, HI), __builtin_convertvector(hi, HI))}; }
+INLINE M narrow(HQ lo, HQ hi) { return {to_I(Q{lo, hi})}; }
 INLINE M to_M(D x) { return narrow(x.lo != 0, x.hi != 0); }
 INLINE M to_M(Q x) { return narrow(x.lo != 0, x.hi != 0); }
 
@@ -228,7 +257,7 @@ template <class T> INLINE auto is_nan(T a) { return ne(a, a); }
 TRANSCENDENTAL(v_exp, exp) TRANSCENDENTAL(v_log, log) TRANSCENDENTAL(v_sin, sin) TRANSCENDENTAL(v_cos, cos)
 TRANSCENDENTAL(v_tan, tan) TRANSCENDENTAL(v_tanh, tanh) TRANSCENDENTAL(v_sinh, sinh) TRANSCENDENTAL(v_cosh, cosh)
 TRANSCENDENTAL(v_asin, asin) TRANSCENDENTAL(v_acos, acos) TRANSCENDENTAL(v_atan, atan)
-TRANSCENDENTAL(v_expm1, expm1) TRANSCENDENTAL(v_log1p, log1p) TRANSCENDENTAL(v_log2, log2) TRANSCENDENTAL(v_log10, log10)
+TRANSCENDENTAL(v_expm1_called, expm1) TRANSCENDENTAL(v_log1p, log1p) TRANSCENDENTAL(v_log2, log2) TRANSCENDENTAL(v_log10, log10)
 TRANSCENDENTAL(v_exp2, exp2) TRANSCENDENTAL(v_erf, erf) TRANSCENDENTAL(v_erfc, erfc)
 TRANSCENDENTAL2(v_pow, pow)
 LANEWISE2(v_atan2, std::atan2)
@@ -255,6 +284,22 @@ ROUNDING(v_ceil, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)
 ROUNDING(v_trunc, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)
 ROUNDING(v_round, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #endif
+
+// Every step of CBP has one, and a call costs more than the function: all registers are saved around it. Within one unit
+// in the last place: exp(x) = 2^n exp(r), and the second factor less 1 by Taylor's series for r at most log(2) / 2.
+template <class T> INLINE T v_expm1(T x) { return v_expm1_called(x); }
+INLINE F v_expm1(F x) {
+  F within = x < -20.0f ? to_F(-20.0f) : x;  // NaN stays
+  within = within > 89.0f ? to_F(89.0f) : within;
+  const F n = v_round(within * 0x1.715476p+0f);
+  const F r = multiply_add(n, to_F(-0x1.7f7d1cp-20f), multiply_add(n, to_F(-0x1.62e400p-1f), within));
+  F series = to_F(1 / 5040.0f);
+  for (float term : {1 / 720.0f, 1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 1 / 2.0f}) series = multiply_add(series, r, to_F(term));
+  const F less_one = multiply_add(series * r, r, r);
+  const F half = (F)((to_I(n) + 126) << 23);  // of 2^n, which may be too large
+  const F result = 2.0f * multiply_add(half, less_one, half - 0.5f);
+  return x == 0 ? x : result;
+}
 
 INLINE F v_abs(F x) { return (F)((I)x & 0x7fffffff); }
 INLINE D v_abs(D x) { return {(HD)((HQ)x.lo & INT64_MAX), (HD)((HQ)x.hi & INT64_MAX)}; }
@@ -318,14 +363,19 @@ INLINE void load(F *to, const float *from, const int64 *offset, int count) {
   for (; i < count; i++) EACH ((float *)to)[i * LANES + l] = from[offset[l] + i];
 }
 #endif
-template <class V, class S> INLINE void store(S *to, const V *from, const int64 *offset, int count, int lanes) {
+// The members' elements one after the other.
+template <class V, class S> INLINE void store(S *to, const V *from, int64 first, int count, int lanes) {
+  if (count == 1 && lanes == LANES && sizeof(V) == LANES * sizeof(S)) {
+    std::memcpy(to + first, from, sizeof(V));
+    return;
+  }
   const S *in = (const S *)from;
   for (int l = 0; l < lanes; l++)
-    for (int i = 0; i < count; i++) to[offset[l] + i] = in[i * LANES + l];
+    for (int i = 0; i < count; i++) to[(first + l) * count + i] = in[i * LANES + l];
 }
-INLINE void store(bool *to, const M *from, const int64 *offset, int count, int lanes) {
+INLINE void store(bool *to, const M *from, int64 first, int count, int lanes) {
   for (int l = 0; l < lanes; l++)
-    for (int i = 0; i < count; i++) to[offset[l] + i] = from[i].v[l];
+    for (int i = 0; i < count; i++) to[(first + l) * count + i] = from[i].v[l];
 }
 
 // An element that each lane chooses for itself. Of M the lanes are ints.

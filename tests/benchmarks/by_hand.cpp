@@ -78,7 +78,7 @@ extern "C" void run(
         owed -= to_F(due);
       }
       const I number = to_I(due);
-      store(losses + t * members, &loss, one, 1, lanes), store(replaced + t * members, &number, one, 1, lanes);
+      store(losses + t * members, &loss, first, 1, lanes), store(replaced + t * members, &number, first, 1, lanes);
     }
   }
 }
