@@ -231,9 +231,11 @@ class Builder:
         if function == "bit_and" and nodes[0].kind == "map" and nodes[0].data == "shift_right":
             # What clears the copies of the sign makes the shift a logical one, which vectors have for 64 bits.
             (x, count), mask = nodes[0].args, nodes[1]
-            if dtype == torch.int64 and count.kind == mask.kind == "scalar" and 0 <= mask.data < 1 << (64 - count.data):
+            low, most = bounds(count.data, shape) if count.kind == "position" else (count.data,) * 2
+            known = dtype == torch.int64 and count.kind in ("position", "scalar") and 0 <= low and most < 64
+            if known and mask.kind == "scalar" and 0 <= mask.data < 1 << (64 - most):
                 logical = self.make("map", (x, count), "shift_right_logical", shape, dtype)
-                if mask.data == (1 << (64 - count.data)) - 1:
+                if low == most and mask.data == (1 << (64 - most)) - 1:
                     return logical
                 nodes[0] = logical
         if function in _NEUTRAL and nodes[1].kind == "scalar" and nodes[1].data == _NEUTRAL[function]:

@@ -54,6 +54,8 @@ def _bounds(node: Node, depth: int) -> tuple[float, float]:
     if function in ("minimum", "maximum"):
         bound = min if function == "minimum" else max
         return bound(low for low, _ in of), bound(high for _, high in of)
+    if function == "bit_and" and max(of[0][0], of[1][0]) >= 0:
+        return 0, min(high for low, high in of if low >= 0)
     if function == "floored_remainder" and of[1][0] > 0:
         return 0, of[1][1] - 1
     return -math.inf, math.inf

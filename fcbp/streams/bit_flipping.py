@@ -12,7 +12,10 @@ from torch import Tensor
 from fcbp import random
 from fcbp.streams.base import Stream
 
-__all__ = ["BitFlippingState", "bit_flipping"]
+__all__ = ["BitFlippingState", "BitFlippingWindow", "bit_flipping"]
+
+TABLED = 10
+"""Fast bits up to which the targets of all their patterns may be kept instead of computed for every example."""
 
 
 class BitFlippingState(NamedTuple):
@@ -32,6 +35,21 @@ class BitFlippingState(NamedTuple):
     """The target's second layer, -1 or 1."""
     output_bias: Float[Tensor, ""]
     """-1 or 1."""
+
+
+class BitFlippingWindow(NamedTuple):
+    """Batches to come of :func:`bit_flipping`; its numbers stay as they are."""
+
+    key: Int64[Tensor, ""]
+    """Of the fast bits."""
+    step: Int64[Tensor, ""]
+    """Examples before the first."""
+    starts: Int64[Tensor, "periods"]
+    """The first example of each period."""
+    flipping: Float[Tensor, "periods flipping_bits"]
+    """The slow bits of each period."""
+    target: tuple[Tensor, ...]
+    """The targets ``(periods, patterns)`` of every pattern of fast bits, where there are few; or the target network."""
 
 
 def bit_flipping(
@@ -95,6 +113,7 @@ def bit_flipping(
     if not math.isfinite(beta):
         raise ValueError(f"beta is {beta!r}; expected a finite number")
     random_bits = input_bits - flipping_bits
+    words_per_example = -(-random_bits // 64)
 
     def signs(key: Int64[Tensor, ""], *shape: int) -> Tensor:
         return ((random.bits(key, shape) & 1) * 2 - 1).to(torch.float32)
@@ -114,10 +133,6 @@ def bit_flipping(
             output_bias=signs(out_bias),
         )
 
-    def target(state: BitFlippingState, inputs: Float[Tensor, "*examples bits"]) -> Float[Tensor, "*examples"]:
-        fired = inputs @ state.hidden_weight.T > state.threshold
-        return fired.to(torch.float32) @ state.output_weight + state.output_bias
-
     def slow_bits(state: BitFlippingState, periods: Int64[Tensor, "periods"]) -> Float[Tensor, "periods flipping"]:
         """The flipping bits of consecutive periods, the first of which is the state's or the next."""
         key = random.fold_in(state.key, 0)
@@ -131,45 +146,80 @@ def bit_flipping(
         flips = later & (which.unsqueeze(-1) == slots)
         return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
 
-    def sample(state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, ...]]:
-        if not _is_whole(length) or length < 1:
-            raise ValueError(f"length is {length!r}; expected a number of batches, 1 or more")
-        examples = length * batch_size
-        steps = state.step + torch.arange(examples, device=state.key.device)
-        first = state.step // flip_period
-        slow = slow_bits(state, first + torch.arange((examples - 1) // flip_period + 2, device=steps.device))
-        which = steps // flip_period - first
-        words_per_example = -(-random_bits // 64)
-        index = steps.unsqueeze(-1) * words_per_example + torch.arange(words_per_example, device=steps.device)
-        words = random.bits_at(random.fold_in(state.key, 1), index)
-        fast = unpack(words)[:, :random_bits]
-        inputs = torch.cat([slow[which], fast], -1)
-        if 0 < random_bits <= 10 and examples > 1 << random_bits:
-            # Few fast bits: the target of every possible example is cheaper than that of every example.
-            codes = torch.arange(1 << random_bits, device=steps.device)
-            every = torch.cat(
-                [
-                    slow.unsqueeze(1).expand(-1, len(codes), -1),
-                    unpack(codes.unsqueeze(-1)).expand(len(slow), -1, -1),
-                ],
-                -1,
-            )
-            targets = target(state, every).flatten()[which * len(codes) + (words[:, 0] & (len(codes) - 1))]
+    def periods_of(state: BitFlippingState, length: int) -> Int64[Tensor, "periods"]:
+        """All that ``length`` batches may lie in: so many wherever in a period the first one lies."""
+        number = (length * batch_size - 1) // flip_period + 2
+        return state.step // flip_period + torch.arange(number, device=state.key.device)
+
+    def window(state: BitFlippingState, length: int) -> BitFlippingWindow:
+        check_length(length)
+        periods = periods_of(state, length)
+        slow = slow_bits(state, periods)
+        target: tuple[Tensor, ...]
+        if 0 < random_bits <= TABLED and length * batch_size > 1 << random_bits:
+            # Sums of whole numbers, exact in any order: those of the slow bits and of the fast ones apart.
+            of_slow = slow @ state.hidden_weight[:, :flipping_bits].T
+            patterns = unpack(torch.arange(1 << random_bits, device=slow.device).unsqueeze(-1))
+            of_fast = patterns @ state.hidden_weight[:, flipping_bits:].T
+            fired = of_slow.unsqueeze(1) + of_fast > state.threshold
+            target = (fired.to(torch.float32) @ state.output_weight + state.output_bias,)
         else:
-            targets = target(state, inputs)
-        state = state._replace(step=state.step + examples, flipping=inputs[-1, :flipping_bits])
-        shape = (length, batch_size, -1)
-        batches: tuple[Tensor, ...] = (inputs.reshape(shape), targets.reshape(shape))
+            target = (state.hidden_weight, state.threshold, state.output_weight, state.output_bias)
+        key = random.fold_in(state.key, 1)
+        return BitFlippingWindow(key, state.step, periods * flip_period, slow, target)
+
+    def at(window: BitFlippingWindow, index: Int64[Tensor, "*lengths"]) -> tuple[Tensor, ...]:
+        device = window.key.device
+        steps = window.step + index.unsqueeze(-1) * batch_size + torch.arange(batch_size, device=device)
+        word_of = torch.arange(words_per_example, device=device)
+        words = random.bits_at(window.key, steps.unsqueeze(-1) * words_per_example + word_of)
+        fast = unpack(words)[..., :random_bits]
+        if len(window.starts) == 2:
+            second = steps >= window.starts[1]
+            period = second.to(torch.int64)
+            slow = torch.where(second.unsqueeze(-1), window.flipping[1], window.flipping[0])
+        else:
+            period = (steps - window.starts[0]) // flip_period
+            slow = window.flipping[period]
+        inputs = torch.cat([slow, fast], -1)
+        if len(window.target) == 1:
+            (targets,) = window.target
+            patterns = targets.shape[1]
+            target = targets.flatten()[period * patterns + (words[..., 0] & (patterns - 1))]
+        else:
+            hidden_weight, threshold, output_weight, output_bias = window.target
+            fired = inputs @ hidden_weight.T > threshold
+            target = fired.to(torch.float32) @ output_weight + output_bias
+        batches: tuple[Tensor, ...] = (inputs, target.unsqueeze(-1))
         if task_signal:
-            begins = (steps % flip_period == 0) & (steps > 0)
-            batches = (*batches, begins.reshape(length, batch_size).any(-1))
-        return state, batches
+            begins = (steps.unsqueeze(-1) == window.starts).any(-1) & (steps > 0)
+            batches = (*batches, begins.any(-1))
+        return batches
+
+    def after(state: BitFlippingState, length: int, slow: Float[Tensor, "periods flipping"]) -> BitFlippingState:
+        step = state.step + length * batch_size
+        last = (step - 1) // flip_period - state.step // flip_period
+        return state._replace(step=step, flipping=slow[last])
+
+    def skip(state: BitFlippingState, length: int) -> BitFlippingState:
+        check_length(length)
+        return after(state, length, slow_bits(state, periods_of(state, length)))
+
+    def sample(state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, ...]]:
+        ahead = window(state, length)
+        batches = at(ahead, torch.arange(length, device=state.key.device))
+        return after(state, length, ahead.flipping), batches
 
     def unpack(words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
         bits = words.unsqueeze(-1) >> torch.arange(min(random_bits, 64), device=words.device)
         return (bits & 1).flatten(-2).to(torch.float32)
 
-    return Stream(init, sample)
+    return Stream(init, sample, window, at, skip)
+
+
+def check_length(length: int) -> None:
+    if not _is_whole(length) or length < 1:
+        raise ValueError(f"length is {length!r}; expected a number of batches, 1 or more")
 
 
 def _is_whole(value: object) -> bool:

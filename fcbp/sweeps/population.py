@@ -14,7 +14,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fcbp import loop, random
-from fcbp.experiment import PER_STEP, Experiment, Program
+from fcbp.experiment import AVERAGED, PER_STEP, Experiment, Program
+from fcbp.sweeps.plan import pieces
 
 __all__ = ["Carry", "Population", "population"]
 
@@ -22,6 +23,10 @@ PIECE = 1000
 """The most steps per call of the compiled program, whose examples are drawn at once."""
 PIECE_BYTES = 1 << 28
 """What the examples and the losses of a piece may take."""
+WINDOWS = (10_000, 1000)
+"""The most steps per call where examples are made in the loop: the first whose window is small."""
+WINDOW_BYTES = 1 << 13
+"""What a stream's window may take; a member's lies in the cache beside its state."""
 PROBE_SAMPLES = 200
 """Examples on which units and ranks are measured at the end of a bin."""
 
@@ -102,57 +107,114 @@ def population(
         return (learners, hyper, stream_of), seen
 
     def lane_step(carry: Any, batch: Any) -> Any:
-        learner, hyper = carry
+        learner, hyper, sums = carry
         learner, seen = member_step(learner, hyper, batch)
-        return (learner, hyper), seen
+        return (learner, hyper, {name: total + seen[name].to(total.dtype) for name, total in sums.items()}), ()
 
-    lanes = torch.vmap(lane_step)
+    def whole_step(carry: Any, _: None) -> Any:
+        window, index, *ours = carry
+        ours, _ = lane_step(ours, program.stream.at(window, index))
+        return (window, index + 1, *ours), ()
 
-    def in_lanes(carry: Carry, batches: tuple[Tensor, ...]) -> tuple[Any, dict[str, Tensor]] | None:
-        """The last learners and what was seen; ``None`` where lanes do not suit or cannot be compiled."""
-        if not compile:
+    lanes, whole_lanes = torch.vmap(lane_step), torch.vmap(whole_step)
+
+    def zeros(carry: Carry) -> dict[str, Tensor]:
+        return {
+            name: torch.zeros_like(carry.stream_of, dtype=torch.float64 if name in AVERAGED else torch.int64)
+            for name in sums
+        }
+
+    def windows(problem: Any, length: int) -> Any:
+        return torch.vmap(lambda state: program.stream.window(state, length))(problem)
+
+    def of_members(carry: Carry, window: Any) -> Any:
+        return optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), window)
+
+    def window_length(carry: Carry) -> int:
+        """The most steps of a call in which lanes make their own examples; 0 where they do not suit."""
+        size = len(carry.stream_of)
+        if compile and size not in lengths:
+            first: Any = optree.tree_map(lambda leaf: leaf[:1], carry.problem)
+            small = (n for n in WINDOWS if size_of(windows(first, n)) <= WINDOW_BYTES)
+            length = next(small, 0)
+            if length:
+                index = torch.zeros_like(carry.stream_of)
+                window = of_members(carry, windows(carry.problem, length))
+                suits = loop.explain(whole_lanes, (window, index, carry.learners, carry.hyper, zeros(carry)))
+                length = length if suits.backend == "lanes" else 0
+            lengths[size] = length
+        return lengths.get(size, 0)
+
+    lengths: dict[int, int] = {}
+    latest: list[Any] = []  # the problem that the last call left, its window and the next index there
+
+    def with_own_examples(carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]] | None:
+        """The steps in lanes that make their examples; ``None`` where they cannot be compiled."""
+        length = window_length(carry)
+        if latest and latest[0] is carry.problem and latest[2] + steps <= length:
+            _, window, start = latest
+        else:
+            window, start = of_members(carry, windows(carry.problem, length)), 0
+        index = torch.full_like(carry.stream_of, start)
+        done = in_lanes(whole_lanes, (window, index, carry.learners, carry.hyper, zeros(carry)), None, steps)
+        if done is None:
+            lengths[len(carry.stream_of)] = 0
             return None
-        ours = (carry.learners, carry.hyper)
-        # One step's examples tell whether lanes suit; all are laid out only where they do.
-        one = tuple(part[:1].index_select(1, carry.stream_of) for part in batches)
-        if loop.explain(lanes, ours, one).backend != "lanes":
-            return None
-        mine = tuple(part.index_select(1, carry.stream_of) for part in batches)
+        *_, learners, _, totals = done
+        problem = torch.vmap(lambda state: program.stream.skip(state, steps))(carry.problem)
+        latest[:] = problem, window, start + steps
+        return carry._replace(problem=problem, learners=learners), totals
+
+    def in_lanes(step: Any, ours: Any, batches: Any, length: int) -> Any:
+        """The last carry; ``None`` where the program cannot be compiled."""
         try:
             with using_threads(threads or torch.get_num_threads()):
-                (learners, _), seen = loop.scan(lanes, ours, mine, backend="lanes")
+                return loop.scan(step, ours, batches, length, backend="lanes")[0]
         except ValueError as error:
             warnings.warn(f"the compiled scan runs in place of lanes: {error}", RuntimeWarning, stacklevel=2)
             return None
-        return learners, seen
 
-    def advance(carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
+    def with_examples(carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
         problem, batches = sample(carry.problem, steps)
         _, learners, hyper, stream_of = carry
-        done = in_lanes(carry, batches)
-        if done is None:
-            (learners, hyper, stream_of), seen = loop.scan(step, tuple(carry[1:]), batches, compile=compile)
-        else:
-            learners, seen = done
-        sums = {
-            name: value.sum(0, dtype=torch.float64 if value.is_floating_point() else torch.int64)
-            for name, value in seen.items()
-        }
-        return Carry(problem, learners, hyper, stream_of), sums
+        ours = (learners, hyper, zeros(carry))
+        # One step's examples tell whether lanes suit; all are laid out only where they do.
+        one = tuple(part[:1].index_select(1, stream_of) for part in batches)
+        if compile and loop.explain(lanes, ours, one).backend == "lanes":
+            mine = tuple(part.index_select(1, stream_of) for part in batches)
+            done = in_lanes(lanes, ours, mine, steps)
+            if done is not None:
+                return Carry(problem, done[0], hyper, stream_of), done[2]
+        (learners, hyper, stream_of), seen = loop.scan(step, tuple(carry[1:]), batches, compile=compile)
+        totals = {name: value.sum(0, dtype=ours[2][name].dtype) for name, value in seen.items()}
+        return Carry(problem, learners, hyper, stream_of), totals
+
+    def advance(carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
+        if steps <= window_length(carry):
+            done = with_own_examples(carry, steps)
+            if done is not None:
+                return done
+        totals = zeros(carry)
+        for length in pieces(steps, piece_with_examples(carry)):
+            carry, more = with_examples(carry, length)
+            totals = {name: total + more[name] for name, total in totals.items()}
+        return carry, totals
 
     def probe(carry: Carry) -> dict[str, Tensor]:
         _, batches = sample(carry.problem, PROBE_SAMPLES)
         mine = tuple(part[:, carry.stream_of].transpose(0, 1) for part in batches)
         return torch.vmap(program.probe)(carry.learners, carry.hyper, mine)
 
-    def piece(carry: Carry) -> int:
+    def piece_with_examples(carry: Carry) -> int:
         _, batches = sample(carry.problem, 1)
         members, streams = len(carry.stream_of), len(batches[0][0])
         return max(2, min(PIECE, PIECE_BYTES // (8 * members + size_of(batches) * (streams + members) // streams)))
 
-    return Population(
-        start, advance, probe, ("loss", *(name for name in PER_STEP if name in program.measurements)), piece
-    )
+    def piece(carry: Carry) -> int:
+        return window_length(carry) or piece_with_examples(carry)
+
+    sums = ("loss", *(name for name in PER_STEP if name in program.measurements))
+    return Population(start, advance, probe, sums, piece)
 
 
 @contextlib.contextmanager
