@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import types
+import warnings
 
 import optree
 import pytest
@@ -109,6 +110,22 @@ def test_indices_are_what_python_computes(sizes, factors, n):
         assert value(quotient) == value(twice) == value(index) // n
         assert value(rest) == value(index) % n
         assert bounds(index, sizes)[0] <= value(index) <= bounds(index, sizes)[1]
+
+
+def test_expm1_to_the_last_places():
+    """The one function that lanes compute themselves."""
+    size = torch.logspace(-40, 2, 1 << 14)
+    special = torch.tensor([0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-45, -1e-45, 88.7228, 88.73, -17.0])
+    x = torch.cat([torch.linspace(-25, 90, 1 << 14), size, -size, special])
+    step = torch.vmap(lambda carry, x: (carry, x.expm1()))
+    result = loop.scan(step, torch.zeros(8), x.expand(2, 8, -1), backend="lanes")[1][1, 3]
+    truth = x.double().expm1()
+    expected = truth.float()
+    for special in (torch.isnan, torch.isposinf, torch.signbit):
+        assert torch.equal(special(result), special(expected))
+    finite = expected.isfinite()
+    unit = torch.nextafter(expected.abs(), torch.tensor(torch.inf)) - expected.abs()
+    assert ((result.double() - truth).abs() <= 1.5 * unit)[finite].all()
 
 
 # --- members --------------------------------------------------------------------------------------------
@@ -416,11 +433,26 @@ def small(carry, x):
     return carry * 0.5 + x, carry
 
 
+def test_small_learners_run_in_lanes_unasked(monkeypatch):
+    monkeypatch.setattr(loop, "build", None)  # of the compiled scan
+    step = torch.vmap(lambda c, x: small(c, x))
+    carry, xs = torch.ones(9, 3), torch.arange(108.0).reshape(4, 9, 3)
+    result, expected = loop.scan(step, carry, xs), loop.scan(step, carry, xs, backend="lanes")
+    for leaf, other in zip(optree.tree_leaves(result), optree.tree_leaves(expected), strict=True):
+        assert torch.equal(leaf, other)
+    assert loop.explain(step, carry, xs).backend == "lanes"
+    # One member of much work leaves lanes empty, in which the compiled scan has its vectors.
+    alone = torch.vmap(lambda c, x: (c @ c * x, ()))
+    assert loop.explain(alone, torch.ones(1, 40, 40), torch.ones(2, 1)).backend == "scan"
+    assert loop.explain(alone, torch.ones(8, 40, 40), torch.ones(2, 8)).backend == "lanes"
+
+
 @pytest.mark.parametrize("fault", ["no compiler", "a failing compiler", "no directory"])
 def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
     if fault == "no compiler":
         monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
         build._compiler.cache_clear()
+        build.lanes.cache_clear()
     elif fault == "a failing compiler":
         monkeypatch.setattr(build, "FLAGS", ["--no-such-flag"])
     else:
@@ -431,8 +463,19 @@ def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
         with pytest.raises(ValueError, match=r"no C\+\+ compiler|failed with status|no cache directory"):
             loop.scan(step, carry, xs, backend="lanes")
         assert loop.explain(step, carry, xs).backend == "scan"
+        # Unasked the next backend runs, with one warning; without a compiler that is the compiled scan's own.
+        monkeypatch.setattr(loop, "build", lambda *_: lambda *_: "the compiled scan")
+        other = torch.vmap(lambda c, x: small(c, x))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert [loop.scan(other, carry, xs) for _ in range(2)] == ["the compiled scan"] * 2
+        messages = [str(warning.message) for warning in caught]
+        assert len(messages) == int(fault != "no compiler")
+        assert all("compiled scan in place of lanes" in message for message in messages)
+        assert all(warning.filename == __file__ for warning in caught)
     finally:
         build._compiler.cache_clear()
+        build.lanes.cache_clear()
 
 
 def test_names_of_the_environment(monkeypatch, tmp_path):

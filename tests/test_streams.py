@@ -67,6 +67,30 @@ def test_pieces_are_the_whole(pieces, redraw_all, batch_size, flip_period, seed)
     same(tuple(torch.cat(column) for column in zip(*parts, strict=True)), whole)
 
 
+@given(
+    before=st.integers(1, 30),
+    length=st.integers(1, 60),
+    options=st.fixed_dictionaries(
+        {
+            "redraw_all": st.booleans(),
+            "batch_size": st.integers(1, 3),
+            "flip_period": st.sampled_from([1, 7, 10, 1000]),
+            "flipping_bits": st.sampled_from([0, 4, 6]),
+            "task_signal": st.booleans(),
+        }
+    ),
+    seed=st.integers(0, 2**62),
+)
+def test_windows_hold_what_sample_gives(before, length, options, seed):
+    stream = bit_flipping(**{**SMALL, **options}, beta=0.6)
+    state, _ = stream.sample(stream.init(fcbp.random.key(seed)), before)
+    after, batches = stream.sample(state, length)
+    same(stream.skip(state, length), after)
+    window = stream.window(state, length + 5)  # one that reaches further
+    for i in {0, length // 2, length - 1}:
+        same(stream.at(window, torch.tensor(i)), tuple(part[i] for part in batches))
+
+
 @pytest.mark.parametrize("redraw_all", [False, True])
 def test_members_are_the_loop(redraw_all):
     stream = bit_flipping(**SMALL, redraw_all=redraw_all)

@@ -11,7 +11,7 @@ import torch
 import xarray
 
 import fcbp
-from fcbp import grid, paired, sweeps
+from fcbp import grid, lanes, paired, sweeps
 from fcbp.designs import Members
 from fcbp.experiment import EXPERIMENTS, Experiment
 from fcbp.sweeps import chunk, population
@@ -441,6 +441,35 @@ def test_compiling_is_chosen_by_length(steps, compiled, monkeypatch):
     assert chosen == [compiled]
     assert data.attrs["compiled"] == int(compiled)
     assert data.sizes["step"] >= 50
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    "experiment",
+    [QUICK.replace(flip_period=25), Experiment(method="head-reset", flip_period=100, batch_size=2)],
+    ids=["three periods", "tasks"],
+)
+def test_examples_made_in_the_loop_are_those_laid_out(experiment, monkeypatch):
+    monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
+    monkeypatch.setattr(population, "PIECE", 7)
+    lengths = []
+    scan = population.loop.scan
+
+    def recorded(step, carry, xs, length=None, **options):
+        lengths.append((options["backend"], length if xs is None else None))
+        return scan(step, carry, xs, length, **options)
+
+    monkeypatch.setattr(population.loop, "scan", recorded)
+    members = {"seed": [7, 3], "step_size": [0.01, 0.02]}
+    monkeypatch.setattr(population, "WINDOWS", (50,))
+    inside = fcbp.sweep(experiment, members, steps=90, bin=30, compile=True, progress=False)
+    assert lengths == [("lanes", 30)] * 3
+    monkeypatch.setattr(population, "WINDOWS", ())
+    outside = fcbp.sweep(experiment, members, steps=90, bin=30, compile=True, progress=False)
+    assert lengths[3:] == [("lanes", None)] * 15
+    for name in inside:
+        np.testing.assert_array_equal(inside[name], outside[name], err_msg=name)
+    assert np.isfinite(inside["loss"]).all()
 
 
 @pytest.mark.compiled

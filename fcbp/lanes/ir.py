@@ -232,7 +232,7 @@ class Builder:
             # What clears the copies of the sign makes the shift a logical one, which vectors have for 64 bits.
             (x, count), mask = nodes[0].args, nodes[1]
             low, most = bounds(count.data, shape) if count.kind == "position" else (count.data,) * 2
-            known = dtype == torch.int64 and count.kind in ("position", "scalar") and 0 <= low and most < 64
+            known = dtype == torch.int64 and count.kind in ("position", "scalar") and low >= 0 and most < 64
             if known and mask.kind == "scalar" and 0 <= mask.data < 1 << (64 - most):
                 logical = self.make("map", (x, count), "shift_right_logical", shape, dtype)
                 if low == most and mask.data == (1 << (64 - most)) - 1:

@@ -213,7 +213,8 @@ def _summed_at_once(
     order: list[Node], stored: set[Node], guards: dict[Node, Node], masks: set[Node]
 ) -> tuple[list[Node], dict[Node, Node]]:
     """The order with reductions right behind what they read, and for each of these reductions what that is."""
-    order, summed = list(order), {}
+    order = list(order)
+    summed: dict[Node, Node] = {}
     for total in [n for n in order if n.kind == "reduce" and n.data[0] not in ("argmin", "argmax")]:
         reading = [a for a in _inline(total, stored) if a in stored]
         places = [order.index(a) for a in reading if a in order]

@@ -285,7 +285,7 @@ ROUNDING(v_trunc, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)
 ROUNDING(v_round, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 #endif
 
-// Every step of CBP has one, and a call costs more than the function: all registers are saved around it. Within one unit
+// Every step of CBP has one, and a call costs more than the function: all registers are saved around it. Within 1.5 units
 // in the last place: exp(x) = 2^n exp(r), and the second factor less 1 by Taylor's series for r at most log(2) / 2.
 template <class T> INLINE T v_expm1(T x) { return v_expm1_called(x); }
 INLINE F v_expm1(F x) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optree
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
 from fcbp.names import unknown
+
+if TYPE_CHECKING:
+    from fcbp.loop.choice import LaneProgram
 
 __all__ = ["PARALLEL_FROM", "Choice", "explain", "scan"]
 
@@ -54,10 +57,10 @@ def scan(
     and pass numbers that change through ``carry``: what ``step`` closes over is a constant of the program. Gradients do
     not flow through a compiled loop.
 
-    With ``backend="lanes"`` small learners run in lanes (:mod:`fcbp.lanes`): eight or so members to a vector, the whole
-    run in one call. That takes one member's step: pass ``torch.vmap(step)`` itself, not a function that calls it. A
-    member's numbers are then the same to the bit whatever members are beside it. :func:`explain` says whether lanes
-    suit a step, and if not, why.
+    Small learners run in lanes (:mod:`fcbp.lanes`) of themselves: eight or so members to a vector, the whole run in one
+    call, ten times faster than the compiled scan. That takes one member's step: pass ``torch.vmap(step)`` itself, not a
+    function that calls it. A member's numbers are then the same to the bit whatever members are beside it.
+    :func:`explain` says whether lanes suit a step, and if not, why.
 
     Args:
         step: ``(carry, x) -> (carry, y)``; the new carry has the structure, shapes and dtypes of the old.
@@ -66,7 +69,7 @@ def scan(
         length: number of steps; needed where ``xs`` has no tensors.
         compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 5 seconds for lanes and
             10 to 60 seconds for the compiled scan. Where it fails, a warning says why and the next backend runs.
-        backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default the compiled scan.
+        backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default what :func:`explain` says.
 
     Returns:
         The last carry, and the ``y`` of all steps stacked on a leading axis.
@@ -90,15 +93,23 @@ def scan(
     if not compile or backend == "eager" or length == 0:
         return _eager(step, carry, xs, length)
     if backend == "lanes":
-        from fcbp.loop import choice  # importing lanes takes a while, which who never uses them need not wait for
-
-        found, _ = choice.lane_program(step, leaves, spec, xs)
-        try:
-            if not found.why_not:
-                return choice.run(found, leaves, xs, length)
-        except choice.lanes.BuildError as error:
-            found.draft, found.why_not = None, str(error)
+        found, _ = _lane_program(step, leaves, spec, xs)
+        if not found.why_not:
+            done = found.run(leaves, xs, length)
+            if done is not None:
+                return done
         raise ValueError(f"backend is 'lanes', in which this step cannot run: {found.why_not}")
+    if backend is None and length > 1:
+        found, count = _lane_program(step, leaves, spec, xs)
+        if not found.reason_against(count):
+            done = found.run(leaves, xs, length)
+            if done is not None:
+                return done
+            warnings.warn(
+                f"fcbp.loop.scan runs the compiled scan in place of lanes: {found.why_not}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     # A single step is no loop: the compiler would make a second program for it.
     if length > 1:
         programs = _programs.setdefault(step, {})
@@ -124,7 +135,7 @@ def scan(
 
 
 def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
-    """Which backend suits these arguments best, and why; nothing is compiled.
+    """Which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
 
     Where a step cannot run in lanes, the reason names the first operation that stands against it and the line of code
     it comes from.
@@ -138,17 +149,16 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
         >>> explain(torch.vmap(step), torch.zeros(100), torch.zeros(10, 100)).backend
         'lanes'
     """
-    from fcbp.loop import choice
-
     leaves, spec = _carry_leaves(carry)
-    found, count = choice.lane_program(step, leaves, spec, xs)
+    found, count = _lane_program(step, leaves, spec, xs)
     reason = found.reason_against(count)
-    if reason:
-        return Choice("scan", f"not in lanes: {reason}")
-    assert found.draft is not None
-    kib = max(found.draft.block_bytes >> 10, 1)
-    width, work = choice.lanes.width(), found.draft.work
-    return Choice("lanes", f"{count} members, {width} to a block of {kib} KiB; {work} elements a step")
+    return Choice("scan", f"not in lanes: {reason}") if reason else Choice("lanes", found.reason_for(count))
+
+
+def _lane_program(step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> tuple[LaneProgram, int]:
+    from fcbp.loop import choice  # importing lanes takes a while, which who only runs eagerly need not wait for
+
+    return choice.lane_program(step, leaves, spec, xs)
 
 
 def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:

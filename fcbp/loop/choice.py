@@ -14,7 +14,7 @@ from torch import Tensor
 from fcbp import lanes
 from fcbp.loop.program import check_carry
 
-__all__ = ["LaneProgram", "lane_program", "run"]
+__all__ = ["LaneProgram", "lane_program"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -47,6 +47,23 @@ class LaneProgram:
         if 2 * count < width and self.draft.work > SMALL:
             return f"{count} of {width} lanes would be used, for {self.draft.work} elements a step"
         return ""
+
+    def reason_for(self, count: int) -> str:
+        """What lanes do with so many members."""
+        assert self.draft is not None
+        kib = max(self.draft.block_bytes >> 10, 1)
+        return f"{count} members, {lanes.width()} to a block of {kib} KiB; {self.draft.work} elements a step"
+
+    def run(self, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
+        """Run the program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
+        assert self.draft is not None
+        try:
+            self.program = self.program or self.draft.compile()
+        except lanes.BuildError as error:
+            self.draft, self.why_not = None, str(error)
+            return None
+        with torch.no_grad():
+            return self.program(leaves, xs, length)
 
 
 # By one member's step and the shapes of one member.
@@ -83,16 +100,3 @@ def lane_program(step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: 
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
     return programs[key], count
-
-
-def run(found: LaneProgram, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
-    """Run a program in lanes, compiled at its first use.
-
-    Raises:
-        fcbp.lanes.BuildError: it cannot be compiled.
-    """
-    assert found.draft is not None
-    if found.program is None:
-        found.program = found.draft.compile()
-    with torch.no_grad():
-        return found.program(leaves, xs, length)

@@ -185,7 +185,9 @@ def population(
             done = in_lanes(lanes, ours, mine, steps)
             if done is not None:
                 return Carry(problem, done[0], hyper, stream_of), done[2]
-        (learners, hyper, stream_of), seen = loop.scan(step, tuple(carry[1:]), batches, compile=compile)
+        (learners, hyper, stream_of), seen = loop.scan(
+            step, tuple(carry[1:]), batches, backend="scan" if compile else "eager"
+        )
         totals = {name: value.sum(0, dtype=ours[2][name].dtype) for name, value in seen.items()}
         return Carry(problem, learners, hyper, stream_of), totals
 
