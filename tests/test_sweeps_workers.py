@@ -1,5 +1,6 @@
 """The same sweep in worker processes and on Ray, with workers that die, stop, fail or cannot start."""
 
+import functools
 import json
 import os
 import signal
@@ -7,18 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import held_chunks
 import numpy as np
 import pytest
 import torch
 
 import fcbp
-from fcbp.sweeps import places, workers
+from fcbp.sweeps import cluster, places, workers
 from fcbp.sweeps.chunk import Advanced
 from fcbp.sweeps.execution import Execution, Interrupted
 
 EXPERIMENT = fcbp.Experiment(maturity_threshold=5, replacement_rate=0.1, steps=200, bin=10)
-LONG = EXPERIMENT.replace(steps=1_000)
-"""Seconds of work: Ray's events come twice a second, and what is done at one of them must find the sweep at work."""
 MEMBERS = {"seed": range(7), "replacement_rate": [0.0, 0.1]}
 
 
@@ -51,18 +51,40 @@ def events(monkeypatch):
     return seen
 
 
-def at_event(monkeypatch, number, act):
-    """Do something once, at a certain piece of the first chunk."""
+def half_way(monkeypatch, act):
+    """Do something once, when both chunks are at work."""
     handle = Execution._handle
-    done = []
+    reached, done = set(), []
 
     def acting(self, event):
         handle(self, event)
-        if not done and isinstance(event, Advanced) and event.chunk == 0 and event.step >= 10 * number:
-            done.append(act())
+        if isinstance(event, Advanced) and event.step >= held_chunks.HALF_WAY - 20:
+            reached.add(event.chunk)
+            if reached == {0, 1} and not done:
+                done.append(act())
 
     monkeypatch.setattr(Execution, "_handle", acting)
     return done
+
+
+@pytest.fixture
+def gate(monkeypatch, tmp_path):
+    """Chunks in other processes wait half-way until they are told to stop or this file is there."""
+    path = tmp_path / "gate"
+    monkeypatch.setenv(held_chunks.GATE, str(path))
+    monkeypatch.setattr(workers, "COMMAND", held_chunks.COMMAND)
+    tests = str(Path(__file__).parent)
+
+    def work(task, mailbox):  # a closure, which travels to Ray's workers whole
+        import sys
+
+        sys.path.insert(0, tests)
+        import held_chunks
+
+        held_chunks.work(task, mailbox)
+
+    monkeypatch.setattr(cluster, "work", work)
+    return path
 
 
 @pytest.fixture
@@ -81,6 +103,21 @@ def started(monkeypatch):
     return processes
 
 
+@pytest.fixture
+def runs(monkeypatch):
+    """By chunk the process that runs it."""
+    found = {}
+    tell = workers._tell
+
+    def recorded(worker, message):
+        if message is not None:
+            found[message.chunk.id] = worker.process
+        tell(worker, message)
+
+    monkeypatch.setattr(workers, "_tell", recorded)
+    return found
+
+
 def steps_of(events, chunk):
     return [event.step for event in events if isinstance(event, Advanced) and event.chunk == chunk]
 
@@ -95,12 +132,15 @@ def test_whole_and_in_chunks(in_chunks):
     np.testing.assert_array_equal(in_chunks["units_replaced"], whole["units_replaced"])
 
 
-def test_two_workers_one_of_them_killed(in_chunks, events, started, monkeypatch, tmp_path, capsys):
-    killed = at_event(monkeypatch, 3, lambda: os.kill(started[0].pid, signal.SIGKILL))
-    found = sweep(devices=2, out=tmp_path, progress=True)
+def test_two_workers_one_of_them_killed(in_chunks, events, started, runs, gate, monkeypatch, tmp_path, capsys):
+    def kill():
+        runs[0].kill()
+        gate.touch()
+
+    half_way(monkeypatch, kill)
+    found = sweep(devices=2, out=tmp_path / "run", progress=True)
     same(found, in_chunks)
-    same(fcbp.open(tmp_path), in_chunks)
-    assert killed
+    same(fcbp.open(tmp_path / "run"), in_chunks)
     assert len(started) == 3
     assert all(process.poll() is not None for process in started)
     assert {event.chunk for event in events} == {0, 1}
@@ -125,14 +165,15 @@ def test_the_time_of_each_program_is_that_of_its_process():
         assert max(seconds) <= results.attrs["seconds"] + 0.1
 
 
-def test_ctrl_c_with_workers(in_chunks, started, monkeypatch, tmp_path):
+def test_ctrl_c_with_workers(in_chunks, started, gate, monkeypatch, tmp_path):
+    monkeypatch.setattr(workers, "PATIENCE", 300)
     with monkeypatch.context() as patch:
-        at_event(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        half_way(patch, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted, match="to go on"):
-            sweep(devices=2, out=tmp_path, checkpoint_every=1e9)
+            sweep(devices=2, out=tmp_path / "run", checkpoint_every=1e9)
     assert all(process.poll() == 0 for process in started)
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2, "each chunk saved its state"
-    same(fcbp.resume(tmp_path, progress=False), in_chunks)
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2, "each chunk saved its state"
+    same(fcbp.resume(tmp_path / "run", progress=False), in_chunks)
 
 
 # --- what goes wrong in workers -------------------------------------------------------------------------
@@ -214,14 +255,19 @@ def kill_a_ray_worker():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_ray_with_a_worker_killed(ray, in_chunks, events, monkeypatch, tmp_path, capsys):
-    killed = at_event(monkeypatch, 3, kill_a_ray_worker)
-    found = sweep(backend="ray", devices=2, out=tmp_path, progress=True, experiment=LONG)
+def test_ray_with_a_worker_killed(ray, in_chunks, events, gate, monkeypatch, tmp_path, capsys):
+    def kill():
+        killed = kill_a_ray_worker()
+        gate.touch()
+        return killed
+
+    killed = half_way(monkeypatch, kill)
+    found = sweep(backend="ray", devices=2, out=tmp_path / "run", progress=True)
     assert killed == [True]
     assert not ray.is_initialized()
     assert [steps_of(events, chunk).count(10) for chunk in (0, 1)] == [1, 1], "it went on and did not begin anew"
-    same(found.isel(step=slice(20)), in_chunks)
-    same(fcbp.open(tmp_path), sweep(experiment=LONG))
+    same(found, in_chunks)
+    same(fcbp.open(tmp_path / "run"), in_chunks)
     assert "14 members: 100%" in capsys.readouterr().err
 
 
@@ -236,33 +282,36 @@ sys.meta_path.insert(0, Hidden())
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_ray_worker_without_the_package_and_ctrl_c(ray, in_chunks, monkeypatch, tmp_path):
+def test_a_ray_worker_without_the_package_and_ctrl_c(ray, in_chunks, gate, monkeypatch, tmp_path):
     """On a Ray that runs already, which stays."""
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     options = {"num_cpus": 2, "include_dashboard": False, "logging_level": "error", "log_to_driver": False}
     ray.init(**options, runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path)}})
     try:
         with pytest.raises(ImportError, match=r"a Ray worker cannot import fcbp.*install it on every node"):
-            sweep(backend="ray", devices=2, out=tmp_path / "run", experiment=LONG)
+            sweep(backend="ray", devices=2, out=tmp_path / "run")
         assert ray.is_initialized()
     finally:
         ray.shutdown()
     ray.init(**options)
     try:
         with monkeypatch.context() as patch:
-            at_event(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+            half_way(patch, lambda: os.kill(os.getpid(), signal.SIGINT))
             with pytest.raises(Interrupted, match="to go on"):
-                sweep(backend="ray", devices=2, out=tmp_path / "run", resume=True, experiment=LONG)
+                sweep(backend="ray", devices=2, out=tmp_path / "run", resume=True)
         assert ray.is_initialized()
     finally:
         ray.shutdown()
-    same(fcbp.resume(tmp_path / "run", progress=False).isel(step=slice(20)), in_chunks)
+    same(fcbp.resume(tmp_path / "run", progress=False), in_chunks)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "auto", "no-such-host.invalid:6379", "ray://127.0.0.1:9"])
 @pytest.mark.filterwarnings("ignore")
 def test_a_wrong_ray_address(ray, address, tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Nor is what another test or user of this machine has started.
+    monkeypatch.setattr(ray._private.services, "find_gcs_addresses", functools.cache(set), raising=False)
+    monkeypatch.setattr(ray._private.services, "find_bootstrap_address", lambda folder: None, raising=False)
     message = f"address is '{address}', where no Ray cluster answers .*ray start --head"
     with pytest.raises(ConnectionError, match=message):
         sweep(backend="ray", address=address, out=tmp_path)

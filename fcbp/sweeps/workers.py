@@ -25,6 +25,8 @@ __all__ = ["RETRIES", "run", "serve"]
 
 RETRIES = 3
 """How often a chunk goes on after the process that ran it died."""
+PATIENCE = 10
+"""Seconds that a process has to end by itself."""
 COMMAND = "import sys; from fcbp.sweeps.workers import serve; serve(int(sys.argv[1]))"
 ENDINGS = (Finished, Split, Stopped)
 
@@ -58,7 +60,7 @@ class _Worker:
         """The exit status of a process that is over or that nobody needs any more."""
         self.connection.close()
         try:
-            return self.process.wait(timeout=10)
+            return self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
