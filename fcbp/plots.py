@@ -11,6 +11,7 @@ import numpy as np
 
 from fcbp import analysis
 from fcbp.analysis import Setting, end_of_run
+from fcbp.experiment import METRICS, Experiment, variables_of
 
 if TYPE_CHECKING:
     import xarray
@@ -245,7 +246,7 @@ def save(results: xarray.Dataset, folder: Path) -> list[Path]:
         pictures.append(("methods.png", methods(results)))
     if numbers := _swept_numbers(results):
         pictures.append(("sensitivity.png", _sensitivity_picture(results, numbers)))
-    if _any_reset(results):
+    if _any_reset(drawn):
         pictures.append(("replaced.png", _replaced_picture(drawn)))
     if any("_quantile_" in str(name) for name in results.data_vars):
         pictures.append(("units.png", _units_picture(drawn)))
@@ -302,7 +303,10 @@ def _any_reset(results: xarray.Dataset) -> bool:
 
 
 def _curves_picture(results: xarray.Dataset) -> Figure:
-    wanted = [name for name in ("loss", "inactive_units", "effective_rank") if name in results]
+    # And what was measured because someone asked for it.
+    usual = {variable for metric in Experiment().metrics for variable in variables_of(metric)}
+    asked = [name for metric in METRICS for name in sorted(variables_of(metric) - usual)]
+    wanted = [name for name in ("loss", "inactive_units", "effective_rank", *asked) if name in results]
     figure, axes = _grid(len(wanted), 3)
     for ax, variable in zip(axes, wanted, strict=False):
         learning_curves(results, variable, legend=False, ax=ax)

@@ -9,8 +9,10 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-from fcbp import plots
-from fcbp.experiment import VARIABLES
+from fcbp import experiment, plots
+
+MEASURED = ("loss", "units_replaced", "weights_reset", *experiment.Experiment().metrics)
+VARIABLES = {name: experiment.VARIABLES[name] for metric in MEASURED for name in experiment.variables_of(metric)}
 
 
 @pytest.fixture(autouse=True)
@@ -222,6 +224,25 @@ def test_saved_pictures_have_one_legend_for_all_panels_outside_them(tmp_path):
     box = legend.get_window_extent()
     assert not any(box.overlaps(ax.get_tightbbox()) for ax in figure.axes)
     assert figure.get_suptitle() == "mean ± standard error of 4 seeds"
+
+
+def test_what_was_asked_for_is_drawn_with_the_usual_curves():
+    data = results(seed=SEEDS, replacement_rate=RATES)
+    for name in ("dormant_units", "update_magnitude"):
+        data[name] = data["loss"].assign_attrs(long_name=experiment.VARIABLES[name][0])
+    figure = plots._curves_picture(data)
+    usual = ["mean loss over the bin", "fraction of dead or saturated units", "effective rank of the activations"]
+    asked = [experiment.VARIABLES[name][0] for name in ("dormant_units", "update_magnitude")]
+    assert [ax.get_ylabel() for ax in figure.axes] == usual + asked
+
+
+def test_resets_are_drawn_where_one_of_those_drawn_has_some(tmp_path):
+    """Of very many settings the best are drawn, which may be those that replaced nothing."""
+    data = results(seed=SEEDS, replacement_rate=np.arange(plots.MOST_LINES + 1) / 100)
+    for name in ("units_replaced", "weights_reset"):
+        data[name][:, :-1] = 0
+    paths = plots.save(data, tmp_path)
+    assert "replaced.png" not in [path.name for path in paths]
 
 
 def test_the_count_of_units_replaced_is_a_running_total():

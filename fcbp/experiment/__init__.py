@@ -10,7 +10,7 @@ equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 """
 
 from fcbp.experiment.files import from_yaml, load, to_yaml
-from fcbp.experiment.measurements import AVERAGED, METRICS, PER_STEP, VARIABLES
+from fcbp.experiment.measurements import AVERAGED, METRICS, PER_STEP, VARIABLES, variables_of
 from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS
 from fcbp.experiment.program import Program, build_program, check
 from fcbp.experiment.settings import Experiment, setting_names
@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "setting_names",
     "to_yaml",
+    "variables_of",
 ]
 
 EXPERIMENTS: dict[str, Experiment] = {"bit-flipping": Experiment()}
