@@ -295,6 +295,7 @@ def test_a_ray_worker_without_the_package_and_ctrl_c(ray, in_chunks, gate, monke
         ray.shutdown()
     ray.init(**options)
     try:
+        assert cluster.room(places.choose(None, None, "ray", None)) == 2, "of it all that there is"
         with monkeypatch.context() as patch:
             half_way(patch, lambda: os.kill(os.getpid(), signal.SIGINT))
             with pytest.raises(Interrupted, match="to go on"):
@@ -315,6 +316,9 @@ def test_a_wrong_ray_address(ray, address, tmp_path, monkeypatch):
     message = f"address is '{address}', where no Ray cluster answers .*ray start --head"
     with pytest.raises(ConnectionError, match=message):
         sweep(backend="ray", address=address, out=tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+    with pytest.raises(ConnectionError, match=message):
+        sweep(backend="ray", address=address, out=tmp_path, devices=2)
     assert fcbp.sweeps.state(tmp_path) == "failed"
 
 
@@ -351,6 +355,7 @@ def test_bad_arguments(arguments, message, monkeypatch, tmp_path):
 
 def test_places(monkeypatch):
     monkeypatch.setattr(places, "cores", lambda: 8)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert places.choose(None, None, None, None).devices == ("cpu",)
     assert places.choose(None, "all", None, None) == places.Places(("cpu",) * 8, None, None, 1)
@@ -360,4 +365,23 @@ def test_places(monkeypatch):
     assert places.choose(None, "all", None, None).devices == ("cuda:0", "cuda:1")
     assert places.choose(None, ["cuda:1"], None, None).devices == ("cuda:1",)
     assert places.choose(torch.device("cuda"), None, None, None).devices == ("cuda",)
-    assert places.choose(None, "cuda:1", "ray", "auto") == places.Places(("cuda:1",), "ray", "auto", 8)
+    assert places.choose(None, "cuda:1", "ray", "auto") == places.Places(("cuda:1",), "ray", "auto", 1)
+    assert places.choose("cuda", None, "ray", "auto") == places.Places(("cuda",), "ray", "auto", 1, elastic=True)
+    own = places.choose(None, None, "ray", None)
+    assert own == places.Places(("cpu",) * 8, "ray", None, 1, elastic=True)
+    assert places.choose(None, 2, "ray", None) == places.Places(("cpu",) * 2, "ray", None, 4)
+
+
+def test_a_ray_of_ones_own_is_asked_for_as_such(ray, monkeypatch):
+    """Ray by itself would join one that runs on this machine, of whomever."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    own = places.choose(None, None, "ray", None)
+    assert cluster.room(own) == places.cores()
+    asked = {}
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with cluster._connected(own):
+        assert (asked["address"], asked["num_cpus"]) == ("local", places.cores())
+    asked.clear()
+    with cluster._connected(places.choose(None, None, "ray", "somewhere")):
+        assert (asked["address"], "num_cpus" in asked) == ("somewhere", False)

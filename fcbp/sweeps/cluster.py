@@ -15,7 +15,7 @@ from fcbp.sweeps.chunk import Event, Finished, Saved, Split, Stopped, Task, run_
 from fcbp.sweeps.places import Places
 from fcbp.sweeps.plan import Chunk
 
-__all__ = ["run"]
+__all__ = ["room", "run"]
 
 RETRIES = 3
 """How often Ray runs a task again whose worker died."""
@@ -68,6 +68,22 @@ def work(task: Task, mailbox: Any) -> None:
             if ray.get(mailbox.post.remote(unsent)):
                 stopping.set()
             unsent, sent = [], time.monotonic()
+
+
+def room(places: Places) -> int:
+    """How many chunks at a time are to run: on a cluster that runs already as many as it has room for.
+
+    Raises:
+        ImportError: Ray is not installed here.
+        ConnectionError: no cluster answers at the address.
+    """
+    if not places.elastic or _is_own(_ray(), places):
+        return len(places.devices)
+    with _connected(places) as ray:
+        resources = ray.cluster_resources()
+        device = places.devices[0].split(":")[0]
+        free = resources.get("GPU", 0) if device == "cuda" else resources.get("CPU", 0) // places.threads
+    return max(1, int(free))
 
 
 def run(
@@ -127,29 +143,41 @@ def _explained(error: Exception, ray: Any) -> Exception:
 @contextmanager
 def _connected(places: Places) -> Iterator[Any]:
     """Ray, connected to a cluster: the one that is, the one at the address, or one of its own on this machine."""
-    try:
-        import ray
-    except ImportError:
-        raise ImportError("backend='ray' needs ray; install it with: pip install 'fcbp[ray]'") from None
+    ray = _ray()
     if ray.is_initialized():
         yield ray
         return
     address = places.address
     options: dict[str, Any] = {"logging_level": "warning", "log_to_driver": False}
-    if address is None and not os.environ.get("RAY_ADDRESS"):
+    if _is_own(ray, places):
+        # Without an address Ray would join a cluster that it finds on this machine.
+        address = "local"
         options |= {"num_cpus": max(len(places.devices), 1) * places.threads, "include_dashboard": False}
     try:
         _check_answers(address)
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ConnectionError(
-            f"address is {address!r}, where no Ray cluster answers ({str(error).splitlines()[0]}); start one with `ray "
-            "start --head`, or leave the address out to use this machine"
+            f"address is {places.address!r}, where no Ray cluster answers ({str(error).splitlines()[0]}); start one "
+            "with `ray start --head`, or leave the address out to use this machine"
         ) from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ImportError("backend='ray' needs ray; install it with: pip install 'fcbp[ray]'") from None
+    return ray
+
+
+def _is_own(ray: Any, places: Places) -> bool:
+    """Whether a Ray is to be started for this sweep alone."""
+    return places.address is None and not os.environ.get("RAY_ADDRESS") and not ray.is_initialized()
 
 
 def _check_answers(address: str | None) -> None:

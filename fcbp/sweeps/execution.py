@@ -84,7 +84,7 @@ class Execution:
     def _begin(self, members_at_once: int | None) -> None:
         plan, places = self.plan, self.places
         most = [members_at_once or self._fit(group) for group in range(len(plan.groups))]
-        self.chunks = {chunk.id: chunk for chunk in divide(plan, most, len(places.devices))}
+        self.chunks = {chunk.id: chunk for chunk in divide(plan, most, self._at_once())}
         self.done: set[int] = set()
         self.steps = dict.fromkeys(self.chunks, 0)
         self.config: dict[str, Any] = {
@@ -108,6 +108,14 @@ class Execution:
             self.results.create(self._attributes())
             self._write_plan()
             self._write_config("running")
+
+    def _at_once(self) -> int:
+        """How many chunks run at a time."""
+        if self.places.backend == "ray":
+            from fcbp.sweeps import cluster  # most sweeps need it not, and importing fcbp is to be quick
+
+            return cluster.room(self.places)
+        return len(self.places.devices)
 
     def _fit(self, group: int) -> int:
         """How many members of a group are tried at once."""

@@ -24,6 +24,8 @@ class Places:
     address: str | None
     threads: int
     """Of a process on the CPU."""
+    elastic: bool = False
+    """Whether a cluster that runs already is to be filled, however many of these devices it has."""
 
 
 def choose(
@@ -45,8 +47,9 @@ def choose(
         raise ValueError(f"device is {str(device)!r} and devices {devices!r}; expected one of them")
     threads = torch.get_num_threads()
     one = str(device or "cpu")
+    elastic = backend is not None and devices is None
     if devices is None:
-        chosen: tuple[str, ...] = (one,)
+        chosen: tuple[str, ...] = ("cpu",) * cores() if elastic and device is None else (one,)
     elif devices == "all":
         gpus = torch.cuda.device_count()
         chosen = tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",) * cores()
@@ -66,9 +69,11 @@ def choose(
             raise ValueError(f"device is {name!r}; expected one such as 'cpu' or 'cuda:0' ({error})") from None
         if found.type == "cuda" and backend is None and (found.index or 0) >= torch.cuda.device_count():
             raise ValueError(f"device is {name!r}; expected one that this machine has: it has no such GPU")
-    if len(chosen) > 1 or backend:
+    if address is not None:
+        threads = 1  # the nodes' cores are another machine's
+    elif len(chosen) > 1 or backend:
         threads = max(1, cores() // len(chosen))
-    return Places(chosen, backend, address, threads)
+    return Places(chosen, backend, address, threads, elastic)
 
 
 def check_whole(name: str, value: Any) -> None:

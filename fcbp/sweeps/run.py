@@ -69,7 +69,8 @@ def sweep(
         device: by default the CPU.
         devices: several, each with a process of its own that runs chunks: ``"all"`` is every GPU or, without one, every
             core; a number is so many processes on the CPU; or names such as ``["cuda:0", "cuda:1"]``.
-        backend: ``"ray"`` runs the chunks as Ray tasks.
+        backend: ``"ray"`` runs the chunks as Ray tasks: as many at a time as ``devices`` says, by default as a cluster
+            has cores (with ``device="cuda"`` GPUs).
         address: of the Ray cluster, such as ``"auto"``; by default Ray starts on this machine.
         members_at_once: the most members of a chunk; by default what fits into memory.
         checkpoint_every: seconds between two checkpoints.
