@@ -311,6 +311,12 @@ def test_explain():
     large = loop.explain(torch.vmap(wide), torch.zeros(30, 300, 300))
     assert large.backend == "scan"
     assert "KiB" in large.reason
+    # Who insists has it all the same, as long as it can be.
+    carry, xs = torch.ones(9, 200, 200), torch.ones(2, 9, 1, 1)
+    assert loop.explain(torch.vmap(fits), carry, xs).backend == "scan"
+    assert torch.equal(loop.scan(torch.vmap(fits), carry, xs, backend="lanes")[0], carry + 2)
+    with pytest.raises(ValueError, match="KiB of 4096 on the stack"):
+        loop.scan(torch.vmap(wide), torch.zeros(2, 400, 400), (), 2, backend="lanes")
     few = loop.explain(torch.vmap(wide), torch.zeros(1, 40, 40))
     assert (few.backend, "1 of" in few.reason) == ("scan", lanes.width() > 2)
 

@@ -93,7 +93,7 @@ def scan(
     if not compile or backend == "eager" or length == 0:
         return _eager(step, carry, xs, length)
     if backend == "lanes":
-        found, _ = _lane_program(step, leaves, spec, xs)
+        found, _ = _lane_program(step, leaves, spec, xs, insist=True)
         if not found.why_not:
             done = found.run(leaves, xs, length)
             if done is not None:
@@ -155,10 +155,12 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     return Choice("scan", f"not in lanes: {reason}") if reason else Choice("lanes", found.reason_for(count))
 
 
-def _lane_program(step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> tuple[LaneProgram, int]:
+def _lane_program(
+    step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, insist: bool = False
+) -> tuple[LaneProgram, int]:
     from fcbp.loop import choice  # importing lanes takes a while, which who only runs eagerly need not wait for
 
-    return choice.lane_program(step, leaves, spec, xs)
+    return choice.lane_program(step, leaves, spec, xs, insist)
 
 
 def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:

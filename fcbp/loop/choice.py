@@ -20,6 +20,8 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 CACHE = 1 << 19
 """Bytes of a block of members that a core's own cache holds."""
+STACK = 1 << 22
+"""Bytes of a block of members that a thread's stack holds."""
 SMALL = 20_000
 """Elements a step up to which lanes pay even where most of them are empty: the compiled scan's operations cost some
 20 microseconds, however small they are."""
@@ -40,8 +42,8 @@ class LaneProgram:
         if self.draft is None:
             return self.why_not
         width = lanes.width()
-        if self.draft.block_bytes > CACHE:
-            return f"a block of {width} members takes {self.draft.block_bytes >> 10} KiB of {CACHE >> 10} in the cache"
+        if too_large := _too_large(self.draft.block_bytes, CACHE, "in the cache"):
+            return too_large
         if self.draft.source.count("\n") > LONGEST:
             return f"the program has {self.draft.source.count(chr(10))} lines; more than {LONGEST} compile for too long"
         if 2 * count < width and self.draft.work > SMALL:
@@ -70,8 +72,13 @@ class LaneProgram:
 _programs: weakref.WeakKeyDictionary[Step, dict[Any, LaneProgram]] = weakref.WeakKeyDictionary()
 
 
-def lane_program(step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> tuple[LaneProgram, int]:
+def lane_program(
+    step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, insist: bool = False
+) -> tuple[LaneProgram, int]:
     """The step's program in lanes, traced at its first use, and the number of members.
+
+    Args:
+        insist: also where it would be too large for the cache.
 
     Raises:
         ValueError: the new carry is unlike the old.
@@ -83,9 +90,8 @@ def lane_program(step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: 
         return LaneProgram(why_not=str(error)), 1
     count = len(leaves[0]) if members.population and leaves and leaves[0].ndim else 1
     bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves) // max(count, 1) * lanes.width()
-    if bytes > CACHE:
-        reason = f"a block of {lanes.width()} members takes over {bytes >> 10} KiB of {CACHE >> 10} in the cache"
-        return LaneProgram(why_not=reason), count
+    if too_large := _too_large(bytes, *((STACK, "on the stack") if insist else (CACHE, "in the cache"))):
+        return LaneProgram(why_not=too_large), count
     x_leaves, x_spec = optree.tree_flatten(xs)
     first, x_first = int(members.population), 1 + int(members.population and not members.shared_x)
     described = (
@@ -96,7 +102,14 @@ def lane_program(step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: 
     programs = _programs.setdefault(members.step, {})
     if key not in programs:
         try:
-            programs[key] = LaneProgram(lanes.draft(step, leaves, spec, xs, check_carry))
+            draft = lanes.draft(step, leaves, spec, xs, check_carry)
+            too_large = _too_large(draft.block_bytes, STACK, "on the stack")
+            programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
     return programs[key], count
+
+
+def _too_large(size: int, most: int, place: str) -> str:
+    """What to say of a block that a place does not hold; empty where it does."""
+    return f"a block of {lanes.width()} members takes {size >> 10} KiB of {most >> 10} {place}" if size > most else ""
