@@ -89,6 +89,16 @@ POINTWISE: dict[str, Operation] = {
     "masked_fill": lambda v: v.x.masked_fill(v.mask, -torch.inf),
     "comparisons": lambda v: (v.odd < v.y, v.odd <= 0, v.odd > v.y, v.odd >= v.x, v.odd == v.odd, v.odd != v.y),
     "comparisons int": lambda v: (v.i < v.q, v.i == 3, v.q >= v.j, v.i > 2.5, v.d < v.x),
+    "comparisons of whole numbers with limits": lambda v: (
+        v.i > v.d * 9,
+        v.i > v.d[0, 0] * 9,
+        torch.where(v.mask, v.q.int(), -(2**31)) > v.odd.double() * 2**31,
+        torch.where(v.mask, v.q.int(), 2**31 - 1) > v.odd.double() * 2**31,
+    ),
+    "ranks below a number": lambda v: (
+        torch.sort(v.x, stable=True).indices < v.i[:, :1],
+        v.x.argmin(-1, keepdim=True) < v.i[:1, :1],
+    ),
     "logical": lambda v: (v.mask & (v.x > 0), v.mask | (v.x > 0), v.mask ^ (v.x > 0), ~v.mask, v.x.logical_not()),
     "logical words": lambda v: (
         torch.logical_and(v.x, v.i),
@@ -97,6 +107,7 @@ POINTWISE: dict[str, Operation] = {
     ),
     "bits": lambda v: (v.i & v.j, v.i | 5, v.q ^ v.i, ~v.q, v.q << 3, v.q >> 5, v.i << 2, v.i >> 1),
     "bits logical shift": lambda v: ((v.q >> 33) & ((1 << 31) - 1), (v.q >> 40) & 1023),
+    "bits one by one": lambda v: ((v.q.unsqueeze(-1) >> torch.arange(5)) & 1).float(),
     "conversions": lambda v: (v.x.long(), v.x.int(), v.i.float(), v.q.float(), v.q.int(), v.d.float(), v.q.double()),
     "conversions of bool": lambda v: (
         v.mask.float(),

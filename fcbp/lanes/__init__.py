@@ -14,6 +14,7 @@ it was so ends with an error. What no result depends on is not computed, and not
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,12 +66,17 @@ class Lanes:
     source: str
     spec: optree.PyTreeSpec
 
-    @property
+    @functools.cached_property
     def block_bytes(self) -> int:
         """Memory of one block of members: state, temporaries and one step's examples."""
         return workspace(self.traced.lowered, self.plan) * width()
 
-    @property
+    @functools.cached_property
+    def lines(self) -> int:
+        """Of the source."""
+        return self.source.count("\n")
+
+    @functools.cached_property
     def work(self) -> int:
         """Elements that a step of one block computes."""
         return sum(node.args[0].size if node.kind == "reduce" else node.size for node in self.plan.order)

@@ -227,12 +227,13 @@ class _Emitter:
         return None
 
     @contextmanager
-    def loops(self, sizes: Sequence[int], names: Sequence[int] | None = None) -> Iterator[None]:
+    def loops(self, sizes: Sequence[int], names: Sequence[int] | None = None, unroll: bool = True) -> Iterator[None]:
         """Loops over the axes, of which those of one element need none."""
         depth = 0
+        rolled = "" if unroll else '_Pragma("GCC unroll 1") '
         for axis, size in zip(names or range(len(sizes)), sizes, strict=True):
             if size > 1:
-                self.line(f"for (int64 i{axis} = 0; i{axis} < {size}; i{axis}++) {{")
+                self.line(f"{rolled}for (int64 i{axis} = 0; i{axis} < {size}; i{axis}++) {{")
                 self.depth += 1
                 depth += 1
         self.known.append({})
@@ -290,7 +291,8 @@ class _Emitter:
                 reduced = [*self.sizes[kept:-1], inner // parts]
                 names = list(range(kept, len(self.sizes)))
                 saved = self.sizes
-                with self.loops(reduced, names):
+                # Unrolled further than into these sums, they would not find room in the registers.
+                with self.loops(reduced, names, unroll=False):
                     for k in range(width):
                         for part in range(parts):
                             place = list(places[k])

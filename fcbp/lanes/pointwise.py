@@ -128,8 +128,22 @@ def _fmod(b: Builder, out: Out, x: Any, y: Any) -> Node:
 def _comparison(name: str) -> None:
     @operation(name)
     def lower(b: Builder, out: Out, x: Any, y: Any) -> Node:
-        made = b.map(name, x, y, dtype=common_dtype(x, y), result=torch.bool)
+        dtype = common_dtype(x, y)
+        if name == "gt" and isinstance(x, Node) and x.dtype == torch.int32 and dtype == torch.float64:
+            return _whole_above(b, x, y)
+        made = b.map(name, x, y, dtype=dtype, result=torch.bool)
         return _none_below(b, made) if name == "lt" else made
+
+
+def _whole_above(b: Builder, x: Node, y: Any) -> Node:
+    """Which whole numbers are above others: compared as such, where most are of one ``y`` (an age and a threshold)."""
+    limit = b.to(y, torch.float64) if isinstance(y, Node) else b.scalar(y, torch.float64)
+    most, least = (1 << 31) - 1, -(1 << 31)
+    floor = b.map("maximum", b.map("v_floor", limit, dtype=limit.dtype), least, dtype=limit.dtype)
+    floor = b.map("minimum", floor, most, dtype=limit.dtype)
+    never = b.map("ne", limit, limit, dtype=limit.dtype, result=torch.bool)
+    above = b.map("gt", x, b.to(b.where(never, most, floor, limit.dtype), x.dtype), dtype=x.dtype, result=torch.bool)
+    return b.map("bit_or", above, b.map("lt", limit, least, dtype=limit.dtype, result=torch.bool), dtype=torch.bool)
 
 
 def _none_below(b: Builder, less: Node) -> Node:

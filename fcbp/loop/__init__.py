@@ -164,26 +164,24 @@ def _lane_program(
 
 
 def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:
-    accessors, leaves, spec = optree.tree_flatten_with_accessor(carry)
-    for accessor, leaf in zip(accessors, leaves, strict=True):
+    leaves, spec = optree.tree_flatten(carry)
+    for i, leaf in enumerate(leaves):
         if not isinstance(leaf, Tensor):
-            raise ValueError(
-                f"{accessor.codify('carry')} is {leaf!r}; expected a tensor, such as torch.tensor({leaf!r})"
-            )
+            place = optree.tree_accessors(carry)[i].codify("carry")
+            raise ValueError(f"{place} is {leaf!r}; expected a tensor, such as torch.tensor({leaf!r})")
     return leaves, spec
 
 
 def _length(xs: Any, length: int | None) -> int:
-    accessors, leaves, _ = optree.tree_flatten_with_accessor(xs)
-    for accessor, leaf in zip(accessors, leaves, strict=True):
+    for i, leaf in enumerate(optree.tree_leaves(xs)):
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-            raise ValueError(f"{accessor.codify('xs')} is {leaf!r}; expected a tensor with a leading axis of steps")
+            place = optree.tree_accessors(xs)[i].codify("xs")
+            raise ValueError(f"{place} is {leaf!r}; expected a tensor with a leading axis of steps")
         if length is None:
             length = leaf.shape[0]
         if leaf.shape[0] != length:
-            raise ValueError(
-                f"{accessor.codify('xs')} has {leaf.shape[0]} steps; expected {length}, as length or other leaves have"
-            )
+            place = optree.tree_accessors(xs)[i].codify("xs")
+            raise ValueError(f"{place} has {leaf.shape[0]} steps; expected {length}, as length or other leaves have")
     if length is None:
         raise ValueError("length is None and xs holds no tensors; expected a number of steps")
     if length < 0:

@@ -44,8 +44,8 @@ class LaneProgram:
         width = lanes.width()
         if too_large := _too_large(self.draft.block_bytes, CACHE, "in the cache"):
             return too_large
-        if self.draft.source.count("\n") > LONGEST:
-            return f"the program has {self.draft.source.count(chr(10))} lines; more than {LONGEST} compile for too long"
+        if self.draft.lines > LONGEST:
+            return f"the program has {self.draft.lines} lines; more than {LONGEST} compile for too long"
         if 2 * count < width and self.draft.work > SMALL:
             return f"{count} of {width} lanes would be used, for {self.draft.work} elements a step"
         return ""
