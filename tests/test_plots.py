@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 from fcbp import experiment, plots
+from fcbp.plots import files, parts
 
 MEASURED = ("loss", "units_replaced", "weights_reset", *experiment.Experiment().metrics)
 VARIABLES = {name: experiment.VARIABLES[name] for metric in MEASURED for name in experiment.variables_of(metric)}
@@ -216,7 +217,7 @@ def test_save(tmp_path):
 
 def test_saved_pictures_have_one_legend_for_all_panels_outside_them(tmp_path):
     data = results(seed=SEEDS, replacement_rate=RATES)
-    figure = plots._curves_picture(data)
+    figure = files.curves_picture(data)
     assert [ax.get_legend() for ax in figure.axes] == [None] * 3
     (legend,) = figure.legends
     assert len(legend.get_texts()) == 3
@@ -230,7 +231,7 @@ def test_what_was_asked_for_is_drawn_with_the_usual_curves():
     data = results(seed=SEEDS, replacement_rate=RATES)
     for name in ("dormant_units", "update_magnitude"):
         data[name] = data["loss"].assign_attrs(long_name=experiment.VARIABLES[name][0])
-    figure = plots._curves_picture(data)
+    figure = files.curves_picture(data)
     usual = ["mean loss over the bin", "fraction of dead or saturated units", "effective rank of the activations"]
     asked = [experiment.VARIABLES[name][0] for name in ("dormant_units", "update_magnitude")]
     assert [ax.get_ylabel() for ax in figure.axes] == usual + asked
@@ -238,7 +239,7 @@ def test_what_was_asked_for_is_drawn_with_the_usual_curves():
 
 def test_resets_are_drawn_where_one_of_those_drawn_has_some(tmp_path):
     """Of very many settings the best are drawn, which may be those that replaced nothing."""
-    data = results(seed=SEEDS, replacement_rate=np.arange(plots.MOST_LINES + 1) / 100)
+    data = results(seed=SEEDS, replacement_rate=np.arange(parts.MOST_LINES + 1) / 100)
     for name in ("units_replaced", "weights_reset"):
         data[name][:, :-1] = 0
     paths = plots.save(data, tmp_path)
@@ -247,7 +248,7 @@ def test_resets_are_drawn_where_one_of_those_drawn_has_some(tmp_path):
 
 def test_the_count_of_units_replaced_is_a_running_total():
     data = results(seed=SEEDS, replacement_rate=RATES)
-    figure = plots._replaced_picture(data)
+    figure = files.replaced_picture(data)
     total = data["units_replaced"].mean("seed").cumsum("step")
     for i, line in enumerate(figure.axes[0].lines):
         np.testing.assert_allclose(line.get_ydata(), total.isel(replacement_rate=i))

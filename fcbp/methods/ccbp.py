@@ -159,8 +159,7 @@ def ccbp(
             maturity_threshold="a number, 0 or more",
         )
         grads = need_grads(grads, "ccbp")
-        event, since = tick(state.since, hyper.period)
-        key, draws = random.split(state.key).unbind()
+        event, since, key, draws = tick(state, hyper.period)
         utility, age, owed = {}, {}, {}
         fraction, chosen = {}, {}
         for group in units:

@@ -130,8 +130,7 @@ def cpr(
             period="a whole number of steps, 1 or more",
         )
         grads = need_grads(grads, "cpr")
-        event, since = tick(state.since, hyper.period)
-        key, draws = random.split(state.key).unbind()
+        event, since, key, draws = tick(state, hyper.period)
         utility, fraction = {}, {}
         for group in units:
             u = state.utility[group.name]

@@ -38,14 +38,28 @@ __all__ = [
 # --- when, and who --------------------------------------------------------------------------------------
 
 
-def tick(since: Int32[Tensor, ""], period: float | Tensor) -> tuple[Bool[Tensor, ""], Int32[Tensor, ""]]:
-    """Whether an event is due, every ``period`` steps, and the steps since the last one.
+class Tick(NamedTuple):
+    """A step of a method that acts every so many steps."""
+
+    event: Bool[Tensor, ""]
+    """Whether it acts now."""
+    since: Int32[Tensor, ""]
+    """Steps since it did, afterwards."""
+    key: Int64[Tensor, ""]
+    """The key of the steps to come."""
+    draws: Int64[Tensor, ""]
+    """That of this one's draws."""
+
+
+def tick(state: Any, period: float | Tensor) -> Tick:
+    """Whether an event is due, every ``period`` steps, of a state that has ``since`` and ``key``.
 
     A count, not a remainder: it costs less, and a period of 0 in a tensor is every step rather than a division by it.
     """
-    since = since + 1
+    since = state.since + 1
     event = since >= period
-    return event, since.masked_fill(event, 0)
+    key, draws = random.split(state.key).unbind()
+    return Tick(event, since.masked_fill(event, 0), key, draws)
 
 
 def activation_magnitude(

@@ -137,8 +137,7 @@ def snr(
             fires_above="a number",
         )
         features = need_features(features, units, "snr")
-        event, since = tick(state.since, hyper.period)
-        key, draws = random.split(state.key).unbind()
+        event, since, key, draws = tick(state, hyper.period)
         silence, reached, threshold, chosen = {}, {}, {}, {}
         for group in units:
             name, gap = group.name, state.silence[group.name]

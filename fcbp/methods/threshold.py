@@ -96,8 +96,7 @@ def threshold_method(
             decay_rate="a number in [0, 1]",
         )
         magnitude_of = observe(units, features, grads)
-        event, since = tick(state.since, hyper.period)
-        key, draws = random.split(state.key).unbind()
+        event, since, key, draws = tick(state, hyper.period)
         magnitude, age, chosen = {}, {}, {}
         for group in units:
             old, older = state.magnitude[group.name], state.age[group.name] + 1

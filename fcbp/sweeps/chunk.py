@@ -21,7 +21,7 @@ from fcbp.sweeps import checkpoint
 from fcbp.sweeps.plan import Chunk, Plan, halves, pieces
 from fcbp.sweeps.population import Carry, Population, is_broken, population, select, using_threads
 
-__all__ = ["Advanced", "Event", "Finished", "Measured", "Saved", "Split", "Stopped", "Task", "run_chunk"]
+__all__ = ["ENDINGS", "Advanced", "Event", "Finished", "Measured", "Saved", "Split", "Stopped", "Task", "run_chunk"]
 
 
 class Task(NamedTuple):
@@ -88,6 +88,8 @@ class Stopped(NamedTuple):
 
 
 Event: TypeAlias = Advanced | Measured | Saved | Split | Finished | Stopped
+ENDINGS = (Finished, Split, Stopped)
+"""The last event of a chunk is one of these."""
 
 
 class _State(NamedTuple):

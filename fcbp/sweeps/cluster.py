@@ -11,17 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fcbp.sweeps.chunk import Event, Finished, Saved, Split, Stopped, Task, run_chunk
-from fcbp.sweeps.places import Places
+from fcbp.sweeps.chunk import ENDINGS, Event, Saved, Task, run_chunk
+from fcbp.sweeps.places import RETRIES, Places
 from fcbp.sweeps.plan import Chunk
 
 __all__ = ["room", "run"]
 
-RETRIES = 3
-"""How often Ray runs a task again whose worker died."""
 POST_EVERY = 0.5
 """Seconds between two messages of a task, and between two looks at them."""
-ENDINGS = (Finished, Split, Stopped)
 
 
 class Mailbox:

@@ -11,7 +11,10 @@ import torch
 
 from fcbp.names import unknown
 
-__all__ = ["Places", "check_whole", "choose", "cores"]
+__all__ = ["RETRIES", "Places", "check_whole", "choose", "cores"]
+
+RETRIES = 3
+"""How often a chunk goes on after the process that ran it died."""
 
 
 @dataclass(frozen=True)

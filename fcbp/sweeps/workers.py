@@ -17,18 +17,15 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NamedTuple
 
-from fcbp.sweeps.chunk import Event, Finished, Split, Stopped, Task, run_chunk
-from fcbp.sweeps.places import Places
+from fcbp.sweeps.chunk import ENDINGS, Event, Task, run_chunk
+from fcbp.sweeps.places import RETRIES, Places
 from fcbp.sweeps.plan import Chunk
 
-__all__ = ["RETRIES", "run", "serve"]
+__all__ = ["run", "serve"]
 
-RETRIES = 3
-"""How often a chunk goes on after the process that ran it died."""
 PATIENCE = 10
 """Seconds that a process has to end by itself."""
 COMMAND = "import sys; from fcbp.sweeps.workers import serve; serve(int(sys.argv[1]))"
-ENDINGS = (Finished, Split, Stopped)
 
 
 class _Failed(NamedTuple):

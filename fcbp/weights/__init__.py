@@ -37,16 +37,10 @@ never resets in small tensors; scales by a momentum buffer that Adam has not; le
 ``rate_counts="all"`` and ``initializer="uniform"``.
 """
 
-from fcbp.weights.core import (
-    Hyperparams,
-    WeightsState,
-    check_hyperparams,
-    init_state,
-    reset_moments,
-    select_and_reset,
-    update_utility,
-)
+from fcbp.weights.core import select_and_reset, update_utility
 from fcbp.weights.draws import constant, normal, uniform
+from fcbp.weights.moments import reset_moments
+from fcbp.weights.state import Hyperparams, WeightsState, check_hyperparams, init_state
 
 __all__ = [
     "Hyperparams",

@@ -1,10 +1,9 @@
-"""The three functions of per-weight CBP, their numbers and their state."""
+"""The two functions that per-weight CBP calls in every step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
@@ -14,156 +13,19 @@ from fcbp import initializers, random, tree
 from fcbp.cbp import bias_correction, replacements_due
 from fcbp.concrete import is_concrete
 from fcbp.names import unknown
-from fcbp.weights.draws import check_initializer, draw, quantile_table
+from fcbp.weights.draws import check_initializer, draw
 from fcbp.weights.few import few_lowest
+from fcbp.weights.leaves import flat, leaves_of
 from fcbp.weights.lowest import count_finite, finite_or_inf, lowest, quantiles, settled
+from fcbp.weights.moments import scales
+from fcbp.weights.state import Hyperparams, WeightsState, check_hyperparams
 
-__all__ = [
-    "Hyperparams",
-    "WeightsState",
-    "check_hyperparams",
-    "init_state",
-    "reset_moments",
-    "select_and_reset",
-    "update_utility",
-]
+__all__ = ["select_and_reset", "update_utility"]
 
 Params = Any
-ByName = dict[str, Tensor]
 
 UTILITIES = ("gradient", "magnitude", "random")
 SELECTIONS = ("lowest", "below", "random")
-
-
-class Hyperparams(NamedTuple):
-    """The numbers of per-weight CBP; each a float or a 0-d tensor, which may be vmapped."""
-
-    reset_rate: float | Tensor = 1e-4
-    """Fraction of a tensor's eligible weights reset per event, in [0, 1]."""
-    maturity_threshold: float | Tensor = 100
-    """Steps (or outlier steps) that a weight is safe for, at least 0."""
-    decay_rate: float | Tensor = 0.99
-    """Decay of the running mean of the utility, in [0, 1)."""
-    period: float | Tensor = 1
-    """Steps from one reset event to the next, a whole number, at least 1."""
-    mean_fraction: float | Tensor = 0.0
-    """For ``selection="below"``: reset what is at most this times the eligible weights' mean utility; at least 0."""
-    protect_fraction: float | Tensor = 0.1
-    """With ``protect``: a mature weight in this top fraction of its tensor becomes protected, in [0, 1]."""
-    release_fraction: float | Tensor = 0.5
-    """With ``protect``: and stays so while it is in this one, in [0, 1]; 1 releases none."""
-
-
-class WeightsState(NamedTuple):
-    """What per-weight CBP remembers; the dicts are by the name of the managed tensors (``"0.weight"``,
-    ``"layers/0/kernel"``), their tensors flat."""
-
-    born: dict[str, Int32[Tensor, "weights"]]
-    """The step after which the weight was made: its age is ``step - born``."""
-    utility: dict[str, Float[Tensor, "weights"]]
-    """Running mean of the instantaneous utility, not yet bias-corrected."""
-    outliers: dict[str, Int32[Tensor, "weights"]]
-    """Steps on which the weight was an outlier; empty where maturity counts all steps."""
-    protected: dict[str, Bool[Tensor, "weights"]]
-    """Weights that are not reset for now; empty without protection."""
-    initial: dict[str, Float[Tensor, "quantiles"]]
-    """The tensor's initial values in order, or evenly spaced quantiles of many."""
-    owed: dict[str, Float[Tensor, ""]]
-    """Resets carried over: the fraction not yet due, and what ``capacity`` deferred."""
-    step: Int32[Tensor, ""]
-    """Steps so far."""
-    key: Int64[Tensor, ""]
-    """The key of the next draws."""
-
-
-def check_hyperparams(hyper: Hyperparams) -> None:
-    """Check what is a plain number (a tensor may be vmapped or on a device; its values are not read).
-
-    Raises:
-        ValueError: a number is NaN or out of its range.
-    """
-
-    def check(name: str, good: Callable[[float], bool], expected: str) -> None:
-        value = getattr(hyper, name)
-        if not isinstance(value, Tensor) and not good(value):
-            raise ValueError(f"{name} is {value}; expected {expected}")
-
-    for name in ("reset_rate", "protect_fraction", "release_fraction"):
-        check(name, lambda x: 0 <= x <= 1, "a number in [0, 1]")
-    check("maturity_threshold", lambda x: x >= 0, "a number of steps, 0 or more")
-    check("decay_rate", lambda x: 0 <= x < 1, "a number in [0, 1)")
-    check("period", lambda x: 1 <= x < math.inf and x == int(x), "a whole number of steps, 1 or more")
-    check("mean_fraction", lambda x: 0 <= x < math.inf, "a finite number, 0 or more")
-    protect, release = hyper.protect_fraction, hyper.release_fraction
-    if not isinstance(protect, Tensor) and not isinstance(release, Tensor) and release < protect:
-        raise ValueError(f"release_fraction is {release}; expected at least protect_fraction, {protect}")
-
-
-def init_state(
-    params: Params,
-    key: Int64[Tensor, ""],
-    *,
-    managed: str | Callable[[tree.Path, Tensor], bool] = "matrices",
-    maturity: str = "steps",
-    protect: bool = False,
-) -> WeightsState:
-    """The state before the first step; made of the initial parameters, whose distribution it keeps.
-
-    Args:
-        params: any pytree of tensors, as initialised.
-        key: a key of :mod:`fcbp.random`; the state draws from it alone.
-        managed: ``"matrices"``, the floating-point tensors of two or more axes; ``"all"``, biases and norms too;
-            or a function of a path and its tensor that says whether to manage it. The other functions read from the
-            state what is managed.
-        maturity: what ``maturity_threshold`` counts: ``"steps"`` since the weight was made, or ``"outliers"``, the
-            steps on which its instantaneous utility exceeds its tensor's median by 1.5 interquartile ranges.
-        protect: keep the most useful weights from being reset, until they fall from the ranks of
-            ``release_fraction``. Matters where the selection is not by lowest utility, and to what is counted.
-
-    Raises:
-        ValueError: an option is unknown; ``managed`` chooses a tensor that is empty or not of floating point, or
-            two of one name; ``key`` is no key.
-    """
-    random.check_key(key)
-    if maturity not in ("steps", "outliers"):
-        raise unknown("maturity", maturity, ("outliers", "steps"))
-    if not callable(managed) and managed not in ("matrices", "all"):
-        raise unknown("managed", managed, ("all", "matrices"))
-    chosen: ByName = {}
-    for path, leaf in _leaves(params):
-        name = tree.show(path)
-        if callable(managed):
-            if not managed(path, leaf):
-                continue
-            if not leaf.is_floating_point() or not leaf.numel():
-                what = f"{leaf.dtype} of shape {tuple(leaf.shape)}"
-                raise ValueError(f"managed chooses {name!r}, {what}; expected floating-point tensors, not empty")
-        elif not leaf.is_floating_point() or not leaf.numel() or (managed == "matrices" and leaf.ndim < 2):
-            continue
-        if name in chosen:
-            raise ValueError(f"params holds two tensors by the name of {name!r}; expected names that differ")
-        chosen[name] = leaf.detach()
-
-    def zeros(leaf: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        dtype = torch.promote_types(leaf.dtype, torch.float32) if dtype is None else dtype
-        return torch.zeros(leaf.numel(), dtype=dtype, device=leaf.device)
-
-    def owed(leaf: Tensor) -> Tensor:
-        # As in fcbp.cbp: sums of millions of tiny rates need more than float32's 24 bits.
-        dtype = torch.float32 if leaf.device.type == "mps" else torch.float64
-        return torch.zeros((), dtype=dtype, device=leaf.device)
-
-    counts = chosen if maturity == "outliers" else {}
-    return WeightsState(
-        born={name: zeros(leaf, torch.int32) for name, leaf in chosen.items()},
-        utility={name: zeros(leaf) for name, leaf in chosen.items()},
-        outliers={name: zeros(leaf, torch.int32) for name, leaf in counts.items()},
-        protected={name: zeros(leaf, torch.bool) for name, leaf in (chosen if protect else {}).items()},
-        initial={name: quantile_table(leaf.flatten()) for name, leaf in chosen.items()},
-        owed={name: owed(leaf) for name, leaf in chosen.items()},
-        step=torch.zeros((), dtype=torch.int32, device=key.device),
-        key=key.clone(),
-    )
 
 
 @torch.no_grad()
@@ -199,9 +61,9 @@ def update_utility(
     check_hyperparams(hyper)
     if utility not in UTILITIES:
         raise unknown("utility", utility, UTILITIES)
-    weights = _flat("params", params, state.born)
-    gradients = _flat("grads", grads, state.born) if utility == "gradient" else {}
-    scales = _scales(moments, state.born)
+    weights = flat("params", params, state.born)
+    gradients = flat("grads", grads, state.born) if utility == "gradient" else {}
+    scale = scales(moments, state.born)
     util, outliers, key, step = dict(state.utility), dict(state.outliers), state.key, state.step + 1
     if utility == "random":
         key, draws = random.split(key).unbind()
@@ -212,8 +74,8 @@ def update_utility(
         else:
             w = weights[name].to(old.dtype)
             y = (w * gradients[name].to(old.dtype) if utility == "gradient" else w).abs()
-        if scales is not None:
-            y = y * scales[name].to(old.dtype)
+        if scale is not None:
+            y = y * scale[name].to(old.dtype)
         if outliers:
             y = settled(y)
             low, median, high = quantiles(finite_or_inf(y), (0.25, 0.5, 0.75))
@@ -256,7 +118,7 @@ def select_and_reset(
         initializer: ``"initial"``, the tensor's own initial distribution (interpolated between its initial values, or
             1025 quantiles of them); ``"initial_mean"``, the mean of that; a name of
             :data:`fcbp.initializers.INITIALIZERS`, which take the tensor for ``(out, in, *kernel)``;
-            ``"uniform"``, ``"normal"``, ``"constant"``, the functions of this module;
+            ``"uniform"``, ``"normal"``, ``"constant"``, the functions of :mod:`fcbp.weights`;
             ``"orthogonal"``, the entries at the reset weights' places of a random orthogonal matrix of the tensor's
             shape (costly: all of it is drawn); or a function ``(key, shape, fan_in, fan_out, dtype, device) ->
             Tensor`` of shape ``(capacity,)``, whose first values go to the reset weights in order of their index.
@@ -282,8 +144,8 @@ def select_and_reset(
         raise unknown("rate_counts", rate_counts, ("eligible", "all"))
     if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
         raise ValueError(f"capacity is {capacity!r}; expected a number of weights, 0 or more, or None")
-    weights = _flat("params", params, state.born)
-    shapes = {tree.show(path): (path, leaf.shape) for path, leaf in _leaves(params)}
+    weights = flat("params", params, state.born)
+    shapes = {tree.show(path): (path, leaf.shape) for path, leaf in leaves_of(params)}
     check_initializer(initializer, {name: shapes[name][1] for name in state.born})
     key, draws, rounds, lots = random.split(state.key, 4).unbind()
     event = _is_event(state.step, hyper.period)
@@ -291,7 +153,7 @@ def select_and_reset(
     if known and not event:
         none = {
             path: torch.zeros((), dtype=torch.bool, device=leaf.device).expand(leaf.shape)
-            for path, leaf in _leaves(params)
+            for path, leaf in leaves_of(params)
         }
         return params, state._replace(key=key), tree.replace(params, none)
 
@@ -299,7 +161,9 @@ def select_and_reset(
     outliers, protected = dict(state.outliers), dict(state.protected)
     new: dict[tree.Path, Tensor] = {}
     masks: dict[tree.Path, Tensor] = {
-        path: torch.zeros_like(leaf, dtype=torch.bool) for path, leaf in _leaves(params) if tree.show(path) not in born
+        path: torch.zeros_like(leaf, dtype=torch.bool)
+        for path, leaf in leaves_of(params)
+        if tree.show(path) not in born
     }
     for i, name in enumerate(sorted(born)):
         path, shape = shapes[name]
@@ -357,44 +221,6 @@ def select_and_reset(
         masks[path] = gone.reshape(shape)
     state = state._replace(born=born, utility=util, outliers=outliers, protected=protected, owed=owed, key=key)
     return tree.replace(params, new), state, tree.replace(params, masks)
-
-
-@torch.no_grad()
-def reset_moments(opt_state: Any, replaced: Params) -> Any:
-    """Zero what an optimiser remembers of the reset weights: moments and per-element step counts.
-
-    Every subtree of ``opt_state`` shaped like ``params`` is reset, wherever it lies; a per-tensor count (a 0-d tensor)
-    belongs to other weights as well and stays.
-
-    Args:
-        opt_state: a pytree; those of :mod:`fcbp.optim`, or any with subtrees shaped like ``params``.
-        replaced: the masks that :func:`select_and_reset` returned.
-
-    Raises:
-        ValueError: ``opt_state`` holds tensors, but no subtree shaped like ``params``.
-    """
-    masks = dict(_leaves(replaced))
-    found = False
-
-    def walk(node: Any) -> Any:
-        nonlocal found
-        leaves = {path: _at(node, path) for path in masks}
-        if masks and all(leaf is not None and leaf.shape in ((), masks[p].shape) for p, leaf in leaves.items()):
-            found = True
-            same = {p: leaf for p, leaf in leaves.items() if leaf is not None and leaf.shape == masks[p].shape}
-            return tree.replace(node, {path: _clear(leaf, masks[path]) for path, leaf in same.items()})
-        if not isinstance(node, (Mapping, tuple, list)):
-            return node
-        entries = node.keys() if isinstance(node, Mapping) else range(len(node))
-        return tree.replace(node, {(entry,): walk(node[entry]) for entry in entries})
-
-    new = walk(opt_state)
-    if masks and not found and next(_leaves(opt_state), None) is not None:
-        raise ValueError(
-            f"opt_state has type {type(opt_state).__name__} and no subtree of the masks' shapes; "
-            "expected moments shaped like params"
-        )
-    return new
 
 
 # --- parts ----------------------------------------------------------------------------------------------
@@ -492,52 +318,3 @@ def _put(
         slot = gone.cumsum(0, dtype=torch.int32) - 1
         values = values[slot.clamp(0, count - 1).to(torch.int64)]
     return torch.where(gone, values, weights)
-
-
-def _clear(x: Tensor, gone: Bool[Tensor, "*shape"]) -> Tensor:
-    return torch.where(gone, torch.zeros((), dtype=x.dtype, device=x.device), x)
-
-
-def _leaves(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
-    if isinstance(node, Tensor):
-        yield path, node
-    elif isinstance(node, Mapping):
-        for entry, child in node.items():
-            yield from _leaves(child, (*path, entry))
-    elif isinstance(node, (tuple, list)):
-        for i, child in enumerate(node):
-            yield from _leaves(child, (*path, i))
-
-
-def _at(node: Any, path: tree.Path) -> Tensor | None:
-    try:
-        leaf = tree.get(node, path)
-    except KeyError:
-        return None
-    return leaf if isinstance(leaf, Tensor) else None
-
-
-def _flat(argument: str, values: Any, managed: Mapping[str, Tensor]) -> ByName:
-    """The managed tensors of a pytree, flat."""
-    found = {tree.show(path): leaf for path, leaf in _leaves(values)}
-    for name, like in managed.items():
-        if name not in found:
-            raise ValueError(f"{argument} has no {name!r}, which the state manages; it holds {sorted(found)}")
-        if found[name].numel() != like.shape[0]:
-            shape = tuple(found[name].shape)
-            raise ValueError(f"{argument} has {name!r} of shape {shape}; expected {like.shape[0]} weights, as at first")
-    return {name: found[name].flatten() for name in managed}
-
-
-def _scales(moments: Any, managed: Mapping[str, Tensor]) -> ByName | None:
-    if moments is None:
-        return None
-    if hasattr(moments, "mean") and hasattr(moments, "mean_square"):
-        mean, square = (
-            _flat("moments.mean", moments.mean, managed),
-            _flat("moments.mean_square", moments.mean_square, managed),
-        )
-        return {name: (mean[name].abs() + 1e-8) / (square[name].sqrt() + 1e-8) for name in managed}
-    if hasattr(moments, "momentum"):
-        return {name: leaf.abs() for name, leaf in _flat("moments.momentum", moments.momentum, managed).items()}
-    raise ValueError(f"moments is {type(moments).__name__}; expected an AdamState, or an SGDState with momentum")
