@@ -9,7 +9,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 
-from fcbp import experiment, plots
+from fcbp import analysis, experiment, plots
 from fcbp.plots import files, parts
 
 MEASURED = ("loss", "units_replaced", "weights_reset", *experiment.Experiment().metrics)
@@ -124,7 +124,7 @@ def test_failed_members_leave_the_mean_of_the_others():
 def test_a_member_that_fails_near_the_end_has_no_end():
     data = results(seed=range(3))
     data["loss"][1, 9] = np.nan
-    end = plots.end_of_run(data["loss"], last=0.5)
+    end = analysis.end_of_run(data["loss"], last=0.5)
     assert end.isnull().values.tolist() == [False, True, False]
     np.testing.assert_allclose(end[0], data["loss"][0, 5:].mean())
     assert end.attrs["long_name"] == "mean loss over the bin"
