@@ -441,6 +441,17 @@ def test_a_folder_that_cannot_be_written_fails_before_the_sweep(capsys, tmp_path
     assert str(tmp_path / "file") in errors
 
 
+def test_a_run_in_use_is_named_with_who_uses_it(finished, capsys):
+    out, _ = finished
+    held = sweeps.folder.Folder(out)
+    try:
+        status, _, errors = command("resume", out, capsys=capsys)
+    finally:
+        held.release()
+    assert status == 2
+    assert re.fullmatch(rf"fcbp: {out}: in use by process \d+ on .*; wait for it or stop it\n", errors)
+
+
 def test_interrupting_says_what_became_of_the_run(capsys, tmp_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -42,7 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         return run(command) if isinstance(command, kinds) else command()
-    except (ValueError, ImportError, OSError) as error:
+    except OSError as error:
+        print(f"fcbp: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
+        return 2
+    except (ValueError, ImportError) as error:
         print(f"fcbp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
