@@ -1,7 +1,10 @@
 """Members as lanes: every operation of the table against eager, the program's promises, and its building."""
 
+import ctypes
+import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -17,6 +20,7 @@ from lanes_table import GROUPS
 import fcbp
 from fcbp import lanes, loop
 from fcbp.lanes import build
+from fcbp.lanes.emit import emit
 from fcbp.lanes.ir import at, bounds, code, divided, plus, substitute, times, variable
 
 pytestmark = pytest.mark.compiled
@@ -60,6 +64,19 @@ def values(members, n, m, k, seed):
     }
 
 
+def in_threads(step, carry, xs, length):
+    """A run by the program of a GPU, as C++."""
+    leaves, spec = optree.tree_flatten(carry)
+    draft = lanes.draft(step, leaves, spec, xs, lambda *_: None)
+    source, plan = emit(draft.traced.lowered, "threads")
+    return dataclasses.replace(draft, source=source, plan=plan).compile()(leaves, xs, length)
+
+
+def in_lanes(step, carry, xs, length):
+    return loop.scan(step, carry, xs, length, backend="lanes")
+
+
+@pytest.mark.parametrize("run", [in_lanes, in_threads])
 @pytest.mark.parametrize("group", GROUPS)
 # Each example is a program to compile: few of them, and none to shrink one that fails.
 @settings(max_examples=2, deadline=None, phases=[Phase.generate])
@@ -68,7 +85,7 @@ def values(members, n, m, k, seed):
     members=st.integers(1, 19),
     seed=st.integers(0, 1000),
 )
-def test_operations_are_eagers(group, shape, members, seed):
+def test_operations_are_eagers(run, group, shape, members, seed):
     operations = GROUPS[group]
     given = values(members, *shape, seed)
 
@@ -78,7 +95,7 @@ def test_operations_are_eagers(group, shape, members, seed):
         return carry, {name: [torch.as_tensor(leaf) for leaf in leaves] for name, leaves in results.items()}
 
     step = torch.vmap(step)
-    _, results = loop.scan(step, given, (), 2, backend="lanes")
+    _, results = run(step, given, (), 2)
     _, expected = step(given, ())
     for name in operations:
         for result, leaf in zip(results[name], expected[name], strict=True):
@@ -186,7 +203,7 @@ def test_pieces_of_any_length_and_threads_are_the_whole(monkeypatch):
         parts.append(y)
     assert_same(carry, whole)
     assert_same(optree.tree_map(lambda *leaves: torch.cat(leaves), *parts), ys)
-    monkeypatch.setattr(lanes, "THREADED_FROM", 0)
+    monkeypatch.setattr(build, "THREADED_FROM", 0)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -318,7 +335,7 @@ def test_explain():
     with pytest.raises(ValueError, match="KiB of 4096 on the stack"):
         loop.scan(torch.vmap(wide), torch.zeros(2, 400, 400), (), 2, backend="lanes")
     few = loop.explain(torch.vmap(wide), torch.zeros(1, 40, 40))
-    assert (few.backend, "1 of" in few.reason) == ("scan", lanes.width() > 2)
+    assert (few.backend, "1 of" in few.reason) == ("scan", lanes.width("vectors") > 2)
 
 
 def unsupported(carry, x):
@@ -482,6 +499,86 @@ def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
     finally:
         build._compiler.cache_clear()
         build.lanes.cache_clear()
+
+
+# --- a GPU's kernel, without a GPU ------------------------------------------------------------------------
+
+
+def draft_of_kernel(step, carry, xs):
+    leaves, spec = optree.tree_flatten(carry)
+    draft = lanes.draft(step, leaves, spec, xs, lambda *_: None)
+    source, plan = emit(draft.traced.lowered, "threads")
+    return dataclasses.replace(draft, source=source, plan=plan, elements="threads")
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """Kernels that torch compiles are C++; every launch's grid and block are noted."""
+    launches = []
+
+    def compile(source, name, nvcc_options):
+        assert (name, nvcc_options) == ("run", ["--fmad=false"])
+        function = build.build(source, "-O0")
+
+        def kernel(grid, block, args):
+            assert all(argument.dtype == torch.int64 for argument in args)
+            launches.append((grid, block))
+            function(*(ctypes.c_void_p(argument.data_ptr()) for argument in args))
+
+        return kernel
+
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", compile, raising=False)
+    return launches
+
+
+def test_a_kernel_is_launched_for_all_members(kernels):
+    step, carry = torch.vmap(walk), walkers(70)
+    xs = torch.randn(5, 70, *EXAMPLES.shape[2:])
+    program = draft_of_kernel(step, carry, xs).compile()
+    result, expected = program(optree.tree_leaves(carry), xs, 5), loop.scan(step, carry, xs, backend="lanes")
+    assert kernels == [((3, 1, 1), (32, 1, 1))]
+    for leaf, other in zip(optree.tree_leaves(result), optree.tree_leaves(expected), strict=True):
+        torch.testing.assert_close(leaf, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_kernel_tells_what_it_found(kernels):
+    step = torch.vmap(lambda carry, x: (carry, carry.gather(0, x.reshape(1))))
+    carry, xs = torch.ones(3, 4), torch.tensor([[0, 1, 3], [2, 9, 0]])
+    program = draft_of_kernel(step, carry, xs[:1]).compile()
+    assert program([carry], xs[:1], 1)[1].tolist() == [[[1.0], [1.0], [1.0]]]
+    with pytest.raises(IndexError, match="out of range"):
+        program([carry], xs, 2)
+
+
+def test_kernels_that_cannot_be_compiled(monkeypatch):
+    draft = draft_of_kernel(torch.vmap(small), torch.ones(3, 4), torch.ones(2, 3, 4))
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", None, raising=False)
+    with pytest.raises(build.BuildError, match="cannot compile CUDA kernels"):
+        draft.compile()
+
+    def fails(*_, **__):
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", fails)
+    with pytest.raises(build.BuildError, match="no kernel image"):
+        draft.compile()
+
+
+@pytest.mark.parametrize("group", ["pointwise", "shapes", "reductions", "places", None])
+def test_kernels_pass_the_cuda_compiler(group, tmp_path):
+    compiler = shutil.which("nvcc")
+    if compiler is None:
+        pytest.skip("nvcc is not installed")
+    if group is None:
+        draft = draft_of_kernel(torch.vmap(walk), walkers(2), EXAMPLES[:, :2])
+    else:
+        operations = GROUPS[group]
+        step = torch.vmap(lambda c, _: (c, [f(types.SimpleNamespace(**c)) for f in operations.values()]))
+        draft = draft_of_kernel(step, values(2, 2, 3, 2, 0), ())
+    (tmp_path / "kernel.cu").write_text(draft.source)
+    options = ["-arch=sm_80", "--fmad=false", "-Xptxas=-O0", "-cubin", "-o", str(tmp_path / "kernel.cubin")]
+    subprocess.run([compiler, "-w", *options, str(tmp_path / "kernel.cu")], check=True, capture_output=True)
+    assert (tmp_path / "kernel.cubin").stat().st_size
 
 
 def test_names_of_the_environment(monkeypatch, tmp_path):

@@ -3,9 +3,10 @@
 The step of **one member** is traced into a flat graph (``trace``), lowered to few kinds of values that are functions of
 positions (``lower`` and its tables), planned (``plan``), written as C++ whose elements are vectors of 4, 8 or 16
 members (``emit``), compiled and kept (``build``). A block of as many members runs through all steps before the next
-begins, so that its state stays in registers and the first cache; blocks are spread over threads. No lane's arithmetic
-depends on another's: a member's numbers are the same to the bit whatever the number of members, their order and the
-pieces that a run is cut into.
+begins, so that its state stays in registers and the first cache; blocks are spread over threads. On a GPU the same
+program is a CUDA kernel in which a thread has one member (``gpu``). No lane's arithmetic depends on another's: a
+member's numbers are the same to the bit whatever the number of members, their order and the pieces that a run is cut
+into.
 
 Where an index may lie outside of what it indexes, or an integer be divided by 0, the program looks, and a run in which
 it was so ends with an error. What no result depends on is not computed, and not looked at.
@@ -13,10 +14,8 @@ it was so ends with an error. What no result depends on is not computed, and not
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +23,8 @@ import optree
 import torch
 from torch import Tensor
 
-from fcbp.lanes import build as builder
+from fcbp.lanes import build, gpu
 from fcbp.lanes.build import BuildError
-from fcbp.lanes.build import lanes as width
 from fcbp.lanes.emit import emit, workspace
 from fcbp.lanes.ir import Node
 from fcbp.lanes.lower import DTYPES, Unsupported, UnsupportedOperation
@@ -41,15 +39,13 @@ __all__ = [
     "Unsupported",
     "UnsupportedOperation",
     "draft",
+    "elements_on",
     "members_of",
     "width",
 ]
 
 OPTIMIZE = "-O3"
 """The compiler's level of optimisation."""
-
-THREADED_FROM = 1 << 20
-"""Elements in all, from which on a second thread saves more than it costs to start."""
 
 Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
 """``program(carry_leaves, xs, length) -> (carry, ys)``"""
@@ -65,11 +61,18 @@ class Lanes:
     plan: Plan
     source: str
     spec: optree.PyTreeSpec
+    elements: str
+    """``"vectors"`` on the CPU, ``"threads"`` on a GPU."""
+
+    @property
+    def width(self) -> int:
+        """Members of a block."""
+        return width(self.elements)
 
     @functools.cached_property
     def block_bytes(self) -> int:
         """Memory of one block of members: state, temporaries and one step's examples."""
-        return workspace(self.traced.lowered, self.plan) * width()
+        return workspace(self.traced.lowered, self.plan) * self.width
 
     @functools.cached_property
     def lines(self) -> int:
@@ -91,46 +94,45 @@ class Lanes:
             IndexError: an index is out of range.
             ZeroDivisionError: an integer is divided by 0.
         """
-        function = builder.build(self.source, OPTIMIZE)
+        if self.elements == "threads":
+            launch = gpu.launcher(self.source)
+        else:
+            launch = build.launcher(self.source, OPTIMIZE, self.work)
         spec, y_spec, moving = self.spec, self.traced.y_spec, self.plan.moving
-        population, by_member, work = self.population, self.population and not self.shared_x, self.work
+        population, by_member = self.population, self.population and not self.shared_x
         constants = [c.contiguous() for c in self.traced.constants]
         checks = list(self.traced.lowered.checks.items())
         y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried :]]
 
         def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
             count = leaves[0].shape[0] if population else 1
+            device = leaves[0].device if leaves else None
             state = [leaf.detach().contiguous() for leaf in leaves]
             for i in moving:  # written to, where the caller's must not be
                 state[i] = state[i].clone(memory_format=torch.contiguous_format)
             examples, strides = _examples(xs, by_member)
             lead = (length, count) if population else (length,)
-            ys = [torch.empty((*lead, *shape), dtype=dtype) for shape, dtype in y_kinds]
-            shared = (ctypes.c_int64 * 2)()  # the block to take next, and the check that failed, from 1
-            arguments = (
-                ctypes.c_int64(count),
-                ctypes.c_int64(length),
-                shared,
-                _pointers(state),
-                _pointers(constants),
-                _pointers(examples),
-                (ctypes.c_int64 * max(len(strides), 1))(*strides),
-                _pointers(ys),
-            )
-            blocks = -(-count // width())
-            threads = min(torch.get_num_threads(), blocks)
-            if threads == 1 or blocks * length * work < THREADED_FROM:
-                function(*arguments)
-            else:
-                # Every call takes blocks from one counter until none is left; Python's lock is not held meanwhile.
-                with ThreadPoolExecutor(threads) as pool:
-                    for call in [pool.submit(function, *arguments) for _ in range(threads)]:
-                        call.result()
-            if shared[1]:
-                raise _error(*checks[shared[1] - 1])
+            ys = [torch.empty((*lead, *shape), dtype=dtype, device=device) for shape, dtype in y_kinds]
+            failed = launch(count, length, state, constants, examples, strides, ys)
+            if checks and failed:
+                raise _error(*checks[int(failed) - 1])
             return optree.tree_unflatten(spec, state), optree.tree_unflatten(y_spec, ys)
 
         return run
+
+
+def elements_on(device: torch.device) -> str:
+    """What a program's elements are on a device."""
+    return "threads" if device.type == "cuda" else "vectors"
+
+
+def width(elements: str) -> int:
+    """Members of a block.
+
+    Raises:
+        BuildError: there is no compiler, which knows the length of the CPU's vectors.
+    """
+    return 1 if elements == "threads" else build.lanes()
 
 
 def _error(node: Node, asked: str) -> Exception:
@@ -138,10 +140,6 @@ def _error(node: Node, asked: str) -> Exception:
     if node.kind == "map":
         return ZeroDivisionError(f"division of an integer by 0 in {asked}")
     return IndexError(f"index out of range in {asked}")
-
-
-def _pointers(tensors: list[Tensor]) -> Any:
-    return (ctypes.c_void_p * max(len(tensors), 1))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
@@ -174,9 +172,10 @@ def draft(
     """
     members = members_of(step)
     x_leaves, x_spec = optree.tree_flatten(xs)
+    devices = {leaf.device for leaf in (*leaves, *x_leaves)}
+    if len(devices) > 1 or any(device.type not in ("cpu", "cuda") for device in devices):
+        raise Unsupported(f"tensors on {' and '.join(sorted(map(str, devices)))}")
     for leaf in (*leaves, *x_leaves):
-        if leaf.device.type != "cpu":
-            raise Unsupported(f"tensors on {leaf.device}")
         if leaf.dtype not in DTYPES:
             raise Unsupported(f"dtype {leaf.dtype}")
     by_member = members.population and not members.shared_x
@@ -187,5 +186,6 @@ def draft(
     one = [leaf[0] for leaf in leaves] if members.population else leaves
     x = [x[0, 0] if by_member else x[0] for x in x_leaves]
     traced = trace(members, one, spec, x, x_spec, check)
-    source, plan = emit(traced.lowered)
-    return Lanes(members.population, members.shared_x, traced, plan, source, spec)
+    elements = elements_on(next(iter(devices), torch.device("cpu")))
+    source, plan = emit(traced.lowered, elements)
+    return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements)

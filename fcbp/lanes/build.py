@@ -16,10 +16,15 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-__all__ = ["BuildError", "build", "lanes"]
+import torch
+from torch import Tensor
+
+__all__ = ["BuildError", "Launch", "build", "lanes", "launcher"]
 
 # Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
 # where the source says so.
@@ -34,6 +39,15 @@ FLAGS = [
     "-w",
 ]
 COMPILERS = ("g++", "clang++")
+
+
+Launch = Callable[..., Any]
+"""``launch(members, steps, carry, constants, examples, strides, ys)`` runs a program on lists of tensors, of which the
+carry and ``ys`` are written to; ``strides`` are two for each of ``examples``. The result is 0, or which check failed,
+counted from 1: an integer, or a tensor that will hold it."""
+
+THREADED_FROM = 1 << 20
+"""Elements in all, from which on a second thread saves more than it costs to start."""
 
 
 class BuildError(Exception):
@@ -63,6 +77,54 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     except (OSError, AttributeError) as error:
         library.unlink(missing_ok=True)  # broken: made anew the next time
         raise BuildError(f"cannot load {library}: {error}") from error
+
+
+def launcher(source: str, optimize: str, work: int) -> Launch:
+    """What runs a source's function ``run`` on the machine's cores.
+
+    Args:
+        work: elements that a step of a block computes.
+
+    Raises:
+        BuildError: as :func:`build`.
+    """
+    function = build(source, optimize)
+
+    def launch(
+        count: int,
+        length: int,
+        state: Sequence[Tensor],
+        constants: Sequence[Tensor],
+        examples: Sequence[Tensor],
+        strides: Sequence[int],
+        ys: Sequence[Tensor],
+    ) -> int:
+        shared = (ctypes.c_int64 * 2)()  # the block to take next, and the check that failed
+        arguments = (
+            (ctypes.c_int64 * 2)(count, length),
+            shared,
+            _pointers(state),
+            _pointers(constants),
+            _pointers(examples),
+            (ctypes.c_int64 * max(len(strides), 1))(*strides),
+            _pointers(ys),
+        )
+        blocks = -(-count // lanes())
+        threads = min(torch.get_num_threads(), blocks)
+        if threads == 1 or blocks * length * work < THREADED_FROM:
+            function(*arguments)
+        else:
+            # Every call takes blocks from one counter until none is left; Python's lock is not held meanwhile.
+            with ThreadPoolExecutor(threads) as pool:
+                for call in [pool.submit(function, *arguments) for _ in range(threads)]:
+                    call.result()
+        return shared[1]
+
+    return launch
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * max(len(tensors), 1))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def _compile(compiler: str, flags: list[str], source: str, library: Path) -> None:

@@ -15,7 +15,7 @@ from fcbp.lanes.lower import Lowered
 from fcbp.lanes.places import is_inside
 from fcbp.lanes.plan import Plan, linear, make_plan
 
-__all__ = ["emit", "workspace"]
+__all__ = ["emit", "prelude", "workspace"]
 
 _LETTER = {torch.float32: "F", torch.float64: "D", torch.int32: "I", torch.int64: "Q", torch.bool: "M"}
 _SCALAR = {"F": "float", "D": "double", "I": "int", "Q": "int64", "M": "bool"}
@@ -25,10 +25,14 @@ CHAINS = 6
 """Sums that run side by side, so that one need not wait for another's last addition."""
 
 
-def emit(lowered: Lowered) -> tuple[str, Plan]:
-    """The source of a program, and its plan."""
+def emit(lowered: Lowered, elements: str = "vectors") -> tuple[str, Plan]:
+    """The source of a program, and its plan.
+
+    Args:
+        elements: ``"vectors"`` of members, or ``"threads"`` of one member each.
+    """
     plan = make_plan(lowered)
-    return "\n".join([_prelude(), *_Emitter(lowered, plan).program()]) + "\n", plan
+    return "\n".join([prelude(elements), *_Emitter(lowered, plan).program()]) + "\n", plan
 
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
@@ -38,8 +42,9 @@ def workspace(lowered: Lowered, plan: Plan) -> int:
 
 
 @cache
-def _prelude() -> str:
-    return (Path(__file__).parent / "prelude.hpp").read_text()
+def prelude(elements: str) -> str:
+    """What a program starts with."""
+    return "\n".join((Path(__file__).parent / f"{name}.hpp").read_text() for name in ("scalars", elements, "generic"))
 
 
 def _vector(node: Node) -> str:
@@ -55,9 +60,9 @@ def _literal(value: float, dtype: torch.dtype) -> str:
         return f"(int64){value % (1 << 64):#x}ull" if dtype == torch.int64 else f"(int){value % (1 << 32):#x}u"
     suffix = "f" if dtype == torch.float32 else ""
     if math.isnan(value):
-        return f"std::numeric_limits<{_SCALAR[_LETTER[dtype]]}>::quiet_NaN()"
+        return f"limits<{_SCALAR[_LETTER[dtype]]}>::quiet_NaN()"
     if math.isinf(value):
-        return f"{'-' if value < 0 else ''}std::numeric_limits<{_SCALAR[_LETTER[dtype]]}>::infinity()"
+        return f"{'-' if value < 0 else ''}limits<{_SCALAR[_LETTER[dtype]]}>::infinity()"
     if dtype == torch.float32:
         value = torch.tensor(value, dtype=torch.float32).item()
         if math.isinf(value):
@@ -104,13 +109,12 @@ class _Emitter:
         carried = [leaf for (role, _), leaf in leaves.items() if role == "carry"]
         ys = self.lowered.results[len(carried) :]
         with self.scope(
-            'extern "C" void run(int64 members, int64 steps, int64 *shared, void *const *carry, '
-            "void *const *constants, void *const *xs, const int64 *x_strides, void *const *ys)"
+            "KERNEL void run(const int64 *sizes, int64 *shared, void *const *carry, void *const *constants, "
+            "void *const *xs, const int64 *x_strides, void *const *ys)"
         ):
-            self.line("const int64 blocks = (members + LANES - 1) / LANES;")
-            with self.scope("for (int64 block; (block = __atomic_fetch_add(shared, 1, __ATOMIC_RELAXED)) < blocks;)"):
-                self.line("const int64 first = block * LANES;")
-                self.line("const int lanes = (int)std::min((int64)LANES, members - first);")
+            self.line("const int64 members = sizes[0], steps = sizes[1];")
+            with self.scope("EACH_BLOCK(first)"):
+                self.line("const int lanes = (int)minimum((int64)LANES, members - first);")
                 self.line("int64 offset[LANES];")
                 for (role, i), leaf in leaves.items():
                     self.leaf(role, i, leaf)
@@ -133,7 +137,7 @@ class _Emitter:
                     leaf = carried[i]
                     self.line(f"store(({self.external(leaf)} *)carry[{i}], carry{i}, first, {leaf.size}, lanes);")
                 for check in self.checks.values():
-                    found = f"__atomic_store_n(shared + 1, {check + 1}, __ATOMIC_RELAXED)"
+                    found = f"NOTE(shared + 1, {check + 1})"
                     self.line(f"if (some_lane(wrong{check})) {found};")
         return self.lines
 
@@ -167,7 +171,7 @@ class _Emitter:
         line = 64 // {"float": 4, "int": 4, "bool": 1}.get(kind, 8)
         self.line(
             f"if (t + 4 < steps) EACH for (int i = 0; i < {leaf.size}; i += {line}) "
-            f"__builtin_prefetch({ahead} + offset_{name}[l] + i);"
+            f"PREFETCH({ahead} + offset_{name}[l] + i);"
         )
         self.line(f"load({name}, {here}, offset_{name}, {leaf.size});")
 
@@ -181,9 +185,9 @@ class _Emitter:
                 continue
             if source.startswith("carry"):  # which another result may be about to overwrite
                 self.line(f"{_vector(node)} moved{i}[{node.size}];")
-                self.line(f"std::copy_n({source}, {node.size}, moved{i});")
+                self.line(f"copy_n({source}, {node.size}, moved{i});")
                 source = f"moved{i}"
-            copies.append(f"std::copy_n({source}, {node.size}, carry{i});")
+            copies.append(f"copy_n({source}, {node.size}, carry{i});")
         for copy in copies:
             self.line(copy)
 
@@ -206,7 +210,7 @@ class _Emitter:
                     self.line(f"for (int i = 0; i < {node.size}; i++) {some}")
                 position += 1
                 continue
-            with self.scope(f"if (__builtin_expect(some{guard.number}, 0))"):
+            with self.scope(f"if (SELDOM(some{guard.number}))"):
                 while position < len(nodes) and self.guard(nodes[position]) is guard:
                     self.kernel(nodes[position])
                     position += 1
@@ -230,7 +234,7 @@ class _Emitter:
     def loops(self, sizes: Sequence[int], names: Sequence[int] | None = None, unroll: bool = True) -> Iterator[None]:
         """Loops over the axes, of which those of one element need none."""
         depth = 0
-        rolled = "" if unroll else '_Pragma("GCC unroll 1") '
+        rolled = "" if unroll else "ROLLED "
         for axis, size in zip(names or range(len(sizes)), sizes, strict=True):
             if size > 1:
                 self.line(f"{rolled}for (int64 i{axis} = 0; i{axis} < {size}; i{axis}++) {{")
@@ -308,15 +312,13 @@ class _Emitter:
                     self.line(f"{buffer}[{code(linear(places[k][:kept], node.shape))}] = {total[0]};")
 
     def identity(self, function: str, node: Node) -> str:
-        scalar = self.external(node)
         if function in _SUMS:
-            value = f"({scalar}){_SUMS[function]}"
-        elif function == "maximum":
-            low = f"std::numeric_limits<{scalar}>"
-            value = f"-{low}::infinity()" if node.dtype.is_floating_point else f"{low}::lowest()"
+            value = f"({self.external(node)}){_SUMS[function]}"
+        elif node.dtype.is_floating_point:
+            value = _literal(-math.inf if function == "maximum" else math.inf, node.dtype)
         else:
-            high = f"std::numeric_limits<{scalar}>"
-            value = f"{high}::infinity()" if node.dtype.is_floating_point else f"{high}::max()"
+            range_of = torch.iinfo(node.dtype)
+            value = _literal(range_of.min if function == "maximum" else range_of.max, node.dtype)
         return value if node.uniform else f"to_{_LETTER[node.dtype]}({value})"
 
     def accumulate(self, function: str, total: str, x: Node, place: tuple[Index, ...], node: Node) -> None:
@@ -388,7 +390,7 @@ class _Emitter:
         if fill is not None:
             value = _literal(fill, node.dtype)
             value = value if node.uniform else f"to_{_LETTER[node.dtype]}({value})"
-            self.line(f"std::fill_n({buffer}, {node.size}, {value});")
+            self.line(f"fill_n({buffer}, {node.size}, {value});")
         for i, (part, destination) in enumerate(zip(node.args, destinations, strict=True)):
             if i == 0 and self.plan.takes_over.get(node) is part:
                 continue

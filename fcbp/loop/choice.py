@@ -41,20 +41,21 @@ class LaneProgram:
         """Why lanes are not the best way for so many members; empty where they are."""
         if self.draft is None:
             return self.why_not
-        width = lanes.width()
-        if too_large := _too_large(self.draft.block_bytes, CACHE, "in the cache"):
+        if self.draft.elements == "threads":
+            return "on a GPU they run only when asked for, with backend='lanes'"
+        if too_large := _too_large(self.draft.block_bytes, self.draft.width, CACHE, "in the cache"):
             return too_large
         if self.draft.lines > LONGEST:
             return f"the program has {self.draft.lines} lines; more than {LONGEST} compile for too long"
-        if 2 * count < width and self.draft.work > SMALL:
-            return f"{count} of {width} lanes would be used, for {self.draft.work} elements a step"
+        if 2 * count < self.draft.width and self.draft.work > SMALL:
+            return f"{count} of {self.draft.width} lanes would be used, for {self.draft.work} elements a step"
         return ""
 
     def reason_for(self, count: int) -> str:
         """What lanes do with so many members."""
         assert self.draft is not None
         kib = max(self.draft.block_bytes >> 10, 1)
-        return f"{count} members, {lanes.width()} to a block of {kib} KiB; {self.draft.work} elements a step"
+        return f"{count} members, {self.draft.width} to a block of {kib} KiB; {self.draft.work} elements a step"
 
     def run(self, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
         """Run the program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
@@ -85,12 +86,12 @@ def lane_program(
     """
     try:
         members = lanes.members_of(step)
-        lanes.width()
+        width = lanes.width(lanes.elements_on(leaves[0].device if leaves else torch.device("cpu")))
     except (lanes.Unsupported, lanes.BuildError) as error:
         return LaneProgram(why_not=str(error)), 1
     count = len(leaves[0]) if members.population and leaves and leaves[0].ndim else 1
-    bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves) // max(count, 1) * lanes.width()
-    if too_large := _too_large(bytes, *((STACK, "on the stack") if insist else (CACHE, "in the cache"))):
+    bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves) // max(count, 1) * width
+    if too_large := _too_large(bytes, width, *((STACK, "on the stack") if insist else (CACHE, "in the cache"))):
         return LaneProgram(why_not=too_large), count
     x_leaves, x_spec = optree.tree_flatten(xs)
     first, x_first = int(members.population), 1 + int(members.population and not members.shared_x)
@@ -103,13 +104,13 @@ def lane_program(
     if key not in programs:
         try:
             draft = lanes.draft(step, leaves, spec, xs, check_carry)
-            too_large = _too_large(draft.block_bytes, STACK, "on the stack")
+            too_large = _too_large(draft.block_bytes, width, STACK, "on the stack")
             programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
     return programs[key], count
 
 
-def _too_large(size: int, most: int, place: str) -> str:
+def _too_large(size: int, width: int, most: int, place: str) -> str:
     """What to say of a block that a place does not hold; empty where it does."""
-    return f"a block of {lanes.width()} members takes {size >> 10} KiB of {most >> 10} {place}" if size > most else ""
+    return f"a block of {width} members takes {size >> 10} KiB of {most >> 10} {place}" if size > most else ""

@@ -15,8 +15,8 @@ from bench_main_job import compiled, fastest_jax, original
 from conftest import Contestant
 from table import Row
 
-from fcbp import lanes
 from fcbp.lanes import build
+from fcbp.lanes.emit import prelude
 
 MEMBERS = 512
 
@@ -80,8 +80,7 @@ def test_first_call(benchmark: Any, report: Any, tmp_path: Path) -> None:
 
 def by_hand(job: problems.Job) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
     """The job by the kernel written for it: losses and numbers of units replaced, ``(length, members)`` each."""
-    prelude = Path(lanes.__file__).parent / "prelude.hpp"
-    kernel = build.build(prelude.read_text() + Path(__file__).with_name("by_hand.cpp").read_text())
+    kernel = build.build(prelude("vectors") + Path(__file__).with_name("by_hand.cpp").read_text())
     state, hyper = job.carry
     weights = [state.params[name].contiguous() for name in ("0.weight", "2.weight")]
     numbers = [number.float().contiguous() for number in (hyper.step_size, *hyper.method)]

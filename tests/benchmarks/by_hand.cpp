@@ -1,4 +1,4 @@
-// The main job's step, 20-5-1 with SGD and CBP, written by hand for it alone; it starts with fcbp's prelude.hpp, whose
+// The main job's step, 20-5-1 with SGD and CBP, written by hand for it alone; it starts with fcbp's prelude, whose
 // vectors it uses. What a general program cannot know is made use of: powers of the decay rate are kept rather than
 // computed, and nothing is stored that a step does not need.
 constexpr int INPUTS = 20, HIDDEN = 5;

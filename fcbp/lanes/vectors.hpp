@@ -1,14 +1,8 @@
-// What every emitted program starts with: vectors of LANES members, and the operations on them.
+// Elements as vectors of LANES members.
 //
 // A value of one member is float, int, double, int64 or bool; F, I, D, Q and M hold LANES of them. A 64-bit vector is
 // two of the machine's. A mask's lanes are 0 or -1. Every operation works lane by lane, so that a member's numbers
 // cannot depend on its neighbours'.
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -24,10 +18,7 @@
 #endif
 #define HALF (LANES / 2)
 #define EACH for (int l = 0; l < LANES; l++)
-#define INLINE static inline __attribute__((always_inline))
 
-using int64 = int64_t;
-using uint64 = uint64_t;
 typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
 typedef uint32_t UI __attribute__((vector_size(4 * LANES)));
@@ -130,30 +121,13 @@ INLINE M operator^(M a, M b) { return {a.v ^ b.v}; }
 INLINE M operator~(M a) { return {~a.v}; }
 INLINE Q operator~(Q a) { return {~a.lo, ~a.hi}; }
 
-#define ARITHMETIC(name, op)                                             \
-  template <class T> INLINE T name(T a, T b) { return a op b; }          \
-  INLINE I name(I a, I b) { return (I)((UI)a op (UI)b); }                \
-  INLINE int name(int a, int b) { return (uint32_t)a op (uint32_t)b; }   \
-  INLINE int64 name(int64 a, int64 b) { return (uint64)a op (uint64)b; }
+#define ARITHMETIC(name, op) INLINE I name(I a, I b) { return (I)((UI)a op (UI)b); }
 ARITHMETIC(add, +) ARITHMETIC(sub, -) ARITHMETIC(mul, *)
 INLINE M mul(M a, M b) { return a & b; }
 INLINE M add(M a, M b) { return a | b; }
-INLINE bool mul(bool a, bool b) { return a && b; }
-INLINE bool add(bool a, bool b) { return a || b; }
-template <class T> INLINE T quotient(T a, T b) { return a / b; }
-template <class T> INLINE T bit_and(T a, T b) { return a & b; }
-template <class T> INLINE T bit_or(T a, T b) { return a | b; }
-template <class T> INLINE T bit_xor(T a, T b) { return a ^ b; }
-template <class T> INLINE T bit_not(T a) { return ~a; }
-INLINE bool bit_not(bool a) { return !a; }
-template <class T> INLINE T neg(T a) { return -a; }
 INLINE I neg(I a) { return sub((I){}, a); }
-INLINE int neg(int a) { return sub(0, a); }
-INLINE int64 neg(int64 a) { return sub((int64)0, a); }
 INLINE Q neg(Q a) { return to_Q((int64)0) - a; }
 
-// The product is not rounded where the machine can do so; the only place where operations are contracted.
-template <class T> INLINE T multiply_add(T a, T b, T c) { return add(mul(a, b), c); }
 #if defined(__FMA__) && LANES == 8
 INLINE F multiply_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi)}; }
@@ -169,16 +143,10 @@ INLINE I shift_right(I a, I b) { return a >> b; }
 INLINE Q shift_left(Q a, Q b) { return {(HQ)((HU)a.lo << (HU)b.lo), (HQ)((HU)a.hi << (HU)b.hi)}; }
 INLINE Q shift_right(Q a, Q b) { return {a.lo >> b.lo, a.hi >> b.hi}; }
 INLINE Q shift_right_logical(Q a, Q b) { return {(HQ)((HU)a.lo >> (HU)b.lo), (HQ)((HU)a.hi >> (HU)b.hi)}; }
-INLINE int shift_left(int a, int b) { return (uint32_t)a << b; }
-INLINE int shift_right(int a, int b) { return a >> b; }
-INLINE int64 shift_left(int64 a, int64 b) { return (uint64)a << b; }
-INLINE int64 shift_right(int64 a, int64 b) { return a >> b; }
-INLINE int64 shift_right_logical(int64 a, int64 b) { return (uint64)a >> b; }
 
 // --- comparisons and choices --------------------------------------------------------------------------------
 
 #define COMPARISON(name, op)                                                               \
-  template <class T> INLINE bool name(T a, T b) { return a op b; }                         \
   INLINE M name(F a, F b) { return {(I)(a op b)}; }                                        \
   INLINE M name(I a, I b) { return {a op b}; }                                             \
   INLINE M name(M a, M b) { return {-a.v op -b.v}; }                                       \
@@ -186,7 +154,6 @@ INLINE int64 shift_right_logical(int64 a, int64 b) { return (uint64)a >> b; }
   INLINE M name(Q a, Q b) { return narrow(a.lo op b.lo, a.hi op b.hi); }
 COMPARISON(lt, <) COMPARISON(le, <=) COMPARISON(gt, >) COMPARISON(ge, >=) COMPARISON(eq, ==) COMPARISON(ne, !=)
 
-template <class T> INLINE T choose(bool m, T a, T b) { return m ? a : b; }
 INLINE F choose(M m, F a, F b) { return m.v ? a : b; }
 INLINE I choose(M m, I a, I b) { return m.v ? a : b; }
 INLINE M choose(M m, M a, M b) { return {(m.v & a.v) | (~m.v & b.v)}; }
@@ -198,23 +165,13 @@ INLINE bool some_lane(M m) { return !_mm256_testz_si256((__m256i)m.v, (__m256i)m
 #else
 INLINE bool some_lane(M m) { return any_lane(m); }
 #endif
-INLINE bool some_lane(bool m) { return m; }
-
-// A NaN wins, as torch has it.
-template <class T> INLINE T minimum(T a, T b) { return choose(bit_or(lt(a, b), ne(a, a)), a, b); }
-template <class T> INLINE T maximum(T a, T b) { return choose(bit_or(gt(a, b), ne(a, a)), a, b); }
-template <class T> INLINE auto is_nan(T a) { return ne(a, a); }
 
 // --- functions of one number --------------------------------------------------------------------------------
 
 #define LANEWISE(name, f)                                                                        \
-  INLINE float name(float x) { return f(x); }                                                    \
-  INLINE double name(double x) { return f(x); }                                                  \
   INLINE F name(F x) { F r; EACH r[l] = f(x[l]); return r; }                                     \
   INLINE D name(D x) { D r; for (int l = 0; l < HALF; l++) r.lo[l] = f(x.lo[l]), r.hi[l] = f(x.hi[l]); return r; }
 #define LANEWISE2(name, f)                                                                       \
-  INLINE float name(float x, float y) { return f(x, y); }                                        \
-  INLINE double name(double x, double y) { return f(x, y); }                                     \
   INLINE F name(F x, F y) { F r; EACH r[l] = f(x[l], y[l]); return r; }                          \
   INLINE D name(D x, D y) { D r; for (int l = 0; l < HALF; l++) r.lo[l] = f(x.lo[l], y.lo[l]), r.hi[l] = f(x.hi[l], y.hi[l]); return r; }
 
@@ -239,15 +196,11 @@ template <class T> INLINE auto is_nan(T a) { return ne(a, a); }
 #define TRANSCENDENTAL(ours, name)                               \
   extern "C" F MVEC_F(name)(F);                                  \
   extern "C" HD MVEC_D(name)(HD);                                \
-  INLINE float ours(float x) { return std::name(x); }            \
-  INLINE double ours(double x) { return std::name(x); }          \
   INLINE F ours(F x) { return MVEC_F(name)(x); }                 \
   INLINE D ours(D x) { return {MVEC_D(name)(x.lo), MVEC_D(name)(x.hi)}; }
 #define TRANSCENDENTAL2(ours, name)                                        \
   extern "C" F MVEC_F2(name)(F, F);                                        \
   extern "C" HD MVEC_D2(name)(HD, HD);                                     \
-  INLINE float ours(float x, float y) { return std::name(x, y); }          \
-  INLINE double ours(double x, double y) { return std::name(x, y); }       \
   INLINE F ours(F x, F y) { return MVEC_F2(name)(x, y); }                  \
   INLINE D ours(D x, D y) { return {MVEC_D2(name)(x.lo, y.lo), MVEC_D2(name)(x.hi, y.hi)}; }
 #else
@@ -257,22 +210,12 @@ template <class T> INLINE auto is_nan(T a) { return ne(a, a); }
 TRANSCENDENTAL(v_exp, exp) TRANSCENDENTAL(v_log, log) TRANSCENDENTAL(v_sin, sin) TRANSCENDENTAL(v_cos, cos)
 TRANSCENDENTAL(v_tan, tan) TRANSCENDENTAL(v_tanh, tanh) TRANSCENDENTAL(v_sinh, sinh) TRANSCENDENTAL(v_cosh, cosh)
 TRANSCENDENTAL(v_asin, asin) TRANSCENDENTAL(v_acos, acos) TRANSCENDENTAL(v_atan, atan)
-TRANSCENDENTAL(v_expm1_called, expm1) TRANSCENDENTAL(v_log1p, log1p) TRANSCENDENTAL(v_log2, log2) TRANSCENDENTAL(v_log10, log10)
+TRANSCENDENTAL(called_expm1, expm1) TRANSCENDENTAL(v_log1p, log1p) TRANSCENDENTAL(v_log2, log2) TRANSCENDENTAL(v_log10, log10)
 TRANSCENDENTAL(v_exp2, exp2) TRANSCENDENTAL(v_erf, erf) TRANSCENDENTAL(v_erfc, erfc)
 TRANSCENDENTAL2(v_pow, pow)
 LANEWISE2(v_atan2, std::atan2)
 LANEWISE2(v_hypot, std::hypot)
 
-LANEWISE(v_sqrt_lanes, std::sqrt)
-LANEWISE(v_floor_lanes, std::floor)
-LANEWISE(v_ceil_lanes, std::ceil)
-LANEWISE(v_trunc_lanes, std::trunc)
-LANEWISE(v_round_lanes, std::nearbyint)
-template <class T> INLINE T v_sqrt(T x) { return v_sqrt_lanes(x); }
-template <class T> INLINE T v_floor(T x) { return v_floor_lanes(x); }
-template <class T> INLINE T v_ceil(T x) { return v_ceil_lanes(x); }
-template <class T> INLINE T v_trunc(T x) { return v_trunc_lanes(x); }
-template <class T> INLINE T v_round(T x) { return v_round_lanes(x); }
 #if defined(__AVX__) && LANES == 8
 INLINE F v_sqrt(F x) { return _mm256_sqrt_ps(x); }
 INLINE D v_sqrt(D x) { return {_mm256_sqrt_pd(x.lo), _mm256_sqrt_pd(x.hi)}; }
@@ -283,11 +226,17 @@ ROUNDING(v_floor, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
 ROUNDING(v_ceil, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)
 ROUNDING(v_trunc, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)
 ROUNDING(v_round, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#else
+LANEWISE(v_sqrt, std::sqrt)
+LANEWISE(v_floor, std::floor)
+LANEWISE(v_ceil, std::ceil)
+LANEWISE(v_trunc, std::trunc)
+LANEWISE(v_round, std::nearbyint)
 #endif
 
 // Every step of CBP has one, and a call costs more than the function: all registers are saved around it. Within 1.5 units
 // in the last place: exp(x) = 2^n exp(r), and the second factor less 1 by Taylor's series for r at most log(2) / 2.
-template <class T> INLINE T v_expm1(T x) { return v_expm1_called(x); }
+INLINE D v_expm1(D x) { return called_expm1(x); }
 INLINE F v_expm1(F x) {
   F within = x < -20.0f ? to_F(-20.0f) : x;  // NaN stays
   within = within > 89.0f ? to_F(89.0f) : within;
@@ -303,36 +252,21 @@ INLINE F v_expm1(F x) {
 
 INLINE F v_abs(F x) { return (F)((I)x & 0x7fffffff); }
 INLINE D v_abs(D x) { return {(HD)((HQ)x.lo & INT64_MAX), (HD)((HQ)x.hi & INT64_MAX)}; }
-INLINE float v_abs(float x) { return std::fabs(x); }
-INLINE double v_abs(double x) { return std::fabs(x); }
-template <class T> INLINE T v_abs(T x) { return choose(lt(x, sub(x, x)), neg(x), x); }
 
 // --- integer division, whose divisor must not be 0 ------------------------------------------------------------
 
-template <class T> INLINE T scalar_divide(T a, T b) { return b == 0 ? 0 : b == -1 ? sub((T)0, a) : a / b; }
-template <class T> INLINE T scalar_floor_divide(T a, T b) { T q = scalar_divide(a, b), r = sub(a, mul(q, b)); return r != 0 && (r < 0) != (b < 0) ? q - 1 : q; }
 #define INTEGER_DIVISION(name, f)                                                   \
-  INLINE int name(int a, int b) { return f(a, b); }                                 \
-  INLINE int64 name(int64 a, int64 b) { return f(a, b); }                           \
   INLINE I name(I a, I b) { I r; EACH r[l] = f(a[l], b[l]); return r; }             \
   INLINE Q name(Q a, Q b) { Q r; for (int l = 0; l < HALF; l++) r.lo[l] = f(a.lo[l], b.lo[l]), r.hi[l] = f(a.hi[l], b.hi[l]); return r; }
 INTEGER_DIVISION(truncated_quotient, scalar_divide)
 INTEGER_DIVISION(floored_quotient, scalar_floor_divide)
-template <class T> INLINE T truncated_remainder(T a, T b) { return sub(a, mul(truncated_quotient(a, b), b)); }
-template <class T> INLINE T floored_remainder(T a, T b) { return sub(a, mul(floored_quotient(a, b), b)); }
 LANEWISE2(v_fmod, std::fmod)
-template <class T> INLINE T float_remainder(T a, T b) {
-  T r = v_fmod(a, b);
-  T zero = sub(b, b);
-  return choose(bit_and(ne(r, zero), bit_xor(lt(r, zero), lt(b, zero))), add(r, b), r);
-}
 
 // --- memory: between [element][lane] here and the caller's strided arrays --------------------------------------
 
 // One member's elements lie together; those of the lanes at LANES offsets.
 template <class V, class S> INLINE void load(V *to, const S *from, const int64 *offset, int count) {
-  using T = std::remove_const_t<S>;
-  T *out = (T *)to;
+  S *out = (S *)to;
   for (int i = 0; i < count; i++) EACH out[i * LANES + l] = from[offset[l] + i];
 }
 INLINE void load(M *to, const bool *from, const int64 *offset, int count) {
@@ -394,7 +328,7 @@ template <class V> INLINE V gather(const V *from, I index) {
 template <class V, class T> INLINE V gather_shared(const T *from, I index) {
   using U = typename lane_of<V>::type;
   V r;
-  EACH ((U *)&r)[l] = std::is_same<T, bool>::value ? (U)-(int)from[index[l]] : (U)from[index[l]];
+  EACH ((U *)&r)[l] = same_type<T, bool>::value ? (U)-(int)from[index[l]] : (U)from[index[l]];
   return r;
 }
 template <class V> INLINE void scatter(V *to, I index, V value) {
@@ -402,22 +336,19 @@ template <class V> INLINE void scatter(V *to, I index, V value) {
   EACH ((T *)to)[(int64)index[l] * LANES + l] = ((const T *)&value)[l];
 }
 
-// How many elements of a row come before each in a stable sort; NaN is the greatest.
-template <class T> INLINE auto precedes(T a, T b) { return bit_or(lt(a, b), bit_and(ne(b, b), eq(a, a))); }
-template <class V> static void rank_row(const V *x, Q *rank, int n, bool descending) {
-  for (int i = 0; i < n; i++) {
-    I count = {};
-    for (int j = 0; j < i; j++) count += to_I(bit_not(descending ? precedes(x[j], x[i]) : precedes(x[i], x[j])));
-    for (int j = i + 1; j < n; j++) count += to_I(descending ? precedes(x[i], x[j]) : precedes(x[j], x[i]));
-    rank[i] = to_Q(count);
-  }
-}
 INLINE void offsets(int64 *offset, int64 first, int lanes, int64 stride) {
   EACH offset[l] = (first + std::min(l, lanes - 1)) * stride;
 }
-INLINE I inside(I index, int size) { return minimum(maximum(index, to_I(0)), to_I(size - 1)); }
 INLINE M outside(int64 index, int size) { return to_M(index < 0 || index >= size); }
 INLINE M outside(I index, int size) { return bit_or(lt(index, to_I(0)), ge(index, to_I(size))); }
 INLINE M outside(Q index, int size) { return bit_or(lt(index, to_Q((int64)0)), ge(index, to_Q((int64)size))); }
-INLINE int64 inside(int64 index, int64 size) { return std::min(std::max(index, (int64)0), size - 1); }
-template <class T> INLINE T same(T x) { return x; }
+
+// --- the program ----------------------------------------------------------------------------------------------
+
+#define KERNEL extern "C"
+// Blocks of members, from a counter that the machine's threads share.
+#define EACH_BLOCK(first) for (int64 first; (first = LANES * __atomic_fetch_add(shared, 1, __ATOMIC_RELAXED)) < members;)
+#define NOTE(place, value) __atomic_store_n(place, value, __ATOMIC_RELAXED)
+#define PREFETCH(address) __builtin_prefetch(address)
+#define SELDOM(condition) __builtin_expect(condition, 0)
+#define ROLLED _Pragma("GCC unroll 1")

@@ -1,0 +1,68 @@
+"""A program as one CUDA kernel: a thread has one member, and the time loop runs inside it.
+
+The source is that of the cores but for its first lines (``threads.hpp``), so that what the tests find of it there holds
+here as well. Torch's own run-time compiler builds it; no CUDA toolkit is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fcbp.lanes.build import BuildError, Launch
+
+__all__ = ["launcher"]
+
+WARP = 32
+"""Threads that run together, in a block of their own: few members are spread over all processors."""
+OPTIONS = ["--fmad=false"]
+"""As on the cores only sums of products are contracted, where the source says so."""
+
+
+def launcher(source: str) -> Launch:
+    """What runs a source's function ``run`` on the current device.
+
+    Raises:
+        BuildError: this torch has no compiler for it, or that fails.
+    """
+    compile = getattr(torch.cuda, "_compile_kernel", None)
+    if compile is None:
+        raise BuildError(f"torch {torch.__version__} cannot compile CUDA kernels; 2.9 and later can")
+    try:
+        kernel = compile(source, "run", nvcc_options=OPTIONS)
+    except Exception as error:  # of many kinds: no device, no library, a message of the compiler
+        raise BuildError(f"the CUDA kernel cannot be compiled: {' '.join(str(error).split())[:300]}") from error
+
+    def launch(
+        count: int,
+        length: int,
+        state: Sequence[Tensor],
+        constants: Sequence[Tensor],
+        examples: Sequence[Tensor],
+        strides: Sequence[int],
+        ys: Sequence[Tensor],
+    ) -> Tensor:
+        device = state[0].device
+
+        def numbers(values: Sequence[int]) -> Tensor:
+            return torch.tensor([*values] or [0], dtype=torch.int64, device=device)
+
+        def pointers(tensors: Sequence[Tensor]) -> Tensor:
+            return numbers([tensor.data_ptr() for tensor in tensors])
+
+        shared = numbers([0, 0])
+        arguments = [
+            numbers([count, length]),
+            shared,
+            pointers(state),
+            pointers(constants),
+            pointers(examples),
+            numbers(strides),
+            pointers(ys),
+        ]
+        kernel(grid=(-(-count // WARP), 1, 1), block=(WARP, 1, 1), args=arguments)
+        return shared[1]
+
+    return launch
