@@ -1,6 +1,7 @@
 """For the tests of workers: chunks that wait half-way until they are let go or told to stop, in worker processes and in
 Ray's. So what is done to a sweep finds all of it at work, however fast or busy the machine is."""
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -34,5 +35,5 @@ def work(task, mailbox):
     def told():
         return ray.get(mailbox.post.remote([]))
 
-    cluster.run_chunk = lambda task, stop: run_chunk(task, stop, told=told)
+    cluster.run_chunk = functools.partial(run_chunk, told=told)
     cluster.work(task, mailbox)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import held_chunks
 import numpy as np
@@ -14,9 +15,10 @@ import pytest
 import torch
 
 import fcbp
-from fcbp.sweeps import cluster, places, workers
+from fcbp.sweeps import chunk, cluster, places, workers
 from fcbp.sweeps.chunk import Advanced
 from fcbp.sweeps.execution import Execution, Interrupted
+from fcbp.sweeps.plan import Plan, divide
 
 EXPERIMENT = fcbp.Experiment(maturity_threshold=5, replacement_rate=0.1, steps=200, bin=10)
 MEMBERS = {"seed": range(7), "replacement_rate": [0.0, 0.1]}
@@ -304,6 +306,24 @@ def test_a_ray_worker_without_the_package_and_ctrl_c(ray, in_chunks, gate, monke
     finally:
         ray.shutdown()
     same(fcbp.resume(tmp_path / "run", progress=False), in_chunks)
+
+
+def test_a_ray_worker_builds_a_program_once(ray, monkeypatch):
+    built = []
+    build = chunk.build_program
+    monkeypatch.setattr(chunk, "build_program", lambda *args: (built.append(args), build(*args))[1])
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    told = []
+    mailbox = SimpleNamespace(
+        saved=SimpleNamespace(remote=lambda number: None),
+        post=SimpleNamespace(remote=lambda events: told.extend(events)),
+    )
+    runs = Plan(EXPERIMENT, fcbp.grid(**MEMBERS), 20, 10, False)
+    for digest, number in {"one": 1, "another": 2}.items():
+        for part in divide(runs, [7]):
+            cluster.work(chunk.Task(runs, part, None, digest, "cpu", 1, 60.0), mailbox)
+        assert len(built) == number
+    assert [event.chunk for event in told if isinstance(event, chunk.Finished)] == [0, 1] * 2
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "auto", "no-such-host.invalid:6379", "ray://127.0.0.1:9"])

@@ -20,6 +20,9 @@ __all__ = ["room", "run"]
 POST_EVERY = 0.5
 """Seconds between two messages of a task, and between two looks at them."""
 
+_programs: dict[str, dict[Any, Any]] = {}
+"""Of a worker's last sweep: it compiles once for all chunks that it is given."""
+
 
 class Mailbox:
     """An actor: what the tasks tell, and the latest checkpoint of each."""
@@ -55,11 +58,14 @@ def work(task: Task, mailbox: Any) -> None:
     """A Ray task: a chunk from its latest checkpoint to its end."""
     import ray
 
+    if task.digest not in _programs:
+        _programs.clear()
+    programs = _programs.setdefault(task.digest, {})
     latest = ray.get(mailbox.saved.remote(task.chunk.id))
     stopping = threading.Event()
     unsent: list[Event] = []
     sent = time.monotonic()
-    for event in run_chunk(task._replace(saved=latest or task.saved), stopping.is_set):
+    for event in run_chunk(task._replace(saved=latest or task.saved), stopping.is_set, programs):
         unsent.append(event)
         if isinstance(event, (Saved, *ENDINGS)) or time.monotonic() - sent >= POST_EVERY:
             if ray.get(mailbox.post.remote(unsent)):
