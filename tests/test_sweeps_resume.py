@@ -144,6 +144,15 @@ def test_the_time_of_each_program_goes_on(tmp_path):
     assert 0 < after[1]["seconds"] < 1000
 
 
+def test_a_run_without_the_time_of_its_programs_goes_on(tmp_path, undisturbed):
+    half_done(tmp_path, 12)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["programs"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    fcbp.resume(tmp_path, progress=False)
+    same(tmp_path, undisturbed)
+
+
 def test_a_finished_run_is_only_read(undisturbed, monkeypatch):
     monkeypatch.setattr(Execution, "_handle", lambda *args: pytest.fail("work was done"))
     before = blocks(undisturbed)

@@ -182,7 +182,9 @@ def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
             _rehearse(program, run)
     for name in runs[0].metrics if runs[0].metrics != Experiment().metrics else ():
         if not measured & variables_of(name):
-            raise ValueError(f"metrics has {name!r}, which no member has; expected what methods and activations keep")
+            methods = ", ".join(sorted({parts.method_name(run.method) for run in runs}))
+            kinds = ", ".join(sorted({run.activation for run in runs}))
+            raise ValueError(f"metrics has {name!r}, which there is none of with method {methods} and {kinds} units")
 
 
 def _telling(runs: Sequence[Experiment], names: Sequence[str]) -> list[Experiment]:

@@ -99,15 +99,17 @@ class Execution:
             **folders.circumstances(places.devices[0]),
             "seconds": 0.0,
             "members_with_nan": 0,
-            "programs": [
-                {"settings": settings, "members": len(group), "seconds": 0.0}
-                for settings, group in zip(plan.program_settings, plan.groups, strict=True)
-            ],
+            "programs": self._programs_told(),
         }
         if self.folder is not None:
             self.results.create(self._attributes())
             self._write_plan()
             self._write_config("running")
+
+    def _programs_told(self) -> list[dict[str, Any]]:
+        """What sets each program apart, and the time that it ran."""
+        pairs = zip(self.plan.program_settings, self.plan.groups, strict=True)
+        return [{"settings": settings, "members": len(group), "seconds": 0.0} for settings, group in pairs]
 
     def _at_once(self) -> int:
         """How many chunks run at a time."""
@@ -127,7 +129,7 @@ class Execution:
 
     def _take_up(self, folder: Folder) -> None:
         """Read how far an earlier process came."""
-        self.config = folder.read()
+        self.config = {"programs": self._programs_told(), **folder.read()}
         self.began -= self.config["seconds"]
         self.places = dataclasses.replace(self.places, threads=self.config["threads"])
         for name, now in folders.circumstances(self.places.devices[0]).items():
