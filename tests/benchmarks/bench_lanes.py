@@ -15,8 +15,12 @@ from bench_main_job import compiled, fastest_jax, original
 from conftest import Contestant
 from table import Row
 
+import fcbp
+from fcbp.experiment import build_program
 from fcbp.lanes import build
 from fcbp.lanes.emit import prelude
+from fcbp.learner import LearnerHyperparams, make_learner
+from fcbp.sweeps.population import population
 
 MEMBERS = 512
 
@@ -45,6 +49,51 @@ def test_against_the_compiled_scan(contest: Any) -> None:
         {"fcbp lanes": compiled(MEMBERS, "lanes"), "fcbp scan": compiled(MEMBERS, "scan")},
         "",
         lambda ratio: True,
+    )
+
+
+def test_the_whole_job_against_learner_steps(contest: Any) -> None:
+    """A piece of a sweep: the stream inside the loop, one for every member, and sums in place of losses."""
+    length = 10_000
+    runs = [fcbp.Experiment(seed=seed) for seed in range(MEMBERS)]
+    side_by_side = population(build_program(runs), compile=True, device=None)
+    carry = side_by_side.start(runs, MEMBERS, MEMBERS)
+    contest(
+        f"main job in lanes, {MEMBERS} members, stream and sums inside, against learner steps alone",
+        {
+            "whole": Contestant(lambda: side_by_side.advance(carry, length), length * MEMBERS),
+            "learner": compiled(MEMBERS, "lanes"),
+        },
+        ">= 0.67 (the stream takes less than half of the learner's time)",
+        lambda ratio: ratio >= 1 / 1.5,
+    )
+
+
+def test_a_ppo_sized_actor(contest: Any) -> None:
+    """Where lanes gain less than a factor of 2, they are not chosen."""
+    members, length = 64, 10
+    model = fcbp.nets.mlp(16, (64, 64), 4, activation="tanh")
+    units = fcbp.find_units(model, torch.zeros(1, 16))
+    method = fcbp.methods.cbp("contribution", capacity=1)
+    learner = make_learner(model, units, loss="mse", optimizer=fcbp.optim.adam(), method=method)
+
+    def step(state: Any, batch: Any) -> Any:
+        state, info = learner.step(state, batch, LearnerHyperparams(1e-3, fcbp.Hyperparams(1e-4, 100, 0.99)))
+        return state, info["loss"]
+
+    side_by_side = torch.vmap(step)
+    states = torch.vmap(learner.init)(fcbp.random.split(fcbp.random.key(0), members))
+    xs = tuple(fcbp.random.normal(fcbp.random.key(1), (length, members, 64, size)) for size in (16, 4))
+    chosen = fcbp.loop.explain(side_by_side, states, xs).backend
+
+    def on(backend: str) -> Contestant:
+        return Contestant(lambda: fcbp.loop.scan(side_by_side, states, xs, backend=backend), length * members)
+
+    contest(
+        f"16-64-64-4, batch 64, Adam, {members} members, in lanes against the compiled scan, which explain chooses",
+        {"fcbp lanes": on("lanes"), "fcbp scan": on("scan")},
+        ">= 2, or not chosen",
+        lambda ratio: ratio >= 2 or chosen != "lanes",
     )
 
 

@@ -11,8 +11,6 @@ import pytest
 import torch
 from conftest import Contestant
 
-import fcbp
-
 LENGTH = {1: 1000, 30: 1000, 500: 1000, 512: 1000, 2000: 250, 8000: 100}
 
 
@@ -94,22 +92,6 @@ def test_against_jax(contest: Any, members: int, target: float) -> None:
         {"fcbp": compiled(members), **fastest_jax(members)},
         f">= {target}" if target else "",
         lambda ratio: ratio >= target,
-    )
-
-
-def test_the_stream_beside_the_learner(contest: Any) -> None:
-    length, members = 1000, 500
-    stream = fcbp.streams.bit_flipping()
-    states = torch.vmap(stream.init)(fcbp.random.split(fcbp.random.key(1), members))
-    sample = torch.vmap(lambda state: stream.sample(state, length), out_dims=(0, 1))
-    contest(
-        "main job, 500 members, one stream each: the stream's cost",
-        {
-            "drawing the examples": Contestant(lambda: sample(states), length * members),
-            "fcbp's learners": compiled(500),
-        },
-        ">= 2",
-        lambda ratio: ratio >= 2,
     )
 
 
