@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -499,6 +500,40 @@ def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
     finally:
         build._compiler.cache_clear()
         build.lanes.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch, cache):
+    """Compile for another x86 machine."""
+    if platform.machine() != "x86_64":
+        pytest.skip("of x86 processors")
+
+    def choose(name):
+        monkeypatch.setattr(build, "MACHINE", f"-march={name}")
+        build.lanes.cache_clear()
+
+    yield choose
+    build.lanes.cache_clear()
+
+
+def test_a_machine_without_avx(machine):
+    machine("x86-64")
+    assert lanes.width("vectors") == 4
+    step = torch.vmap(lambda carry, x: walk(carry, x))
+    result, ys = loop.scan(step, walkers(23), EXAMPLES, backend="lanes")
+    expected, expected_ys = loop.scan(step, walkers(23), EXAMPLES, backend="eager")
+    for leaf, other in zip(optree.tree_leaves((result, ys)), optree.tree_leaves((expected, expected_ys)), strict=True):
+        torch.testing.assert_close(leaf, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("group", ["pointwise", "places", "reductions"])
+def test_programs_pass_the_compiler_for_avx512(group, machine):
+    machine("skylake-avx512")
+    assert lanes.width("vectors") == 16
+    operations = GROUPS[group]
+    step = torch.vmap(lambda c, _: (c, [f(types.SimpleNamespace(**c)) for f in operations.values()]))
+    leaves, spec = optree.tree_flatten(values(2, 2, 3, 2, 0))
+    lanes.draft(step, leaves, spec, (), lambda *_: None).compile()
 
 
 # --- a GPU's kernel, without a GPU ------------------------------------------------------------------------

@@ -32,12 +32,13 @@ FLAGS = [
     "-std=c++17",
     "-shared",
     "-fPIC",
-    "-march=native",
     "-fno-math-errno",
     "-fno-trapping-math",
     "-ffp-contract=off",
     "-w",
 ]
+MACHINE = "-march=native"
+"""The instructions that the compiler may use."""
 COMPILERS = ("g++", "clang++")
 
 
@@ -61,14 +62,15 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
         BuildError: see there.
     """
     compiler, version = _compiler()
-    parts = (source, optimize, *FLAGS, version, _processor())
+    flags = [optimize, MACHINE, *FLAGS]
+    parts = (source, *flags, version, _processor())
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
     folder = _folder()
     library = folder / f"{key}.so"
     try:
         with _locked(folder / "lock"):
             if not library.exists():
-                _compile(compiler, [optimize, *FLAGS], source, library)
+                _compile(compiler, flags, source, library)
         _check_owner(library)
     except OSError as error:
         raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
@@ -146,7 +148,7 @@ def _compile(compiler: str, flags: list[str], source: str, library: Path) -> Non
 def lanes() -> int:
     """The members in a vector, as the source has it: by the instructions that the compiler may use."""
     compiler, _ = _compiler()
-    command = [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
+    command = [compiler, MACHINE, "-dM", "-E", "-x", "c++", os.devnull]
     macros = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
 
