@@ -311,6 +311,19 @@ def test_what_the_step_raises_is_raised():
             loop.scan(broken, torch.tensor(0.0), torch.ones(3))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")],
+)
+def test_too_little_memory_is_no_reason_to_run_eagerly(error, monkeypatch):
+    def short(*_):
+        raise error
+
+    monkeypatch.setattr(loop, "build", lambda *_: short)
+    with pytest.raises(type(error)):
+        loop.scan(lambda carry, x: (carry + x, ()), torch.tensor(0.0), torch.ones(3), backend="scan")
+
+
 @pytest.mark.compiled
 def test_the_number_of_programs_in_a_process_is_not_limited():
     def make(constant):

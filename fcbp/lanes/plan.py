@@ -57,7 +57,9 @@ def make_plan(lowered: Lowered) -> Plan:
     constant = _constant(needed, {leaf for i, leaf in enumerate(leaves) if i not in moving})
     outputs = {results[i] for i in moving} | set(results[len(leaves) :])
     guards = _guards(needed, constant, outputs)
-    stored = _stored(needed, constant, outputs, set(guards.values()))
+    careful = {n for n in needed if n.kind in ("gather", "scatter") or n in lowered.checks}
+    _keep_valid(careful, guards)
+    stored = _stored(needed, constant, outputs, set(guards.values()) | (careful & guards.keys()))
     order = _ordered(stored, guards)
     hoisted = [n for n in order if n in constant]
     masks = set(guards.values())
@@ -110,27 +112,53 @@ def _users(needed: list[Node]) -> dict[Node, list[tuple[Node, int]]]:
 def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict[Node, Node]:
     """Nodes read only under a mask of fewer elements than what it saves."""
     users = _users(needed)
-    guards: dict[Node, Node] = {}
+    held: dict[Node, set[Node]] = {}
     for node in reversed(needed):
         if node in outputs or node in constant or node.uniform or node.kind in ("leaf", "scalar", "position"):
             continue
-        labels: set[Node | None] = set()
+        common: set[Node] | None = None
         for user, i in users[node]:
-            mask = _base(user.args[0]) if user.kind == "map" and user.data == "choose" and i == 1 else None
-            if mask is not None and mask.kind == "map" and not mask.uniform and mask not in constant:
-                labels.add(mask)
-            else:
-                labels.add(guards.get(user))
-        if len(labels) == 1 and (label := labels.pop()) is not None:
-            guards[node] = label
+            masks = set(held.get(user, ()))
+            if user.kind == "map" and user.data == "choose" and i == 1:
+                masks |= {mask for mask in _implied(_base(user.args[0])) if not mask.uniform and mask not in constant}
+            common = masks if common is None else common & masks
+        if common:
+            held[node] = common
+    guards: dict[Node, Node] = {}
+    for node, masks in held.items():
+        # Of masks that are worked out in every step, the one that says most.
+        if free := masks - held.keys():
+            guards[node] = max(free, key=lambda mask: mask.number)
     saved: dict[Node, int] = {}
     for node, mask in guards.items():
-        saved[mask] = saved.get(mask, 0) + node.size * (node.kind in ("map", "reduce", "gather"))
-    return {node: mask for node, mask in guards.items() if saved[mask] >= 4 * mask.size and mask not in guards}
+        work = node.size * node.shape[-1] if node.kind == "rank" else node.size
+        saved[mask] = saved.get(mask, 0) + work * (node.kind in ("map", "reduce", "gather", "rank"))
+    return {node: mask for node, mask in guards.items() if saved[mask] >= 4 * mask.size}
 
 
-def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], masks: set[Node]) -> set[Node]:
-    """Nodes with an array of their own."""
+def _keep_valid(careful: set[Node], guards: dict[Node, Node]) -> None:
+    """Have nothing skipped that a node which must not see what an earlier step left would read without its mask."""
+    for node in careful:
+        allowed = _implied(guards[node]) if node in guards else set()
+        for a in _needed(list(node.args)):
+            if a in guards and guards[a] not in allowed:
+                del guards[a]
+
+
+def _implied(mask: Node) -> set[Node]:
+    """The masks that hold in a lane wherever this one does, itself among them."""
+    if mask.kind != "map":
+        return set()
+    found = {mask}
+    if mask.data == "choose" and mask.args[2].kind == "scalar" and not mask.args[2].data:
+        parts = mask.args[:2]
+    else:
+        parts = mask.args if mask.data == "bit_and" else ()
+    return found.union(*map(_implied, map(_base, parts)))
+
+
+def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], apart: set[Node]) -> set[Node]:
+    """Nodes with an array of their own; ``apart`` must have one."""
     users = _users(needed)
     stored: set[Node] = set()
     evaluations: dict[Node, int] = {}
@@ -146,7 +174,7 @@ def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], masks: 
         evaluations[node] = times_read
         if node.kind in ("leaf", "scalar", "position", "view") and node not in outputs:
             continue
-        if node.kind in ("map", "gather") and node not in outputs | masks:
+        if node.kind in ("map", "gather") and node not in outputs | apart:
             addressed = any(user.kind in ("gather", "rank") and i == 0 for user, i in users[node])
             if node.uniform and not addressed and not any(a.kind == "leaf" for a in _needed([node])):
                 continue  # of positions and numbers alone: the compiler's to fold

@@ -132,7 +132,7 @@ def _comparison(name: str) -> None:
         if name == "gt" and isinstance(x, Node) and x.dtype == torch.int32 and dtype == torch.float64:
             return _whole_above(b, x, y)
         made = b.map(name, x, y, dtype=dtype, result=torch.bool)
-        return _none_below(b, made) if name == "lt" else made
+        return _none_below(b, x, made) if name == "lt" and isinstance(x, Node) else made
 
 
 def _whole_above(b: Builder, x: Node, y: Any) -> Node:
@@ -146,12 +146,12 @@ def _whole_above(b: Builder, x: Node, y: Any) -> Node:
     return b.map("bit_or", above, b.map("lt", limit, least, dtype=limit.dtype, result=torch.bool), dtype=torch.bool)
 
 
-def _none_below(b: Builder, less: Node) -> Node:
+def _none_below(b: Builder, rank: Node, less: Node) -> Node:
     """Of what is never negative none is less than a 0: where ranks are compared with a number that is mostly 0, they
     need not be known."""
-    rank, number = less.args
+    number = less.args[1]
     few = number.args[0] if number.kind == "view" else number
-    if few.size >= less.size or few.dtype.is_floating_point or reach(rank)[0] < 0:
+    if few.size >= less.size or reach(rank)[0] < 0:
         return less
     some = b.map("gt", few, 0, dtype=few.dtype, result=torch.bool)
     some = b.view(some, less.shape, number.data) if number.kind == "view" else b.expand(some, less.shape)

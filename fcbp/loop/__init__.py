@@ -123,6 +123,8 @@ def scan(
         except (ValueError, MemoryError, torch.OutOfMemoryError):
             raise  # with too little memory running eagerly is no help
         except Exception as error:
+            if "DefaultCPUAllocator" in str(error):
+                raise  # nor here: the CPU's allocator has no error of its own
             programs[key] = None
             # The first line alone may be no more than the compiler's name.
             reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
