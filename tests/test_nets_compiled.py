@@ -7,28 +7,32 @@ import torch
 import fcbp
 from fcbp import loop, methods, optim, random
 from fcbp.learner import LearnerHyperparams, make_learner
+from fcbp.loop import program
 from fcbp.nets import ResNet
 
-MEMBERS, STEPS, BATCH, CLASSES = 3, 20, 2, 5
+STEPS, BATCH, CLASSES = 20, 2, 5
 
 
 @pytest.mark.compiled
-def test_a_resnet_learns_compiled_and_vmapped_as_in_the_loop_over_members():
+@pytest.mark.parametrize(("members", "is_long"), [(3, False), (8, True)])
+def test_a_resnet_learns_compiled_and_vmapped_as_in_the_loop_over_members(members, is_long, monkeypatch):
+    if is_long:  # as a step of the full network is: called one by one, written over the old carry
+        monkeypatch.setattr(program, "LONG_STEP", 1)
     model = ResNet((1,), CLASSES, width=4)
     assert model.training
     units = fcbp.find_units(model, torch.zeros(2, 3, 32, 32))
     learner = make_learner(model, units, loss="cross_entropy", optimizer=optim.sgd(0.9), method=methods.cbp(capacity=1))
     hyper = LearnerHyperparams(
-        torch.tensor([0.001, 0.01, 0.03]),
+        torch.linspace(0.001, 0.03, members),
         fcbp.Hyperparams(
-            torch.tensor([0.0, 0.05, 0.1], dtype=torch.float64),
-            torch.full((MEMBERS,), 3.0),
-            torch.full((MEMBERS,), 0.9),
+            torch.linspace(0.0, 0.1, members, dtype=torch.float64),
+            torch.full((members,), 3.0),
+            torch.full((members,), 0.9),
         ),
     )
-    states = torch.vmap(learner.init)(random.split(random.key(0), MEMBERS))
-    images = random.normal(random.key(1), (STEPS, MEMBERS, BATCH, 3, 32, 32))
-    labels = random.randint(random.key(2), (STEPS, MEMBERS, BATCH), 0, CLASSES)
+    states = torch.vmap(learner.init)(random.split(random.key(0), members))
+    images = random.normal(random.key(1), (STEPS, members, BATCH, 3, 32, 32))
+    labels = random.randint(random.key(2), (STEPS, members, BATCH), 0, CLASSES)
 
     def step(carry, batch):
         state, hyper = carry
@@ -36,16 +40,16 @@ def test_a_resnet_learns_compiled_and_vmapped_as_in_the_loop_over_members():
         return (state, hyper), info
 
     together = torch.vmap(step)
-    _, info = loop.scan(together, (states, hyper), (images, labels))
-    alone = [optree.tree_map(lambda leaf: leaf[i], (states, hyper)) for i in range(MEMBERS)]  # noqa: B023
-    number = torch.zeros(MEMBERS)
+    _, info = loop.scan(together, (states, hyper), (images, labels), backend="scan")
+    alone = [optree.tree_map(lambda leaf: leaf[i], (states, hyper)) for i in range(members)]  # noqa: B023
+    number = torch.zeros(members)
     # In pieces: after each, the compiled program starts from the loop's states again, so that a difference is a
     # step's own and not what a few steps of momentum made of one rounding.
     for start in range(0, STEPS, 2):
         piece = slice(start, start + 2)
         carry = optree.tree_map(lambda *leaves: torch.stack(leaves), *alone)
-        (after, _), _ = loop.scan(together, carry, (images[piece], labels[piece]))
-        for i in range(MEMBERS):
+        (after, _), _ = loop.scan(together, carry, (images[piece], labels[piece]), backend="scan")
+        for i in range(members):
             alone[i], expected = loop.scan(step, alone[i], (images[piece, i], labels[piece, i]), compile=False)
             torch.testing.assert_close(info["loss"][piece, i], expected["loss"], rtol=1e-4, atol=1e-5)
             for name, mask in expected["replaced"].items():
@@ -58,4 +62,4 @@ def test_a_resnet_learns_compiled_and_vmapped_as_in_the_loop_over_members():
                     torch.testing.assert_close(ours[name][i], leaf, rtol=1e-4, atol=1e-5, msg=message)
     assert number[0] == 0
     assert (number[1:] > 2).all()
-    assert after.buffers["bn1.num_batches_tracked"].tolist() == [STEPS] * MEMBERS
+    assert after.buffers["bn1.num_batches_tracked"].tolist() == [STEPS] * members

@@ -38,7 +38,7 @@ def calls(monkeypatch):
 
 def assert_compiled_is_eager(step, carry, xs, **tolerance):
     before = optree.tree_map(torch.clone, (carry, xs))
-    compiled = loop.scan(step, carry, xs)
+    compiled = loop.scan(step, carry, xs, backend="scan")
     eager = loop.scan(step, carry, xs, compile=False)
     torch.testing.assert_close(optree.tree_leaves(compiled), optree.tree_leaves(eager), **tolerance)
     for now, then in zip(optree.tree_leaves((carry, xs)), optree.tree_leaves(before), strict=True):
@@ -134,7 +134,7 @@ def test_a_learner_of_large_matrices(momentum, calls):
     carry = learner.init(fcbp.random.key(0))
     xs = draw(60, 1, 20), fcbp.random.randint(fcbp.random.key(1), (60, 1), 0, 3)
     assert_compiled_is_eager(step, carry, xs, rtol=1e-3, atol=1e-4)
-    _, info = loop.scan(step, carry, xs)
+    _, info = loop.scan(step, carry, xs, backend="scan")
     assert all(mask.sum() > 10 for mask in info["replaced"].values())
     assert len(calls(kernels.run)) == 3
     # The first layer's weights by the units that it makes, the last one's by those that it reads, the other's by both.

@@ -70,7 +70,7 @@ def runner(case: str, method: Method, batch: int, members: int, length: int) -> 
     images = random.uniform(random.key(1), (length, *lead, batch, *shape))
     labels = random.randint(random.key(2), (length, *lead, batch), 0, 2)
     run_step = torch.vmap(step) if members > 1 else step
-    return lambda: loop.scan(run_step, carry, (images, labels))[1]
+    return lambda: loop.scan(run_step, carry, (images, labels), backend="scan")[1]
 
 
 def main() -> None:
