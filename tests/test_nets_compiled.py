@@ -25,7 +25,7 @@ def test_a_resnet_learns_compiled_and_vmapped_as_in_the_loop_over_members(member
     hyper = LearnerHyperparams(
         torch.linspace(0.001, 0.03, members),
         fcbp.Hyperparams(
-            torch.linspace(0.0, 0.1, members, dtype=torch.float64),
+            torch.tensor([0.0, *[0.05] * (members - 2), 0.1], dtype=torch.float64),
             torch.full((members,), 3.0),
             torch.full((members,), 0.9),
         ),
