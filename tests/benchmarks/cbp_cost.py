@@ -58,7 +58,7 @@ def runner(case: str, method: Method, batch: int, members: int, length: int) -> 
     model = make()
     units = fcbp.find_units(model, torch.zeros(2, *shape))
     learner = make_learner(model, units, loss="cross_entropy", optimizer=optim.sgd(momentum), method=method)
-    hyper = LearnerHyperparams(0.003, fcbp.Hyperparams(replacement_rate=1e-4))
+    hyper = LearnerHyperparams(0.003, fcbp.Hyperparams(replacement_rate=1e-4, maturity_threshold=0))
 
     def step(state: Any, batch: Any) -> Any:
         state, info = learner.step(state, batch, hyper)
