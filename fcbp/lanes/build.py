@@ -116,13 +116,24 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
         if threads == 1 or blocks * length * work < THREADED_FROM:
             function(*arguments)
         else:
-            # Every call takes blocks from one counter until none is left; Python's lock is not held meanwhile.
-            with ThreadPoolExecutor(threads) as pool:
-                for call in [pool.submit(function, *arguments) for _ in range(threads)]:
-                    call.result()
+            # Every call takes blocks from one counter until none is left; Python's lock is not held meanwhile. This
+            # thread calls as well: if it slept, the system might wake another on its core.
+            calls = [_pool(threads - 1).submit(function, *arguments) for _ in range(threads - 1)]
+            function(*arguments)
+            for call in calls:
+                call.result()
         return shared[1]
 
     return launch
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "fcbp-lanes")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has no threads but its own
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
