@@ -65,12 +65,17 @@ def values(members, n, m, k, seed):
     }
 
 
-def in_threads(step, carry, xs, length):
-    """A run by the program of a GPU, as C++."""
+def draft_of_kernel(step, carry, xs):
     leaves, spec = optree.tree_flatten(carry)
     draft = lanes.draft(step, leaves, spec, xs, lambda *_: None)
     source, plan = emit(draft.traced.lowered, "threads")
-    return dataclasses.replace(draft, source=source, plan=plan).compile()(leaves, xs, length)
+    return dataclasses.replace(draft, source=source, plan=plan, elements="threads")
+
+
+def in_threads(step, carry, xs, length):
+    """A run by the program of a GPU, as C++."""
+    program = dataclasses.replace(draft_of_kernel(step, carry, xs), elements="vectors").compile()
+    return program(optree.tree_leaves(carry), xs, length)
 
 
 def in_lanes(step, carry, xs, length):
@@ -537,13 +542,6 @@ def test_programs_pass_the_compiler_for_avx512(group, machine):
 
 
 # --- a GPU's kernel, without a GPU ------------------------------------------------------------------------
-
-
-def draft_of_kernel(step, carry, xs):
-    leaves, spec = optree.tree_flatten(carry)
-    draft = lanes.draft(step, leaves, spec, xs, lambda *_: None)
-    source, plan = emit(draft.traced.lowered, "threads")
-    return dataclasses.replace(draft, source=source, plan=plan, elements="threads")
 
 
 @pytest.fixture

@@ -113,7 +113,7 @@ class Lanes:
             examples, strides = _examples(xs, by_member)
             lead = (length, count) if population else (length,)
             ys = [torch.empty((*lead, *shape), dtype=dtype, device=device) for shape, dtype in y_kinds]
-            failed = launch(count, length, state, constants, examples, strides, ys)
+            failed = launch(build.Arguments(count, length, state, constants, examples, strides, ys))
             if checks and failed:
                 raise _error(*checks[int(failed) - 1])
             return optree.tree_unflatten(spec, state), optree.tree_unflatten(y_spec, ys)

@@ -19,12 +19,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["BuildError", "Launch", "build", "lanes", "launcher"]
+__all__ = ["Arguments", "BuildError", "Launch", "build", "lanes", "launcher"]
 
 # Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
 # where the source says so.
@@ -42,10 +42,23 @@ MACHINE = "-march=native"
 COMPILERS = ("g++", "clang++")
 
 
-Launch = Callable[..., Any]
-"""``launch(members, steps, carry, constants, examples, strides, ys)`` runs a program on lists of tensors, of which the
-carry and ``ys`` are written to; ``strides`` are two for each of ``examples``. The result is 0, or which check failed,
-counted from 1: an integer, or a tensor that will hold it."""
+class Arguments(NamedTuple):
+    """What a program runs on."""
+
+    members: int
+    steps: int
+    carry: Sequence[Tensor]
+    """Written to."""
+    constants: Sequence[Tensor]
+    examples: Sequence[Tensor]
+    strides: Sequence[int]
+    """Of each of ``examples``: from step to step and from member to member."""
+    ys: Sequence[Tensor]
+    """Written to."""
+
+
+Launch = Callable[[Arguments], Any]
+"""Runs a program. The result is 0, or which check failed, counted from 1: an integer, or a tensor that will hold it."""
 
 THREADED_FROM = 1 << 20
 """Elements in all, from which on a second thread saves more than it costs to start."""
@@ -92,28 +105,20 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
     """
     function = build(source, optimize)
 
-    def launch(
-        count: int,
-        length: int,
-        state: Sequence[Tensor],
-        constants: Sequence[Tensor],
-        examples: Sequence[Tensor],
-        strides: Sequence[int],
-        ys: Sequence[Tensor],
-    ) -> int:
+    def launch(given: Arguments) -> int:
         shared = (ctypes.c_int64 * 2)()  # the block to take next, and the check that failed
         arguments = (
-            (ctypes.c_int64 * 2)(count, length),
+            (ctypes.c_int64 * 2)(given.members, given.steps),
             shared,
-            _pointers(state),
-            _pointers(constants),
-            _pointers(examples),
-            (ctypes.c_int64 * max(len(strides), 1))(*strides),
-            _pointers(ys),
+            _pointers(given.carry),
+            _pointers(given.constants),
+            _pointers(given.examples),
+            (ctypes.c_int64 * max(len(given.strides), 1))(*given.strides),
+            _pointers(given.ys),
         )
-        blocks = -(-count // lanes())
+        blocks = -(-given.members // lanes())
         threads = min(torch.get_num_threads(), blocks)
-        if threads == 1 or blocks * length * work < THREADED_FROM:
+        if threads == 1 or blocks * given.steps * work < THREADED_FROM:
             function(*arguments)
         else:
             # Every call takes blocks from one counter until none is left; Python's lock is not held meanwhile. This

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fcbp.lanes.build import BuildError, Launch
+from fcbp.lanes.build import Arguments, BuildError, Launch
 
 __all__ = ["launcher"]
 
@@ -35,16 +35,8 @@ def launcher(source: str) -> Launch:
     except Exception as error:  # of many kinds: no device, no library, a message of the compiler
         raise BuildError(f"the CUDA kernel cannot be compiled: {' '.join(str(error).split())[:300]}") from error
 
-    def launch(
-        count: int,
-        length: int,
-        state: Sequence[Tensor],
-        constants: Sequence[Tensor],
-        examples: Sequence[Tensor],
-        strides: Sequence[int],
-        ys: Sequence[Tensor],
-    ) -> Tensor:
-        device = state[0].device
+    def launch(given: Arguments) -> Tensor:
+        device = given.carry[0].device
 
         def numbers(values: Sequence[int]) -> Tensor:
             return torch.tensor([*values] or [0], dtype=torch.int64, device=device)
@@ -54,15 +46,15 @@ def launcher(source: str) -> Launch:
 
         shared = numbers([0, 0])
         arguments = [
-            numbers([count, length]),
+            numbers([given.members, given.steps]),
             shared,
-            pointers(state),
-            pointers(constants),
-            pointers(examples),
-            numbers(strides),
-            pointers(ys),
+            pointers(given.carry),
+            pointers(given.constants),
+            pointers(given.examples),
+            numbers(given.strides),
+            pointers(given.ys),
         ]
-        kernel(grid=(-(-count // WARP), 1, 1), block=(WARP, 1, 1), args=arguments)
+        kernel(grid=(-(-given.members // WARP), 1, 1), block=(WARP, 1, 1), args=arguments)
         return shared[1]
 
     return launch

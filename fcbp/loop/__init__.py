@@ -17,7 +17,7 @@ from fcbp.names import unknown
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
 
-__all__ = ["PARALLEL_FROM", "Choice", "explain", "scan"]
+__all__ = ["PARALLEL_FROM", "Choice", "explain", "is_out_of_memory", "scan"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -120,11 +120,9 @@ def scan(
             program = programs[key]
             if program is not None:
                 return program(leaves, xs, length)
-        except (ValueError, MemoryError, torch.OutOfMemoryError):
-            raise  # with too little memory running eagerly is no help
         except Exception as error:
-            if "DefaultCPUAllocator" in str(error):
-                raise  # nor here: the CPU's allocator has no error of its own
+            if isinstance(error, ValueError) or is_out_of_memory(error):
+                raise  # with too little memory running eagerly is no help
             programs[key] = None
             # The first line alone may be no more than the compiler's name.
             reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
@@ -134,6 +132,11 @@ def scan(
                 stacklevel=2,
             )
     return _eager(step, carry, xs, length)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def explain(step: Step, carry: Any, xs: Any = None) -> Choice:

@@ -144,7 +144,7 @@ def run_chunk(
                     yield Stopped(chunk.id)
                     return
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not loop.is_out_of_memory(error):
             raise
         short = " ".join(str(error).split()) or type(error).__name__
     # Outside of the handler, for the error holds what the failed step had allocated.
@@ -208,11 +208,6 @@ def _flat(state: _State) -> tuple[list[Tensor], Any]:
 
 def _pack(task: Task, state: _State, step: int) -> bytes:
     return checkpoint.pack({"sweep": task.digest, "chunk": task.chunk.id, "step": step}, _flat(state)[0])
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its own."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:

@@ -178,11 +178,13 @@ def population(
         problem, batches = sample(carry.problem, steps)
         _, learners, hyper, stream_of = carry
         ours = (learners, hyper, zeros(carry))
+
+        def laid_out(batches: tuple[Tensor, ...], steps: int) -> tuple[Tensor, ...]:
+            return tuple(part[:steps].index_select(1, stream_of) for part in batches)
+
         # One step's examples tell whether lanes suit; all are laid out only where they do.
-        one = tuple(part[:1].index_select(1, stream_of) for part in batches)
-        if compile and loop.explain(lanes, ours, one).backend == "lanes":
-            mine = tuple(part.index_select(1, stream_of) for part in batches)
-            done = in_lanes(lanes, ours, mine, steps)
+        if compile and loop.explain(lanes, ours, laid_out(batches, 1)).backend == "lanes":
+            done = in_lanes(lanes, ours, laid_out(batches, steps), steps)
             if done is not None:
                 return Carry(problem, done[0], hyper, stream_of), done[2]
         (learners, hyper, stream_of), seen = loop.scan(
@@ -208,9 +210,16 @@ def population(
         return torch.vmap(program.probe)(carry.learners, carry.hyper, mine)
 
     def piece_with_examples(carry: Carry) -> int:
-        _, batches = sample(carry.problem, 1)
-        members, streams = len(carry.stream_of), len(batches[0][0])
-        return max(2, min(PIECE, PIECE_BYTES // (8 * members + size_of(batches) * (streams + members) // streams)))
+        """The most steps of a call whose examples are laid out before it."""
+        members = len(carry.stream_of)
+        if members not in laid_out_lengths:
+            _, batches = sample(carry.problem, 1)
+            streams = len(batches[0][0])
+            bytes = 8 * members + size_of(batches) * (streams + members) // streams
+            laid_out_lengths[members] = max(2, min(PIECE, PIECE_BYTES // bytes))
+        return laid_out_lengths[members]
+
+    laid_out_lengths: dict[int, int] = {}
 
     def piece(carry: Carry) -> int:
         return window_length(carry) or piece_with_examples(carry)
