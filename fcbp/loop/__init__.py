@@ -145,6 +145,11 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     Where a step cannot run in lanes, the reason names the first operation that stands against it and the line of code
     it comes from.
 
+    Args:
+        step: as for :func:`scan`.
+        carry: as for :func:`scan`.
+        xs: as for :func:`scan`, of one step or more ``(steps, ...)``.
+
     Raises:
         ValueError: as :func:`scan`.
 
