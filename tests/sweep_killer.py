@@ -19,7 +19,7 @@ import xarray  # noqa: F401
 import zarr  # noqa: F401
 
 import fcbp
-from fcbp.sweeps import files, population
+from fcbp.sweeps import advance, files
 
 KILLS = 20
 MEMBERS = {"seed": [0, 1, 2], "replacement_rate": [0.0, 0.1]}
@@ -101,5 +101,5 @@ def main(folder: Path, seed: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # a fork has no other threads
-    population.PIECE = 2
+    advance.PIECE = 2
     main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -14,7 +14,7 @@ import fcbp
 from fcbp import grid, lanes, paired, sweeps
 from fcbp.designs import Members
 from fcbp.experiment import EXPERIMENTS, Experiment
-from fcbp.sweeps import chunk, population
+from fcbp.sweeps import advance, chunk
 from fcbp.sweeps.execution import Execution
 
 MEASURED = ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank")
@@ -175,7 +175,7 @@ def test_a_bin_that_does_not_divide_the_steps():
 
 
 def test_pieces_do_not_matter(monkeypatch):
-    monkeypatch.setattr(population, "PIECE", 17)
+    monkeypatch.setattr(advance, "PIECE", 17)
     same(run(grid(seed=SEEDS, replacement_rate=RATES), experiment=QUICK), results())
 
 
@@ -428,19 +428,45 @@ def test_without_progress_nothing_is_printed(capsys):
     assert shown.out + shown.err == ""
 
 
-@pytest.mark.parametrize(("steps", "compiled"), [(sweeps.COMPILE_FROM - 1, False), (sweeps.COMPILE_FROM, True)])
-def test_compiling_is_chosen_by_length(steps, compiled, monkeypatch):
+LANES_FROM, SCAN_FROM = sweeps.COMPILE_FROM["lanes"], sweeps.COMPILE_FROM["scan"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "compiled"), [(LANES_FROM - 1, 0), (LANES_FROM, "lanes"), (SCAN_FROM - 1, "lanes"), (SCAN_FROM, 1)]
+)
+def test_compiling_is_chosen_by_length(steps, compiled, monkeypatch, tmp_path):
     chosen = []
 
     def fake(self):
         chosen.append(self.plan.compile)
+        self._write_config("finished")
         return self.results.dataset(self._attributes())
 
     monkeypatch.setattr(Execution, "run", fake)
-    data = fcbp.sweep("bit-flipping", grid(seed=0), steps=steps, progress=False)
-    assert chosen == [compiled]
-    assert data.attrs["compiled"] == int(compiled)
-    assert data.sizes["step"] >= 50
+    data = fcbp.sweep("bit-flipping", grid(replacement_rate=0.0), steps=steps, progress=False, out=tmp_path)
+    assert data.attrs["compiled"] == compiled
+    assert data.sizes["step"] >= 49
+    fcbp.resume(tmp_path, progress=False)
+    assert chosen == [compiled, compiled]
+
+
+@pytest.mark.compiled
+def test_a_run_of_some_length_is_compiled_where_lanes_suit(capsys, monkeypatch):
+    monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
+    monkeypatch.setitem(sweeps.COMPILE_FROM, "lanes", 40)
+    monkeypatch.setattr(advance.loop, "build", lambda *args: pytest.fail("the compiled scan was built"))
+    members = grid(hidden=[(5,), (600,)], seed=[0, 1])
+    found = fcbp.sweep(QUICK, members, steps=40, bin=20)
+    assert [program["backend"] for program in json.loads(found.attrs["programs"])] == ["lanes", "eager"]
+    shown = capsys.readouterr()
+    assert "40 steps: running eagerly what does not suit lanes" in shown.out + shown.err
+    eager = fcbp.sweep(QUICK, members, steps=40, bin=20, compile=False)
+    assert [program["backend"] for program in json.loads(eager.attrs["programs"])] == ["eager", "eager"]
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("40 steps: running eagerly, as asked") == 1
+    np.testing.assert_array_equal(found["units_replaced"], eager["units_replaced"])
+    for name in VARIABLES:
+        np.testing.assert_allclose(found[name], eager[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.compiled
@@ -451,20 +477,20 @@ def test_compiling_is_chosen_by_length(steps, compiled, monkeypatch):
 )
 def test_examples_made_in_the_loop_are_those_laid_out(experiment, monkeypatch):
     monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
-    monkeypatch.setattr(population, "PIECE", 7)
+    monkeypatch.setattr(advance, "PIECE", 7)
     lengths = []
-    scan = population.loop.scan
+    scan = advance.loop.scan
 
     def recorded(step, carry, xs, length=None, **options):
         lengths.append((options["backend"], length if xs is None else None))
         return scan(step, carry, xs, length, **options)
 
-    monkeypatch.setattr(population.loop, "scan", recorded)
+    monkeypatch.setattr(advance.loop, "scan", recorded)
     members = {"seed": [7, 3], "step_size": [0.01, 0.02]}
-    monkeypatch.setattr(population, "WINDOWS", (50,))
+    monkeypatch.setattr(advance, "WINDOWS", (50,))
     inside = fcbp.sweep(experiment, members, steps=90, bin=30, compile=True, progress=False)
     assert lengths == [("lanes", 30)] * 3
-    monkeypatch.setattr(population, "WINDOWS", ())
+    monkeypatch.setattr(advance, "WINDOWS", ())
     outside = fcbp.sweep(experiment, members, steps=90, bin=30, compile=True, progress=False)
     assert lengths[3:] == [("lanes", None)] * 15
     for name in inside:
@@ -474,7 +500,7 @@ def test_examples_made_in_the_loop_are_those_laid_out(experiment, monkeypatch):
 
 @pytest.mark.compiled
 def test_a_compiled_sweep_is_the_eager_one_of_more_members(monkeypatch):
-    monkeypatch.setattr(population, "PIECE", 50)
+    monkeypatch.setattr(advance, "PIECE", 50)
     compiled = run(grid(seed=[7, 3], replacement_rate=[0.02, 0.1]), experiment=QUICK, compile=True)
     assert compiled.attrs["compiled"] == 1
     eager = results().sel(seed=[7, 3], replacement_rate=[0.02, 0.1])

@@ -8,7 +8,7 @@ import torch
 
 import fcbp
 from fcbp.experiment import build_program
-from fcbp.sweeps import memory, plan, population
+from fcbp.sweeps import advance, memory, plan, population
 from fcbp.sweeps.chunk import Advanced, Split
 from fcbp.sweeps.execution import Execution, Interrupted
 
@@ -29,13 +29,13 @@ def whole():
 def sizes(monkeypatch):
     """``(members, streams)`` of every call of the loop."""
     found = []
-    scan = population.loop.scan
+    scan = advance.loop.scan
 
     def recorded(step, carry, xs, **options):
         found.append((len(carry[-1]), xs[0].shape[1]))
         return scan(step, carry, xs, **options)
 
-    monkeypatch.setattr(population.loop, "scan", recorded)
+    monkeypatch.setattr(advance.loop, "scan", recorded)
     return found
 
 
@@ -68,8 +68,8 @@ def test_chunks_are_what_the_free_memory_holds(whole, sizes, monkeypatch):
     program = build_program([EXPERIMENT])
     side_by_side = population.population(program, compile=False, device="cpu")
     two = side_by_side.start([EXPERIMENT, EXPERIMENT.replace(seed=1)], 2, 2)
-    per_member = memory.COPIES * population.size_of((two.learners, two.hyper)) // 2
-    per_member += population.size_of(two.problem) // 2
+    per_member = memory.COPIES * advance.size_of((two.learners, two.hyper)) // 2
+    per_member += advance.size_of(two.problem) // 2
     free = (2 * memory.PIECE_BYTES + 2.5 * per_member) / memory.USED
     monkeypatch.setattr(memory, "available", lambda device: free)
     equal(sweep(), whole)
@@ -129,7 +129,7 @@ def test_pieces_are_short_where_examples_are_large(sizes, monkeypatch):
     expected = sweep()
     sizes.clear()
     carry_bytes = (3 + 6) * (20 + 1) * 4 + 6 * 8  # drawn for each stream, then laid out for each member
-    monkeypatch.setattr(population, "PIECE_BYTES", 10 * carry_bytes)
+    monkeypatch.setattr(advance, "PIECE_BYTES", 10 * carry_bytes)
     found = sweep()
     assert len(sizes) == 4
     np.testing.assert_array_equal(found["loss"], expected["loss"])
@@ -146,7 +146,7 @@ SHORT = [
 
 def short_of_memory(monkeypatch, most, error=SHORT[0], from_call=0):
     """The loop fails for more than ``most`` members, from its so-manieth call on."""
-    scan = population.loop.scan
+    scan = advance.loop.scan
     calls = itertools.count()
 
     def limited(step, carry, xs, **options):
@@ -154,7 +154,7 @@ def short_of_memory(monkeypatch, most, error=SHORT[0], from_call=0):
             raise error
         return scan(step, carry, xs, **options)
 
-    monkeypatch.setattr(population.loop, "scan", limited)
+    monkeypatch.setattr(advance.loop, "scan", limited)
 
 
 @pytest.mark.parametrize("error", SHORT, ids=lambda error: type(error).__name__)
@@ -167,7 +167,7 @@ def test_a_chunk_that_does_not_fit_is_halved(whole, sizes, monkeypatch, error):
 
 
 def test_memory_that_runs_short_midway_loses_no_step(whole, monkeypatch):
-    monkeypatch.setattr(population, "PIECE", 5)
+    monkeypatch.setattr(advance, "PIECE", 5)
     seen = []
     handle = Execution._handle
     monkeypatch.setattr(Execution, "_handle", lambda self, event: (handle(self, event), seen.append(event)))
@@ -189,7 +189,7 @@ def test_chunks_that_wait_are_made_smaller_too(whole, monkeypatch):
 
 
 def test_a_sweep_that_was_halved_and_killed_goes_on(whole, monkeypatch, tmp_path):
-    monkeypatch.setattr(population, "PIECE", 5)
+    monkeypatch.setattr(advance, "PIECE", 5)
     handle = Execution._handle
     count = itertools.count()
 

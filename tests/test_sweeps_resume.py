@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import fcbp
-from fcbp.sweeps import checkpoint, files, folder, population, store
+from fcbp.sweeps import advance, checkpoint, files, folder, store
 from fcbp.sweeps.chunk import Advanced, Saved
 from fcbp.sweeps.execution import Execution, Interrupted
 
@@ -27,7 +27,7 @@ MEMBERS = {"seed": [0, 1], "replacement_rate": [0.0, 0.1]}
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(population, "PIECE", 5)
+    monkeypatch.setattr(advance, "PIECE", 5)
 
 
 def sweep(out, experiment=EXPERIMENT, members=MEMBERS, **options):
@@ -38,7 +38,7 @@ def sweep(out, experiment=EXPERIMENT, members=MEMBERS, **options):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(population, "PIECE", 5)
+        patch.setattr(advance, "PIECE", 5)
         out = tmp_path_factory.mktemp("undisturbed")
         sweep(out)
         return out
@@ -488,7 +488,7 @@ def test_a_checkpoint_of_another_experiment(tmp_path):
     with pytest.raises(ValueError, match="the checkpoint is of another sweep"):
         fcbp.resume(tmp_path / "one", progress=False)
     one = folder.Folder(tmp_path / "one")
-    digest = folder.digest(folder.read_plan(one, False))
+    digest = folder.digest(folder.read_plan(one))
     one.release()
     for mine, theirs in zip(saved_files(tmp_path / "one"), saved_files(tmp_path / "larger"), strict=True):
         about, tensors = checkpoint.unpack(theirs.read_bytes())

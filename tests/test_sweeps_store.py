@@ -121,7 +121,7 @@ def test_every_design_comes_back(experiment, members, tmp_path):
         results = sweep(tmp_path, members, experiment)
     assert fcbp.open(tmp_path).identical(results)
     opened = folder.Folder(tmp_path)
-    plan = folder.read_plan(opened, False)
+    plan = folder.read_plan(opened)
     folder.check_same(opened, plan)
     opened.release()
     assert plan.experiment == experiment

@@ -9,15 +9,15 @@
 {'seed': 3, 'replacement_rate': 2, 'step': 2}
 
 :func:`sweep` makes a plan (``plan.py``) and carries it out (``execution.py``). Members that run side by side are a
-chunk (``chunk.py``), whose numbers are a population's (``population.py``). Chunks run here, in worker processes
-(``workers.py``) or on Ray (``cluster.py``); this process alone writes results (``store.py``), checkpoints
-(``checkpoint.py``) and the rest of the run directory (``folder.py``).
+chunk (``chunk.py``), whose numbers are a population's (``population.py``), some steps further by one of several ways
+(``advance.py``). Chunks run here, in worker processes (``workers.py``) or on Ray (``cluster.py``); this process alone
+writes results (``store.py``), checkpoints (``checkpoint.py``) and the rest of the run directory (``folder.py``).
 """
 
 from fcbp.sweeps.execution import Interrupted
 from fcbp.sweeps.folder import state
-from fcbp.sweeps.plan import surprises
-from fcbp.sweeps.run import COMPILE_FROM, resume, sweep
+from fcbp.sweeps.plan import COMPILE_FROM, surprises
+from fcbp.sweeps.run import resume, sweep
 from fcbp.sweeps.store import CONFIG, STORE, open
 
 __all__ = ["COMPILE_FROM", "CONFIG", "STORE", "Interrupted", "open", "resume", "state", "surprises", "sweep"]

@@ -18,10 +18,23 @@ from torch import Tensor
 from fcbp import loop
 from fcbp.experiment import AVERAGED, build_program
 from fcbp.sweeps import checkpoint
+from fcbp.sweeps.advance import Carry, using_threads
 from fcbp.sweeps.plan import Chunk, Plan, halves, pieces
-from fcbp.sweeps.population import Carry, Population, is_broken, population, select, using_threads
+from fcbp.sweeps.population import Population, is_broken, population, select
 
-__all__ = ["ENDINGS", "Advanced", "Event", "Finished", "Measured", "Saved", "Split", "Stopped", "Task", "run_chunk"]
+__all__ = [
+    "ENDINGS",
+    "Advanced",
+    "Began",
+    "Event",
+    "Finished",
+    "Measured",
+    "Saved",
+    "Split",
+    "Stopped",
+    "Task",
+    "run_chunk",
+]
 
 
 class Task(NamedTuple):
@@ -37,6 +50,14 @@ class Task(NamedTuple):
     threads: int
     checkpoint_every: float
     """Seconds."""
+
+
+class Began(NamedTuple):
+    """The chunk is about to take its first step."""
+
+    chunk: int
+    backend: str
+    """What it will run in: ``"lanes"``, ``"scan"`` or ``"eager"``."""
 
 
 class Advanced(NamedTuple):
@@ -87,7 +108,7 @@ class Stopped(NamedTuple):
     chunk: int
 
 
-Event: TypeAlias = Advanced | Measured | Saved | Split | Finished | Stopped
+Event: TypeAlias = Began | Advanced | Measured | Saved | Split | Finished | Stopped
 ENDINGS = (Finished, Split, Stopped)
 """The last event of a chunk is one of these."""
 
@@ -124,6 +145,7 @@ def run_chunk(
             programs[chunk.group] = population(program, compile=plan.compile, device=task.device, threads=task.threads)
         side_by_side = programs[chunk.group]
         state, step = _start(task, side_by_side)
+        yield Began(chunk.id, side_by_side.backend(state.carry))
         with _threads(task.threads, state):
             for bin, start, end in _cuts(plan, side_by_side.piece(state.carry)):
                 if end <= step:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from fcbp.experiment import build_program
 from fcbp.sweeps import checkpoint
 from fcbp.sweeps import folder as folders
-from fcbp.sweeps.chunk import Advanced, Event, Finished, Measured, Saved, Split, Stopped, Task, run_chunk
+from fcbp.sweeps.chunk import Advanced, Began, Event, Finished, Measured, Saved, Split, Stopped, Task, run_chunk
 from fcbp.sweeps.folder import Folder
 from fcbp.sweeps.memory import members_that_fit
 from fcbp.sweeps.places import Places
-from fcbp.sweeps.plan import Chunk, Plan, divide, halves
+from fcbp.sweeps.plan import Chunk, Plan, compiling_for, divide, halves
 from fcbp.sweeps.population import Population, population
 from fcbp.sweeps.progress import Progress
 from fcbp.sweeps.store import Results, progress_attributes
@@ -93,7 +93,7 @@ class Execution:
             "bin": plan.bin,
             "sizes": {**{name: len(axis) for name, axis in plan.members.axes.items()}, "step": len(plan.ends)},
             "seeds": _ranges({run.seed for run in plan.runs}),
-            "compiled": int(plan.compile),
+            "compiled": plan.compile if isinstance(plan.compile, str) else int(plan.compile),
             "threads": places.threads,
             "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **folders.circumstances(places.devices[0]),
@@ -107,7 +107,7 @@ class Execution:
             self._write_config("running")
 
     def _programs_told(self) -> list[dict[str, Any]]:
-        """What sets each program apart, and the time that it ran."""
+        """What sets each program apart, and the time that it ran; later also in what."""
         pairs = zip(self.plan.program_settings, self.plan.groups, strict=True)
         return [{"settings": settings, "members": len(group), "seconds": 0.0} for settings, group in pairs]
 
@@ -179,13 +179,15 @@ class Execution:
         """
         members = len(self.plan.members)
         progress = Progress(members, self.plan.steps, self._done_steps(), self.show)
-        if not self.plan.compile:
-            progress.say(f"{self.plan.steps:,} steps: running eagerly, compiling (10 to 30 s) would not pay back.")
+        told = False
         self.pending = deque(chunk for chunk in self.chunks.values() if chunk.id not in self.done)
         try:
             with self.stop.on_signals(self.folder is not None, progress.say):
                 for event in self._events():
                     self._handle(event)
+                    if isinstance(event, Began) and event.backend == "eager" and not told:
+                        progress.say(self._why_eager())
+                        told = True
                     progress.update(self._done_steps(), self.results)
             if len(self.done) < len(self.chunks):
                 self._write_config("interrupted")
@@ -229,6 +231,8 @@ class Execution:
     def _handle(self, event: Event) -> None:
         chunk = self.chunks[event.chunk]
         match event:
+            case Began():
+                self.config["programs"][chunk.group]["backend"] = event.backend
             case Advanced():
                 self.steps[chunk.id] = event.step
                 self.config["programs"][chunk.group]["seconds"] += event.seconds
@@ -303,6 +307,15 @@ class Execution:
         self.config["members_with_nan"] = int(self.results.failed().sum())
         if self.folder is not None:
             self.folder.write(self.config)
+
+    def _why_eager(self) -> str:
+        """What to tell who waits."""
+        steps = f"{self.plan.steps:,} steps"
+        if self.plan.compile != compiling_for(self.plan.steps):
+            return f"{steps}: running eagerly, as asked."
+        if self.plan.compile:
+            return f"{steps}: running eagerly what does not suit lanes; compiling it (15 to 60 s) would not pay back."
+        return f"{steps}: running eagerly, compiling (2 s or more) would not pay back."
 
     def _how_to_go_on(self) -> str:
         assert self.folder is not None

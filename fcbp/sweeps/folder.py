@@ -18,7 +18,17 @@ from fcbp.sweeps import checkpoint, files
 from fcbp.sweeps.plan import Chunk, Plan
 from fcbp.sweeps.store import CONFIG, STORE
 
-__all__ = ["Folder", "check_same", "circumstances", "digest", "read_chunks", "read_plan", "state", "write_plan"]
+__all__ = [
+    "Folder",
+    "check_same",
+    "circumstances",
+    "compiling",
+    "digest",
+    "read_chunks",
+    "read_plan",
+    "state",
+    "write_plan",
+]
 
 LOCK = "lock"
 PLAN = "plan.json"
@@ -102,7 +112,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(described, default=str))  # tuples as lists, as they come back from a file
 
 
-def read_plan(folder: Folder, compile: bool) -> Plan:
+def read_plan(folder: Folder) -> Plan:
     """The plan of a run directory.
 
     Raises:
@@ -111,7 +121,13 @@ def read_plan(folder: Folder, compile: bool) -> Plan:
     stored = files.read_json(folder.path / PLAN)
     axes = {name: plain(values) for name, values in stored["axes"].items()}
     members = Members(axes, tuple({k: plain(v) for k, v in settings.items()} for settings in stored["settings"]))
-    return Plan(Experiment(**stored["experiment"]), members, stored["steps"], stored["bin"], compile)
+    return Plan(Experiment(**stored["experiment"]), members, stored["steps"], stored["bin"], compiling(folder))
+
+
+def compiling(folder: Folder) -> bool | str:
+    """:attr:`Plan.compile` of a run."""
+    stored = folder.read()["compiled"]
+    return stored if isinstance(stored, str) else bool(stored)
 
 
 def check_same(folder: Folder, plan: Plan) -> None:

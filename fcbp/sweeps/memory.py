@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from fcbp.experiment import Experiment
-from fcbp.sweeps.population import PIECE_BYTES, Population, size_of
+from fcbp.sweeps.advance import PIECE_BYTES, size_of
+from fcbp.sweeps.population import Population
 
 __all__ = ["available", "members_that_fit"]
 

@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 from fcbp.designs import Members
 from fcbp.experiment import Experiment
 
-__all__ = ["Chunk", "Plan", "divide", "surprises"]
+__all__ = ["COMPILE_FROM", "Chunk", "Plan", "compiling_for", "divide", "surprises"]
+
+COMPILE_FROM = {"lanes": 500, "scan": 5_000}
+"""Steps from which on compiling pays. It takes 2 s for lanes, or 0.3 s where the program is kept from another run, and
+15 to 60 s for the compiled scan; an eager step takes 4 ms, of many members more."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +26,14 @@ class Plan:
         members: what sets them apart.
         steps: learner steps of every member.
         bin: steps averaged into one value.
-        compile: whether the loop is compiled.
+        compile: whether the loop is compiled; ``"lanes"`` only where lanes suit.
     """
 
     experiment: Experiment
     members: Members
     steps: int
     bin: int
-    compile: bool
+    compile: bool | str
 
     @functools.cached_property
     def runs(self) -> tuple[Experiment, ...]:
@@ -76,6 +80,13 @@ class Chunk(NamedTuple):
     """The program's members; where there are fewer, the last is repeated, so that one program serves all chunks."""
     streams: int
     """The program's streams, likewise."""
+
+
+def compiling_for(steps: int) -> bool | str:
+    """What pays back in a run of that length: as :attr:`Plan.compile`."""
+    if steps >= COMPILE_FROM["scan"]:
+        return True
+    return "lanes" if steps >= COMPILE_FROM["lanes"] else False
 
 
 def divide(plan: Plan, at_once: Sequence[int], workers: int = 1) -> list[Chunk]:

@@ -18,16 +18,13 @@ from fcbp.sweeps import folder as folders
 from fcbp.sweeps import places
 from fcbp.sweeps.execution import Execution
 from fcbp.sweeps.folder import Folder
-from fcbp.sweeps.plan import Plan, surprises
+from fcbp.sweeps.plan import Plan, compiling_for, surprises
 from fcbp.sweeps.store import need
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["COMPILE_FROM", "resume", "sweep"]
-
-COMPILE_FROM = 8_000
-"""Steps from which on compiling (10 to 30 s) pays: an eager step of any small population takes 2 to 5 ms."""
+__all__ = ["resume", "sweep"]
 
 
 def sweep(
@@ -64,7 +61,7 @@ def sweep(
         bin: steps averaged into one value; by default the experiment's, or a fiftieth of the run, at most 20,000.
         out: run directory, new or empty; by default nothing is written.
         resume: where ``out`` holds this sweep, go on with it.
-        compile: by default where it pays back in the run's length; see :data:`COMPILE_FROM`.
+        compile: by default where it pays back in the run's length; see :data:`fcbp.sweeps.COMPILE_FROM`.
         progress: show a bar with steps per second and the time left, and say what may surprise.
         device: by default the CPU.
         devices: several, each with a process of its own that runs chunks: ``"all"`` is every GPU or, without one, every
@@ -114,7 +111,7 @@ def sweep(
                     f"out is {str(out)!r}, which holds a run; expected a new or an empty directory, or resume=True"
                 )
             folders.check_same(folder, plan)
-            plan = dataclasses.replace(plan, compile=bool(folder.read()["compiled"]))
+            plan = dataclasses.replace(plan, compile=folders.compiling(folder))
         elif foreign := folder.foreign():
             raise ValueError(
                 f"out is {str(out)!r}, which holds {', '.join(foreign[:3])} and no run; expected a new or an empty "
@@ -152,7 +149,7 @@ def resume(
     places.check_number("checkpoint_every", checkpoint_every, 0)
     folder = Folder(path)
     try:
-        plan = folders.read_plan(folder, bool(folder.read()["compiled"]))
+        plan = folders.read_plan(folder)
         return Execution(plan, place, folder, progress, checkpoint_every, None).run()
     finally:
         folder.release()
@@ -175,4 +172,4 @@ def _plan(
     runs = [base.replace(**settings) for settings in members]
     experiments.check(runs, members.names())
     bin = base.bin or max(1, min(base.steps // 50, 20_000))
-    return Plan(base, members, base.steps, bin, base.steps >= COMPILE_FROM if compile is None else compile)
+    return Plan(base, members, base.steps, bin, compiling_for(base.steps) if compile is None else compile)

@@ -1,0 +1,255 @@
+"""A population some steps further: in lanes whose members make their own examples, in lanes with the examples laid out
+before them, and in the compiled scan or eagerly with each stream's examples.
+
+Which of them it is depends on the carry's shapes alone, and so does how long a call may be: a run resumed goes the same
+ways and is cut alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import optree
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from fcbp import loop
+from fcbp.experiment import AVERAGED, PER_STEP, Program
+from fcbp.sweeps.plan import pieces
+
+__all__ = ["Advance", "Carry", "sample", "size_of", "using_threads"]
+
+PIECE = 1000
+"""The most steps of a call whose examples are drawn before it."""
+PIECE_BYTES = 1 << 28
+"""What the examples and the losses of such a call may take."""
+WINDOWS = (10_000, 1000)
+"""The most steps of a call in which examples are made: the first whose window is small."""
+WINDOW_BYTES = 1 << 13
+"""What a stream's window may take; a member's lies in the cache beside its state."""
+
+
+class Carry(NamedTuple):
+    """All that a population goes on from."""
+
+    problem: Any
+    """States of the streams; members of one seed share theirs."""
+    learners: Any
+    """States of the learners, members first."""
+    hyper: Any
+    """The members' numbers."""
+    stream_of: Int64[Tensor, "members"]
+    """Each member's stream."""
+
+
+class Steps(NamedTuple):
+    """A program's step, as each way of advancing runs it; one object each, for which compiled programs are kept."""
+
+    making: Callable[[Any, Any], Any]
+    """Members in lanes: ``(window, index, learner, hyper, sums)`` is carried."""
+    given: Callable[[Any, Any], Any]
+    """Members in lanes: ``(learner, hyper, sums)`` is carried, each member's example given."""
+    together: Callable[[Any, Any], Any]
+    """All members as one: ``(learners, hyper, stream_of)`` is carried, each stream's example given."""
+
+
+class Ahead(NamedTuple):
+    """What is left of the members' windows after a call."""
+
+    problem: Any
+    """The state of the streams that it goes on from."""
+    window: Any
+    next: int
+    """The example in it that comes next."""
+
+
+class Advance:
+    """``advance(carry, steps)``: the new carry, and sums over the steps ``(members,)``: counts int64, others float64.
+
+    Args:
+        program: what a member does.
+        compile: whether steps are compiled; ``"lanes"`` only where lanes suit.
+        threads: what lanes may use; ``None`` is torch's number.
+    """
+
+    def __init__(self, program: Program, compile: bool | str, threads: int | None) -> None:
+        self.program, self.compile, self.threads = program, compile, threads
+        self.sums = ("loss", *(name for name in PER_STEP if name in program.measurements))
+        self.steps = _steps(program)
+        # By number of members.
+        self.window_lengths: dict[int, int] = {}
+        self.lanes_suit: dict[int, bool] = {}
+        self.piece_lengths: dict[int, int] = {}
+        self.ahead: Ahead | None = None
+
+    def __call__(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
+        if steps <= self.window_length(carry):
+            done = self.making_examples(carry, steps)
+            if done is not None:
+                return done
+        totals = self.zeros(carry)
+        for length in pieces(steps, self.piece_length(carry)):
+            carry, more = self.given_examples(carry, length)
+            totals = {name: total + more[name] for name, total in totals.items()}
+        return carry, totals
+
+    def backend(self, carry: Carry) -> str:
+        """What runs the steps: ``"lanes"``, ``"scan"`` or ``"eager"``."""
+        if self.window_length(carry) or self.suits_lanes(carry):
+            return "lanes"
+        return "scan" if self.compile is True else "eager"
+
+    def most_steps(self, carry: Carry) -> int:
+        """Of one call."""
+        return self.window_length(carry) or self.piece_length(carry)
+
+    # --- in lanes, examples made in the loop ------------------------------------------------------------
+
+    def window_length(self, carry: Carry) -> int:
+        """The most steps of a call in which lanes make their own examples; 0 where they do not suit."""
+        members = len(carry.stream_of)
+        if self.compile and members not in self.window_lengths:
+            first: Any = optree.tree_map(lambda leaf: leaf[:1], carry.problem)
+            length = next((n for n in WINDOWS if size_of(self.windows(first, n)) <= WINDOW_BYTES), 0)
+            if length:
+                ours = self.with_windows(carry, self.members_windows(carry, length), 0)
+                length = length if loop.explain(self.steps.making, ours).backend == "lanes" else 0
+            self.window_lengths[members] = length
+        return self.window_lengths.get(members, 0)
+
+    def making_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]] | None:
+        """Some steps; ``None`` where they cannot be compiled."""
+        length = self.window_length(carry)
+        ahead = self.ahead
+        if ahead is None or ahead.problem is not carry.problem or ahead.next + steps > length:
+            ahead = Ahead(carry.problem, self.members_windows(carry, length), 0)
+        done = self.in_lanes(self.steps.making, self.with_windows(carry, ahead.window, ahead.next), None, steps)
+        if done is None:
+            self.window_lengths[len(carry.stream_of)] = 0
+            return None
+        *_, learners, _, totals = done
+        problem = torch.vmap(lambda state: self.program.stream.skip(state, steps))(carry.problem)
+        self.ahead = Ahead(problem, ahead.window, ahead.next + steps)
+        return carry._replace(problem=problem, learners=learners), totals
+
+    def with_windows(self, carry: Carry, window: Any, index: int) -> tuple[Any, ...]:
+        """What the step that makes its examples carries."""
+        return window, torch.full_like(carry.stream_of, index), carry.learners, carry.hyper, self.zeros(carry)
+
+    def windows(self, problem: Any, length: int) -> Any:
+        return torch.vmap(lambda state: self.program.stream.window(state, length))(problem)
+
+    def members_windows(self, carry: Carry, length: int) -> Any:
+        return optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), self.windows(carry.problem, length))
+
+    # --- examples given ---------------------------------------------------------------------------------
+
+    def piece_length(self, carry: Carry) -> int:
+        """The most steps of a call whose examples are laid out before it."""
+        members = len(carry.stream_of)
+        if members not in self.piece_lengths:
+            _, batches = sample(self.program, carry.problem, 1)
+            streams = len(batches[0][0])
+            bytes = 8 * members + size_of(batches) * (streams + members) // streams
+            self.piece_lengths[members] = max(2, min(PIECE, PIECE_BYTES // bytes))
+        return self.piece_lengths[members]
+
+    def given_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
+        suits = self.suits_lanes(carry)
+        problem, batches = sample(self.program, carry.problem, steps)
+        totals = self.zeros(carry)
+        if suits:
+            ours = (carry.learners, carry.hyper, totals)
+            done = self.in_lanes(self.steps.given, ours, laid_out(batches, carry.stream_of), steps)
+            if done is not None:
+                learners, _, totals = done
+                return carry._replace(problem=problem, learners=learners), totals
+            self.lanes_suit[len(carry.stream_of)] = False
+        backend = "scan" if self.compile is True else "eager"
+        (learners, *_), seen = loop.scan(self.steps.together, tuple(carry[1:]), batches, backend=backend)
+        totals = {name: value.sum(0, dtype=totals[name].dtype) for name, value in seen.items()}
+        return carry._replace(problem=problem, learners=learners), totals
+
+    def suits_lanes(self, carry: Carry) -> bool:
+        """Whether lanes are the best way where examples are given; one step's tell."""
+        members = len(carry.stream_of)
+        if self.compile and members not in self.lanes_suit:
+            _, batches = sample(self.program, carry.problem, 1)
+            ours = (carry.learners, carry.hyper, self.zeros(carry))
+            choice = loop.explain(self.steps.given, ours, laid_out(batches, carry.stream_of))
+            self.lanes_suit[members] = choice.backend == "lanes"
+        return self.lanes_suit.get(members, False)
+
+    # --- parts ------------------------------------------------------------------------------------------
+
+    def in_lanes(self, step: Any, ours: Any, batches: Any, length: int) -> Any:
+        """The last carry; ``None`` where the program cannot be compiled."""
+        instead = "the compiled scan runs" if self.compile is True else "steps run eagerly"
+        try:
+            with using_threads(self.threads or torch.get_num_threads()):
+                return loop.scan(step, ours, batches, length, backend="lanes")[0]
+        except ValueError as error:
+            warnings.warn(f"{instead} in place of lanes: {error}", RuntimeWarning, stacklevel=2)
+            return None
+
+    def zeros(self, carry: Carry) -> dict[str, Tensor]:
+        """Sums over no steps."""
+        return {
+            name: torch.zeros_like(carry.stream_of, dtype=torch.float64 if name in AVERAGED else torch.int64)
+            for name in self.sums
+        }
+
+
+def _steps(program: Program) -> Steps:
+    def learn(learner: Any, hyper: Any, batch: Any) -> Any:
+        learner, info = program.learner.step(learner, batch, hyper)
+        return learner, {"loss": info["loss"], **program.per_step(info)}
+
+    def given(carry: Any, batch: Any) -> Any:
+        learner, hyper, sums = carry
+        learner, seen = learn(learner, hyper, batch)
+        return (learner, hyper, {name: total + seen[name].to(total.dtype) for name, total in sums.items()}), ()
+
+    def making(carry: Any, _: None) -> Any:
+        window, index, *ours = carry
+        ours, _ = given(ours, program.stream.at(window, index))
+        return (window, index + 1, *ours), ()
+
+    side_by_side = torch.vmap(learn)
+
+    def together(carry: Any, batches: tuple[Tensor, ...]) -> Any:
+        learners, hyper, stream_of = carry
+        learners, seen = side_by_side(learners, hyper, tuple(part[stream_of] for part in batches))
+        return (learners, hyper, stream_of), seen
+
+    return Steps(torch.vmap(making), torch.vmap(given), together)
+
+
+def sample(program: Program, problem: Any, length: int) -> Any:
+    """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
+    return torch.vmap(lambda state: program.stream.sample(state, length), out_dims=(0, 1))(problem)
+
+
+def laid_out(batches: tuple[Tensor, ...], stream_of: Int64[Tensor, "members"]) -> tuple[Tensor, ...]:
+    """Each member's examples ``(length, members, ...)``."""
+    return tuple(part.index_select(1, stream_of) for part in batches)
+
+
+def size_of(tree: Any) -> int:
+    """Bytes of a pytree's tensors."""
+    return sum(leaf.numel() * leaf.element_size() for leaf in optree.tree_leaves(tree))
+
+
+@contextlib.contextmanager
+def using_threads(number: int) -> Iterator[None]:
+    """``number`` threads for the operations within."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
