@@ -38,6 +38,27 @@ class WrittenGRU(nn.Module):
         return self.head(h)
 
 
+class ParameterGRU(nn.Module):
+    """A GRU written out in parameters of its own; no module reads its state."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = {"wx": (18, 4), "wh": (18, 6), "bx": (18,), "bh": (18,), "wo": (6, 2), "bo": (2,)}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.rand(shape) - 0.5))
+
+    def forward(self, x):
+        h = x.new_zeros(x.shape[0], 6)
+        states = []
+        for t in range(x.shape[1]):
+            r, z, n = (x[:, t] @ self.wx.T + self.bx).chunk(3, -1)
+            own_r, own_z, own_n = F.linear(h, self.wh, self.bh).chunk(3, -1)
+            z = torch.sigmoid(z + own_z)
+            h = (1 - z) * torch.tanh(n + torch.sigmoid(r + own_r) * own_n) + z * h
+            states.append(h)
+        return torch.stack(states, 1) @ self.wo + self.bo
+
+
 class Recurrent(nn.Module):
     """Two layers of ``nn.LSTM`` or ``nn.GRU``, a head on every state."""
 

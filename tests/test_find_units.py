@@ -18,6 +18,7 @@ from small_nets import (
     Mixer,
     MobileNet,
     MultiheadAttention,
+    ParameterGRU,
     Recurrent,
     Siamese,
     SwiGLU,
@@ -74,6 +75,7 @@ NETS = {
     ),
     "gru": (GRU, lambda: [image(2, 3, 4)]),
     "gru written out": (WrittenGRU, lambda: [image(2, 3, 4)]),
+    "gru of parameters": (ParameterGRU, lambda: [image(2, 3, 4)]),
     "nn.LSTM": (lambda: Recurrent(nn.LSTM), lambda: [image(2, 3, 4)]),
     "nn.GRU": (lambda: Recurrent(nn.GRU), lambda: [image(2, 3, 4)]),
     "u-net": (UNet, lambda: [image(2, 1, 8, 8)]),
@@ -92,6 +94,11 @@ NETS = {
 def gates(name, count, size):
     return at(name, stride=1, block=count, block_stride=size)
 
+
+RECURRENT_READERS = [
+    (0, "rnn.weight_ih_l1", "rnn.bias_ih_l1", "rnn.weight_ih_l1"),
+    (1, "head.weight", "head.bias", "head"),
+]
 
 EXPECTED = {
     "mlp": [layer("0", "2", 5), layer("2", "4", 4)],
@@ -147,26 +154,43 @@ EXPECTED = {
             activation="new",
         )
     ],
-    "nn.LSTM": [
+    "gru of parameters": [
         UnitGroup(
-            "rnn",
+            "wx",
             6,
-            incoming=gates("rnn.weight_ih_l1", 4, 6) + gates("rnn.weight_hh_l1", 4, 6),
-            bias=gates("rnn.bias_ih_l1", 4, 6) + gates("rnn.bias_hh_l1", 4, 6),
-            outgoing=at("rnn.weight_hh_l1", "head.weight", axis=1),
-            outgoing_bias=(("rnn.bias_hh_l1",), ("head.bias",)),
-            activation="head",
+            incoming=gates("wx", 3, 6) + gates("wh", 3, 6),
+            bias=gates("bx", 3, 6) + gates("bh", 3, 6),
+            outgoing=at("wh", axis=1) + at("wo"),
+            outgoing_bias=(("bh",), ("bo",)),
+            activation="wo",
+        )
+    ],
+    "nn.LSTM": [
+        *(
+            UnitGroup(
+                f"rnn:{k}",
+                6,
+                incoming=gates(f"rnn.weight_ih_l{k}", 4, 6) + gates(f"rnn.weight_hh_l{k}", 4, 6),
+                bias=gates(f"rnn.bias_ih_l{k}", 4, 6) + gates(f"rnn.bias_hh_l{k}", 4, 6),
+                outgoing=at(f"rnn.weight_hh_l{k}", reader, axis=1),
+                outgoing_bias=((f"rnn.bias_hh_l{k}",), (bias,)),
+                activation=activation,
+            )
+            for k, reader, bias, activation in RECURRENT_READERS
         )
     ],
     "nn.GRU": [
-        UnitGroup(
-            "rnn",
-            6,
-            incoming=gates("rnn.weight_ih_l1", 3, 6) + gates("rnn.weight_hh_l1", 3, 6),
-            bias=gates("rnn.bias_ih_l1", 3, 6) + gates("rnn.bias_hh_l1", 3, 6),
-            outgoing=at("rnn.weight_hh_l1", "head.weight", axis=1),
-            outgoing_bias=(("rnn.bias_hh_l1",), ("head.bias",)),
-            activation="head",
+        *(
+            UnitGroup(
+                f"rnn:{k}",
+                6,
+                incoming=gates(f"rnn.weight_ih_l{k}", 3, 6) + gates(f"rnn.weight_hh_l{k}", 3, 6),
+                bias=gates(f"rnn.bias_ih_l{k}", 3, 6) + gates(f"rnn.bias_hh_l{k}", 3, 6),
+                outgoing=at(f"rnn.weight_hh_l{k}", reader, axis=1),
+                outgoing_bias=((f"rnn.bias_hh_l{k}",), (bias,)),
+                activation=activation,
+            )
+            for k, reader, bias, activation in RECURRENT_READERS
         )
     ],
     "u-net": [
@@ -422,9 +446,14 @@ class Functional(nn.Module):
         return self.function(self, *inputs)
 
 
-def test_no_module_holds_the_activation():
-    net = Functional(lambda m, x: F.linear(F.relu(F.linear(x, m.a)), m.b), a=(4, 3), b=(2, 4))
-    assert "no module that reads them takes them as its input (b)" in reason(net, image(2, 3), name="a")
+def test_a_weight_read_in_two_parts_has_no_activation_of_one():
+    def forward(m, x):
+        return F.linear(F.linear(x, m.a).relu(), m.c[:, :4]) + F.linear(F.linear(x, m.b).relu(), m.c[:, 4:])
+
+    net = Functional(forward, a=(4, 3), b=(5, 3), c=(2, 9))
+    why = "no module or product that reads them takes them as they lie in its weight (c)"
+    assert why in reason(net, image(2, 3), name="a")
+    assert why in reason(net, image(2, 3), name="b")
 
 
 def test_grouped_convolution_makes_a_group_each_and_cannot_be_read():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fcbp.units.expose import expose
 from fcbp.units.group import UnitGroup, unit_axis_sizes
+from fcbp.units.reads import Reads
 
 __all__ = ["forward_with_features"]
 
@@ -21,16 +23,19 @@ Forward = Callable[..., tuple[Any, dict[str, Float[Tensor, "..."]], dict[str, Te
 def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forward:
     """``model`` as a pure function ``(params, buffers, *inputs) -> (output, features, buffers)``.
 
-    ``features`` holds by group name what the group's consumer reads: the input of the module that the group's
-    ``activation`` names, after activation, norm and pooling. ``buffers`` come back new. ``model`` itself is copied and
-    never touched; the copy has no parameters of its own to train.
+    ``features`` holds by group name what the group's consumer reads, after activation, norm and pooling: the input of
+    the module that the group's ``activation`` names, or where that is a parameter, what a product, a convolution or a
+    recurrent layer has it read. Several readings in one forward (the steps of a sequence) are further samples.
+    ``buffers`` come back new. ``model`` itself is copied and never touched; the copy has no parameters of its own to
+    train.
 
     Args:
         model: any module; its ``training`` flags are kept as they are now.
-        units: groups whose ``activation`` names a module of ``model``.
+        units: groups whose ``activation`` names a module or a parameter of ``model``.
 
     Raises:
-        ValueError: a group's ``activation`` names no module of ``model``.
+        ValueError: a group's ``activation`` names no module and no parameter of ``model``, or nothing reads it in the
+            forward.
 
     Example:
         >>> import torch, fcbp
@@ -41,36 +46,48 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
         torch.Size([8, 5])
     """
     units = tuple(units)
-    modules = dict(model.named_modules())
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     for group in units:
-        if group.activation not in modules:
+        if group.activation not in modules and group.activation not in parameters:
             raise ValueError(
                 f"units: group {group.name!r} has activation {group.activation!r}; expected the name of a module of "
-                f"the model, such as {', '.join(list(modules)[1:5])}"
+                f"the model, such as {', '.join(list(modules)[1:5])}, or of a parameter that reads the group"
             )
     model = copy.deepcopy(model)
     expose(model)
-    read: dict[str, list[Tensor]] = {}
+    read: dict[str, list[Tensor]] = {group.activation: [] for group in units}
 
     def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            read.setdefault(name, []).append(inputs[0])
+            read[name].append(inputs[0])
 
         return hook
 
-    for name in {group.activation: None for group in units}:
-        model.get_submodule(name).register_forward_pre_hook(reader(name))
+    def record(name: str, activation: Tensor) -> None:
+        if name in read:
+            read[name].append(activation)
+
+    for name in read:
+        if name in modules:
+            model.get_submodule(name).register_forward_pre_hook(reader(name))
+    watched = any(name in parameters for name in read)
 
     def forward(
         params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *inputs: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
         # Batch norm writes its running statistics in place: into copies, then, and not into the caller's.
         buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        params = dict(params)
+        if watched and torch.compiler.is_compiling():
+            # A view of a view does not lead back to the first.
+            params = {name: p if p._base is None else p.clone() for name, p in params.items()}
         try:
-            output = torch.func.functional_call(model, (dict(params), buffers), inputs, kwargs)
+            with Reads(params, buffers.values(), record) if watched else contextlib.nullcontext():
+                output = torch.func.functional_call(model, (params, buffers), inputs, kwargs)
             features = {group.name: _group_activation(group, read[group.activation]) for group in units}
         finally:
-            read.clear()
+            for calls in read.values():
+                calls.clear()
         return output, features, buffers
 
     return forward
@@ -78,17 +95,27 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
 
 def _group_activation(group: UnitGroup, calls: list[Tensor]) -> Tensor:
     axis = group.activation_axis
-    if len(calls) == 1:
-        h = calls[0]
-    else:  # every call of a shared module is a further sample
-        h = torch.cat([call.movedim(axis, -1).flatten(0, -2) for call in calls]).movedim(-1, axis)
+    if not calls:
+        raise ValueError(
+            f"units: nothing in the forward reads group {group.name!r} at its activation {group.activation!r}; "
+            "expected the name of a module that is called, or of a parameter that a product reads the group with"
+        )
+    h = calls[0] if len(calls) == 1 else _samples(calls, axis)
     if h.shape[axis] in unit_axis_sizes(group):
         return h
     # The consumer reads other units too (a concatenation): the group's own part, in the consumer's order.
-    s = next(s for s in group.outgoing if s.path[0] in (f"{group.activation}.weight", group.activation))
+    s = next(s for s in group.outgoing if f"{s.path[0]}.".startswith(f"{group.activation}."))
     entries = sorted(entry for unit in s.entries(group.size) for entry in unit)
     if entries[-1] - entries[0] == len(entries) - 1:
         return h.narrow(axis, entries[0], len(entries))
     own = h.index_select(axis, torch.tensor(s.entries(group.size), device=h.device).flatten())
     # Units between others: each unit's entries become samples.
     return own.movedim(axis, -1).unflatten(-1, (group.size, s.block)).movedim(-2, axis)
+
+
+def _samples(calls: list[Tensor], axis: int) -> Tensor:
+    """Several activations as one: whatever lies beside the unit axis, in whichever call, is a sample."""
+    rows = torch.cat([call.movedim(axis, -1).reshape(-1, call.shape[axis]) for call in calls])
+    if axis < 0:
+        return rows.reshape(*rows.shape, *(1,) * (-axis - 1))
+    return rows.T if axis == 0 else rows.reshape(len(rows), *(1,) * (axis - 1), -1)

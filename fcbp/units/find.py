@@ -49,7 +49,8 @@ def find_units(
     A group's name is the path of the module that makes its units first, ``:0``, ``:1``, ... added where one module
     makes several groups (the heads of attention, the groups of a group norm or grouped convolution). Its
     ``activation`` is the first module whose input holds the group's units, after activation, norm and pooling, as its
-    weight reads them; ``activation_axis`` counts from the end (-1 before ``Linear``, -2, -3, -4 before convolutions of
+    weight reads them, or, where functions are handed the weights (``F.linear(h, self.w)``, ``h @ self.w.T``), the first
+    such weight; ``activation_axis`` counts from the end (-1 before ``Linear``, -2, -3, -4 before convolutions of
     1, 2, 3 dimensions), so that inputs with and without a batch axis both fit. An axis of one entry is never a group.
 
     Args:

@@ -89,7 +89,8 @@ class UnitGroup:
         norm_shift: shifts of norms over the units; set to 0.
         running_mean: buffers of running means; set to 0.
         running_var: buffers of running variances; set to 1.
-        activation: the module whose input is the group's activation.
+        activation: the module whose input is the group's activation; or the parameter that reads it, where a function
+            is handed that.
         activation_axis: the unit axis of that input.
 
     Example:

@@ -83,6 +83,7 @@ class Ledger:
     residual: list[tuple[Ids, str]] = field(default_factory=list)
     shortcuts: list[tuple[Ids, str, int]] = field(default_factory=list)
     values: list[tuple[Ids, str]] = field(default_factory=list)
+    reads: list[tuple[str, Marks]] = field(default_factory=list)
     _last_colour: int = 0
 
     def slot(self, name: str, axis: int, size: int, is_buffer: bool) -> Ids:

@@ -43,6 +43,7 @@ class Marks:
         upstream: bits of all tensors that this one was computed from.
         stats: reductions over units whose result has not met these units again (see ``Ledger.statistics``).
         product: the weights whose product with an activation this is, while nothing has been added.
+        loud: where it does not depend on inputs, the operation after which it is not 0 where a parameter's entries are.
     """
 
     shape: tuple[int, ...]
@@ -55,6 +56,7 @@ class Marks:
     upstream: int = 0
     stats: frozenset[int] = frozenset()
     product: frozenset[str] = frozenset()
+    loud: str = ""
 
     def move(self, f: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:
         """The marks after a movement of data that ``f`` does to each array."""

@@ -143,7 +143,7 @@ def _cat(call: Call) -> Marks:
         makers |= m.makers
     return Marks(
         call.shape, tuple(labels), fixed, data, frozenset().union(*(m.origin for m in parts if not data)),
-        makers, stats=frozenset().union(*(m.stats for m in parts)),
+        makers, stats=frozenset().union(*(m.stats for m in parts)), loud=max((m.loud for m in parts), default=""),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fcbp.units.ledger import names_of
 from fcbp.units.marks import Marks, axes_of, contract, count, reduce
 from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unknown
 
@@ -36,6 +37,7 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
 def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:
     """Marks of a reduction; units that are reduced over become statistics."""
     result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
+    result = replace(result, loud=call.where)
     if len(ids) and m.data:
         call.ledger.statistics.append((ids, call.where))
         result = replace(result, stats=result.stats | {len(call.ledger.statistics) - 1})
@@ -46,7 +48,7 @@ def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: boo
 def _softmax(call: Call) -> Marks:
     m = call.first
     normalised(call, m, [call["dim"] % len(m.shape)])
-    return replace(m, product=frozenset())
+    return replace(m, product=frozenset(), loud=call.where)
 
 
 def normalised(call: Call, m: Marks, axes: Sequence[int], why: str | None = None) -> None:
@@ -78,10 +80,13 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
     if not x.data and not w.data and bool(x.origin) == bool(w.origin):
         both = np.concatenate([entries["a_summed"], entries["b_summed"]])
         ledger.forbid(both, f"two parameters or constants are multiplied with each other ({call.where}): no activation")
-        return replace(result, origin=x.origin | w.origin)
+        return replace(result, origin=x.origin | w.origin, loud=max(x.loud, w.loud))
     # A constant (an initial state of zeros) that meets a parameter stands for an activation.
     (source, weight, side) = (x, w, "b") if x.data or not x.origin else (w, x, "a")
     flow_out(call.tracer, source, call.where)
+    if weight.loud:
+        why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
+        ledger.forbid(entries[f"{side}_summed"], why)
     number = call.event("product", weight.origin, entries[f"{side}_kept"], entries[f"{side}_summed"], source)
     return replace(result, data=True, makers=1 << number, product=weight.origin)
 

@@ -180,7 +180,36 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     return replace(
         result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
         stats=stats - back, product=product if name in _COPIES else frozenset(),
+        loud="" if data else _loud(call, operands, shape),
     )  # fmt: skip
+
+
+# Of 0 these make 0, whatever their other arguments.
+_QUIET = {
+    "neg", "abs", "relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "hardtanh", "sin", "tan",
+    "asin", "atan", "sinh", "asinh", "atanh", "erf", "expm1", "log1p", "sqrt", "square", "sign", "sgn", "round",
+    "hardswish", "softshrink", "hardshrink", "nan_to_num", "_prelu_kernel", "_weight_norm_interface", "mul", "div",
+}  # fmt: skip
+
+
+def _loud(call: Call, operands: list[Marks], shape: tuple[int, ...]) -> str:
+    """Why what is computed from parameters is not 0 where those are; empty where it is."""
+    name = call.name
+    whole = [m for m in operands if m.origin and m.shape == shape]
+    if name in _SHIFTS:
+        return max(m.loud for m in whole) if len(whole) == len(operands) == 2 else call.where
+    if name == "mul" and len(operands) == 2 and whole:
+        return min(m.loud for m in whole)
+    quiet = name in _QUIET or name in _COPIES
+    if name == "pow":
+        quiet = _number(call["exponent"]) > 0
+    elif name == "clamp":
+        quiet = _number(call["min"]) <= 0 <= _number(call["max"])
+    return operands[0].loud if quiet and operands[0].shape == shape else call.where
+
+
+def _number(x: Any) -> float:
+    return float(x) if isinstance(x, (int, float)) else 0.0
 
 
 def _note_residual(call: Call, a: Marks, b: Marks) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from fcbp.tree import Path
 from fcbp.units.group import Slice, UnitGroup
 from fcbp.units.ledger import Event, Ids, Ledger, Slot
-from fcbp.units.marks import axes_of, squeeze
+from fcbp.units.marks import Marks, axes_of, squeeze
 
 __all__ = ["Candidate", "Excluded", "Search"]
 
@@ -201,8 +201,12 @@ class Search:
         activation = self._activation(c)
         if activation is None:
             reads = ", ".join(dict.fromkeys(str(s.path[0]) for s in fields["outgoing"]))
-            why = f"no module that reads them takes them as its input ({reads}), so their activation is out of reach"
-            return c.name, c.size, f"{why}; use a module such as Linear for the weight that reads them"
+            why = f"no module or product that reads them takes them as they lie in its weight ({reads})"
+            return (
+                c.name,
+                c.size,
+                f"{why}, so their activation is out of reach; read them with a module such as Linear",
+            )
         biases = tuple(self._outgoing_bias(s) for s in fields["outgoing"])
         return UnitGroup(
             c.name, c.size, outgoing_bias=biases, activation=activation[0], activation_axis=activation[1],
@@ -219,20 +223,36 @@ class Search:
         return (bias,) if self.leaves[bias].shape == outputs else None
 
     def _activation(self, c: Candidate) -> tuple[str, int] | None:
-        """The first module that reads the units from its first input, laid out there as in its weight."""
+        """The first module that reads the units from its first input, laid out there as in its weight.
+
+        Or, where functions are handed the weights that read them, the first such weight. With the unit axis.
+        """
         for event in self.ledger.events:
             for name in sorted(event.names):
                 for i in self.slots_of[name]:
                     if i not in c.entries or not np.isin(c.units[0], self.root[event.reads]):
                         continue
                     for path, marks in event.inputs:
-                        if not name.startswith(f"{path}."):
-                            continue
-                        for label in marks.labels:
-                            units = squeeze(np.where(label >= 0, self.root[label], -1))
-                            axes = axes_of(units)
-                            if len(axes) == 1 and self._same_layout(c, i, units.ravel()):
-                                return path, axes[0] - len(marks.shape)
+                        axis = self._unit_axis(c, i, marks) if name.startswith(f"{path}.") else None
+                        if axis is not None:
+                            return path, axis
+        for name in dict.fromkeys(name for name, _ in self.ledger.reads):
+            for i in self.slots_of[name]:
+                if i in c.entries and self._role(c, i) & _OUT:
+                    # A call of the forward does not tell one reading of a parameter from another.
+                    axes = {self._unit_axis(c, i, marks) for other, marks in self.ledger.reads if other == name}
+                    axis = axes.pop()
+                    if axis is not None and not axes:
+                        return name, axis
+        return None
+
+    def _unit_axis(self, c: Candidate, slot: int, marks: Marks) -> int | None:
+        """The axis, from the end, of a tensor that holds the units as a slot does."""
+        for label in marks.labels:
+            units = squeeze(np.where(label >= 0, self.root[label], -1))
+            axes = axes_of(units)
+            if len(axes) == 1 and self._same_layout(c, slot, units.ravel()):
+                return axes[0] - len(marks.shape)
         return None
 
     def _same_layout(self, c: Candidate, slot: int, units: Ids) -> bool:

@@ -32,6 +32,7 @@ from fcbp.units import layers, movement, products, rules  # noqa: F401  (importi
 from fcbp.units.expose import expose
 from fcbp.units.ledger import Ids, Ledger
 from fcbp.units.marks import Marks, axes_of, varying
+from fcbp.units.reads import Reads
 
 __all__ = ["trace"]
 
@@ -161,8 +162,10 @@ def trace(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str, 
     replica = copy.deepcopy(model, memo)
     expose(replica)
     _watch_modules(replica, tracer)
+    parameters = {name: memo[id(p)] for name, p in model.named_parameters()}
+    reads = Reads(parameters, replica.buffers(), lambda name, x: ledger.reads.append((name, tracer.marks(x))))
     try:
-        with _plain_kernels(), torch.enable_grad(), fake, tracer:
+        with _plain_kernels(), torch.enable_grad(), fake, tracer, reads:
             output = replica(*args, **options)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         operation = getattr(error, "func", error)
