@@ -20,7 +20,7 @@ Nature 632 (2024), Algorithm 1; bias transfer and the mean-corrected measures fr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from fcbp import initializers, random, tree, utility
 from fcbp.names import unknown
 from fcbp.units import UnitGroup, check_features, check_units
-from fcbp.units.group import Slice, fans, put, put_at, put_rows, row_shape, take, update
+from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
 
 __all__ = [
     "CBPState",
@@ -204,7 +204,7 @@ def select_and_reset(
 
     A unit is eligible when its age exceeds the maturity threshold and its utility is finite. All groups are selected
     before any is reset; a replaced unit's outgoing weights become 0, its incoming weights are drawn anew, its bias
-    becomes 0, its norm scale 1 and shift 0, and its age and running means 0.
+    becomes 0, its norm scale 1 and shift 0, its PReLU's slope 0.25, and its age and running means 0.
 
     Args:
         state: the state after :func:`update_utility`.
@@ -272,11 +272,8 @@ def select_and_reset(
             return put_rows(leaf, s, ranks[name], replaced[name], value)
         return put(leaf, s, replaced[name], value)
 
-    def zero(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        return write(group, s, leaf, 0.0)
-
-    def one(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        return write(group, s, leaf, 1.0)
+    def to(value: float) -> Callable[[UnitGroup, Slice, Tensor], Tensor]:
+        return lambda group, s, leaf: write(group, s, leaf, value)
 
     drawn = 0
 
@@ -287,10 +284,10 @@ def select_and_reset(
         drawn += 1
         return write(group, s, leaf, rows)
 
-    params = update(params, active, zero, "outgoing")
+    params = update(params, active, to(0.0), "outgoing")
     params = update(params, active, redraw, "incoming")
-    params = update(params, active, zero, "bias norm_shift")
-    params = update(params, active, one, "norm_scale")
+    for role, value in FRESH.items():
+        params = update(params, active, to(value), role)
     state = CBPState(
         age={**state.age, **{g.name: state.age[g.name].masked_fill(replaced[g.name], 0) for g in active}},
         utility={**state.utility, **{g.name: state.utility[g.name].masked_fill(replaced[g.name], 0) for g in active}},
@@ -331,7 +328,7 @@ def reset_moments(opt_state: Any, replaced: Replaced, *, units: Iterable[UnitGro
         nonlocal found
         if all(_holds(node, s) for group in units for s in group.parameter_slices()):
             found = True
-            return update(node, units, zero, "incoming bias outgoing norm_scale norm_shift")
+            return update(node, units, zero, " ".join(("incoming", "outgoing", *FRESH)))
         if not isinstance(node, (Mapping, tuple, list)):
             return node
         entries = node.keys() if isinstance(node, Mapping) else range(len(node))

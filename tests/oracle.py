@@ -169,6 +169,7 @@ class Oracle:
         self.write(chosen, "bias", 0.0)
         self.write(chosen, "norm_shift", 0.0)
         self.write(chosen, "norm_scale", 1.0)
+        self.write(chosen, "slope", 0.25)
         for name, units in chosen.items():
             for u in units:
                 self.age[name][u] = 0

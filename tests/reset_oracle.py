@@ -152,6 +152,7 @@ def replace(world, chosen, rows=None):
         for u in chosen[group.name]:
             write(world.params, group.bias + group.norm_shift, u, np.zeros_like)
             write(world.params, group.norm_scale, u, np.ones_like)
+            write(world.params, group.slope, u, lambda a: np.full_like(a, 0.25))
             write(world.moments, group.parameter_slices(), u, np.zeros_like)
             write(world.buffers, group.running_mean, u, np.zeros_like)
             write(world.buffers, group.running_var, u, np.ones_like)

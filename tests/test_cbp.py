@@ -174,7 +174,7 @@ def test_fifty_steps_follow_the_oracle(run, layout, dtype, tolerance):
         gained = {n: replaced[n].sum().item() + state.owed[n].item() - owed[n] for n in owed}
         chosen = expected.select(rate, maturity, decay, due=lambda name, _, gained=gained: gained[name], **run)
         expected.reset(chosen, decay, transfer_bias)
-        for role in ("incoming", "bias", "outgoing", "norm_scale", "norm_shift"):
+        for role in ("incoming", "bias", "outgoing", "norm_scale", "norm_shift", "slope"):
             expected.write(chosen, role, 0.0, momentum)
 
         for group in units:
@@ -750,12 +750,13 @@ def networks(draw):
     size = draw(st.integers(1, 4))
     positions = draw(st.sampled_from([1, 2, 3]))
     params, roles = {}, {}
-    for role, count in (("incoming", 2), ("bias", 1), ("outgoing", 2), ("norm_scale", 1), ("norm_shift", 1)):
+    vectors = ("bias", "norm_scale", "norm_shift", "slope")
+    for role, count in (("incoming", 2), ("outgoing", 2), *((role, 1) for role in vectors)):
         slices = []
         for i in range(draw(st.integers(int(role in ("incoming", "outgoing")), count))):
             block = positions if role == "outgoing" and i == 0 and positions > 1 else None
             where, length = draw(layouts(size, block))
-            ndim = 1 if role in ("bias", "norm_scale", "norm_shift") else draw(st.integers(2, 3))
+            ndim = 1 if role in vectors else draw(st.integers(2, 3))
             axis = draw(st.integers(0, ndim - 1))
             shape = [draw(st.integers(1, 3)) for _ in range(ndim)]
             shape[axis] = length

@@ -198,11 +198,9 @@ def test_a_buffer_that_the_units_meet():
     assert row.reason == "they meet the buffer scale, which is no parameter"
 
 
-def test_a_prelu_per_channel_has_no_reset_value():
-    model = nn.Sequential(nn.Linear(3, 5), nn.PReLU(5), nn.Linear(5, 2))
-    (row,) = [x for x in explain(model, X).excluded if x.size == 5]
-    assert row.reason == "1.weight is used in a way that no reset value is known for"
-    assert [g.name for g in find_units(nn.Sequential(nn.Linear(3, 5), nn.PReLU(), nn.Linear(5, 2)), X)] == ["0"]
+def test_a_prelu_of_all_units_is_no_ones_slope():
+    (group,) = find_units(nn.Sequential(nn.Linear(3, 5), nn.PReLU(), nn.Linear(5, 2)), X)
+    assert (group.name, group.slope) == ("0", ())
 
 
 def test_hooks_of_the_caller_stay_and_are_not_called_on_real_tensors():

@@ -33,6 +33,11 @@ def test_it_says_where_a_norm_breaks_the_silence():
     assert not explain(nn.Sequential(model[0], nn.BatchNorm1d(5), model[3]), torch.zeros(2, 3)).notes["0"]
 
 
+def test_it_shows_slopes_of_the_units():
+    model = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.PReLU(5), nn.Linear(5, 2))
+    assert "  1, slope 2.weight ax 0  " in str(explain(model, torch.zeros(1, 3)))
+
+
 def test_html_is_escaped_and_whole():
     model = nn.ModuleDict({"<b>": nn.Linear(3, 5), "out": nn.Linear(5, 2)})
 

@@ -25,6 +25,7 @@ NETS = {
     "u-net": (UNet, (2, 1, 8, 8), {}),
     "inception": (Inception, (2, 3, 6, 6), {}),
     "swiglu": (SwiGLU, (5, 4), {}),
+    "prelu": (lambda: nn.Sequential(nn.Linear(4, 6), nn.PReLU(6), nn.Linear(6, 2)), (5, 4), {}),
     "crelu": (CReLU, (5, 4), {}),
     "resnet with its streams": (lambda: ResNet((2, 2), 3, width=4), (2, 3, 8, 8), {"residual": True}),
 }
@@ -126,6 +127,7 @@ def test_the_groups_are_of_the_shapes_that_are_meant():
     assert ("depthwise.weight",) in [s.path for s in groups["mobilenet"]["expand"].incoming]
     assert groups["grouped convolution"]["2:1"].incoming[0].start == 3
     assert [s.start for s in groups["u-net"]["e1"].outgoing] == [0, 5]
+    assert groups["prelu"]["0"].slope[0].path == ("1.weight",)
     assert groups["swiglu"]["w12"].incoming[0].block_stride == 8
     assert groups["crelu"]["a"].outgoing[0].block == 2
     assert "stem" in groups["mobilenet with its stream"]

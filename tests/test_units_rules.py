@@ -110,6 +110,8 @@ WHOLE = {
     "layer norm of maps": (between(nn.LayerNorm((6, 8))), MAP1, 1),
     "rms norm": (linear(lambda m, x: m.n(x), n=nn.RMSNorm(6)), VECTOR, 1),
     "scale and shift": (linear(lambda m, x: x * m.s + m.t, s=(6,), t=(6,)), VECTOR, 1),
+    "prelu": (linear(lambda m, x: m.p(x), p=nn.PReLU(6)), VECTOR, 1),
+    "prelu of maps": (between(nn.PReLU(6), nn.PReLU(), dims=2), MAP2, 1),
     "pools": (
         between(nn.MaxPool1d(3, 1, 1), nn.AvgPool1d(2), nn.AdaptiveMaxPool1d(3), nn.AdaptiveAvgPool1d(2)),
         MAP1,
@@ -276,6 +278,7 @@ def test_blocks_strides_and_partial_slices():
     assert group("flattened, channels last").outgoing == (Slice(("b.weight",), 1, block=36, block_stride=4),)
     assert group("norm after flattening").norm_scale[0] == Slice(("2.weight",), 0, stride=36, block=36)
     assert group("bilinear heads").incoming == (Slice(("w",), 1),)
+    assert group("prelu of maps").slope == (Slice(("1.weight",), 0),)
     assert group("scale and shift").norm_scale == (Slice(("s",), 0),)
     assert group("scale and shift").bias == (Slice(("a.bias",), 0), Slice(("t",), 0))
     assert group("glu").incoming == (Slice(("a.weight",), 0, block=2, block_stride=3),)

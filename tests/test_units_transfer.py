@@ -45,6 +45,10 @@ NETS = {
         lambda: nn.Sequential(nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 3, 3)),
         (2, 2, 8, 8),
     ),
+    "slopes of their own": (
+        lambda: nn.Sequential(nn.Conv2d(2, 5, 3), nn.PReLU(5), nn.Conv2d(5, 3, 3)),
+        (2, 2, 8, 8),
+    ),
     "batch norm between linear layers": (
         lambda: nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2)),
         (7, 3),

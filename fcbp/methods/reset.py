@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from fcbp.cbp import rank_lowest, reset_buffers, reset_moments, unit_activations
 from fcbp.concrete import is_concrete
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
-from fcbp.units.group import Slice, fans, put, put_rows, row_shape, spread, take, update
+from fcbp.units.group import FRESH, Slice, fans, put, put_rows, row_shape, spread, take, update
 from fcbp.weights.lowest import settled
 
 __all__ = [
@@ -139,7 +139,8 @@ def reset_units(
     """Make the chosen units new, as :func:`fcbp.select_and_reset` does.
 
     For all groups the outgoing weights become 0; then the incoming ones are drawn anew, biases and norm shifts become
-    0, norm scales 1; moments and step counts of all these become 0, running means 0, running variances 1.
+    0, norm scales 1, slopes of PReLUs 0.25; moments and step counts of all these become 0, running means 0, running
+    variances 1.
 
     Args:
         chosen: by group name the units, as :func:`lowest` gives them.
@@ -151,11 +152,8 @@ def reset_units(
     units = [group for group in units if chosen[group.name].rows]
     drawn = 0
 
-    def zero(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        return put(leaf, s, replaced[group.name], 0.0)
-
-    def one(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        return put(leaf, s, replaced[group.name], 1.0)
+    def to(value: float) -> Callable[[UnitGroup, Slice, Tensor], Tensor]:
+        return lambda group, s, leaf: put(leaf, s, replaced[group.name], value)
 
     def redraw(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
         nonlocal drawn
@@ -164,10 +162,10 @@ def reset_units(
         drawn += 1
         return put_rows(leaf, s, slot, mask, rows)
 
-    params = update(params, units, zero, "outgoing")
+    params = update(params, units, to(0.0), "outgoing")
     params = update(params, units, redraw, "incoming")
-    params = update(params, units, zero, "bias norm_shift")
-    params = update(params, units, one, "norm_scale")
+    for role, value in FRESH.items():
+        params = update(params, units, to(value), role)
     return params, reset_moments(opt_state, replaced, units=units), reset_buffers(buffers, replaced, units=units)
 
 

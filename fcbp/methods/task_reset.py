@@ -82,7 +82,7 @@ def head_reset(head: Sequence[str | tree.Path] | None = None) -> Method:
     def of_the_head(units: tuple[UnitGroup, ...], params: Any) -> list[tree.Path]:
         if head is not None:
             return [(path,) if isinstance(path, str) else tuple(path) for path in head]
-        made = {s.path for group in units for s in group.incoming + group.bias + group.norm_scale + group.norm_shift}
+        made = {s.path for group in units for s in group.making_slices()}
         reading = [
             path
             for group in units

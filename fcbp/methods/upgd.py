@@ -208,7 +208,7 @@ def _by_weight(units: tuple[UnitGroup, ...], params: Any, scaled: dict[str, Floa
     def lay(values: Callable[[Tensor], Tensor]) -> Any:
         laid: dict[tree.Path, Tensor] = {}
         for group in units:
-            for s in group.incoming + group.bias + group.norm_scale + group.norm_shift:
+            for s in group.making_slices():
                 leaf = tree.get(params, s.path)
                 own = spread(values(scaled[group.name]), s, leaf, 0.0).expand(leaf.shape)
                 laid[s.path] = laid[s.path] + own if s.path in laid else own

@@ -90,12 +90,13 @@ def explain(
 
 def _row(g: UnitGroup) -> tuple[str, ...]:
     norms = dict.fromkeys(show(s.path).rpartition(".")[0] for s in g.norm_scale + g.norm_shift + g.running_mean)
+    slopes = [f"slope {_slice(s, g.size)}" for s in g.slope]
     return (
         g.name,
         str(g.size),
         ", ".join(_slice(s, g.size) for s in g.incoming),
         ", ".join(_slice(s, g.size) for s in g.outgoing),
-        ", ".join(norms) or "-",
+        ", ".join([*norms, *slopes]) or "-",
         f"input of {g.activation}, axis {g.activation_axis}",
     )
 

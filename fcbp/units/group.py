@@ -92,6 +92,7 @@ class UnitGroup:
         activation: the module whose input is the group's activation; or the parameter that reads it, where a function
             is handed that.
         activation_axis: the unit axis of that input.
+        slope: slopes of the units' own PReLUs, a unit each; set to 0.25, as ``nn.PReLU`` begins.
 
     Example:
         >>> UnitGroup(
@@ -114,16 +115,25 @@ class UnitGroup:
     running_var: tuple[Slice, ...] = ()
     activation: str = ""
     activation_axis: int = -1
+    slope: tuple[Slice, ...] = ()
 
     __repr__ = _brief
 
     def parameter_slices(self) -> tuple[Slice, ...]:
         """Every slice of a parameter that belongs to the units."""
-        return self.incoming + self.bias + self.outgoing + self.norm_scale + self.norm_shift
+        return self.making_slices() + self.outgoing
+
+    def making_slices(self) -> tuple[Slice, ...]:
+        """Every slice of a parameter that makes the units."""
+        return self.incoming + self.bias + self.norm_scale + self.norm_shift + self.slope
 
     def buffer_slices(self) -> tuple[Slice, ...]:
         """Every slice of a buffer that belongs to the units."""
         return self.running_mean + self.running_var
+
+
+FRESH = {"bias": 0.0, "norm_shift": 0.0, "norm_scale": 1.0, "slope": 0.25}
+"""What a new unit's parameters are, by the group's field; its incoming weights are drawn, its outgoing ones are 0."""
 
 
 def _owners(s: Slice, size: int, length: int, outside: int) -> tuple[list[int], list[int]]:
@@ -335,7 +345,7 @@ def _side(role: str) -> str:
 
 
 def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, Slice, Any]]:
-    for role in ("incoming", "bias", "outgoing", "norm_scale", "norm_shift"):
+    for role in ("incoming", "outgoing", *FRESH):
         yield from ((role, s, params) for s in getattr(group, role))
     if buffers is not None:
         for role in ("running_mean", "running_var"):

@@ -45,7 +45,7 @@ class Event:
     Attributes:
         kind: ``product`` (a weight meets an activation and an axis is summed), ``lookup`` (an embedding),
             ``scale``, ``shift``, ``token``, ``norm_scale``, ``norm_shift``, ``running_mean``,
-            ``running_var``, ``other``.
+            ``running_var``, ``slope`` (of a PReLU), ``other``.
         names: the parameters or buffers used.
         makes: entries on the axes that stay; for the kinds that sum nothing, all entries.
         reads: entries on the axes that are summed.

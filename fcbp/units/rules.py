@@ -246,12 +246,17 @@ _COPIES = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "
 
 
 # Elementwise, though not tagged so (leaky_relu: in torch 2.9).
-_UNTAGGED = {"hardswish", "leaky_relu", "log_sigmoid_forward", "rrelu_with_noise", "_prelu_kernel", "masked_fill"}
+_UNTAGGED = {"hardswish", "leaky_relu", "log_sigmoid_forward", "rrelu_with_noise", "masked_fill"}
 
 
 @rule(*_COPIES, *_UNTAGGED)
 def _elementwise(call: Call) -> list[Marks | None]:
     return pointwise(call)
+
+
+@rule("_prelu_kernel")
+def _prelu(call: Call) -> Marks:
+    return join(call, [call.marks(x) for x in call.inputs], call.shape, kind="slope")
 
 
 @rule("native_dropout")

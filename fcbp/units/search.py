@@ -34,15 +34,15 @@ class Excluded:
 
 # What a leaf's entries are used for, as bits.
 _IN, _OUT, _TOKEN, _SHIFT, _OTHER = 1, 2, 4, 8, 16
-_SCALE, _NORM_SCALE, _NORM_SHIFT, _MEAN, _VAR = 32, 64, 128, 256, 512
+_SCALE, _NORM_SCALE, _NORM_SHIFT, _MEAN, _VAR, _SLOPE = 32, 64, 128, 256, 512, 1024
 _BITS = {
     "token": _TOKEN, "shift": _SHIFT, "scale": _SCALE, "norm_scale": _NORM_SCALE, "norm_shift": _NORM_SHIFT,
-    "running_mean": _MEAN, "running_var": _VAR, "other": _OTHER,
+    "running_mean": _MEAN, "running_var": _VAR, "slope": _SLOPE, "other": _OTHER,
 }  # fmt: skip
 _ROLE = {
     _IN: "incoming", _TOKEN: "incoming", _IN | _TOKEN: "incoming", _OUT: "outgoing", _SHIFT: "bias",
     _SCALE: "norm_scale", _NORM_SCALE: "norm_scale", _NORM_SHIFT: "norm_shift", _MEAN: "running_mean",
-    _VAR: "running_var", _TOKEN | _SHIFT: "incoming",
+    _VAR: "running_var", _SLOPE: "slope", _TOKEN | _SHIFT: "incoming",
 }  # fmt: skip
 
 
@@ -211,7 +211,7 @@ class Search:
         return UnitGroup(
             c.name, c.size, outgoing_bias=biases, activation=activation[0], activation_axis=activation[1],
             **{name: tuple(fields[name]) for name in (
-                "incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var")},
+                "incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var", "slope")},
         )  # fmt: skip
 
     def _outgoing_bias(self, s: Slice) -> Path | None:
