@@ -27,6 +27,7 @@ from torch import Tensor
 from fcbp.cbp import CBPState, Hyperparams, bias_correction
 
 __all__ = [
+    "Spectrum",
     "Summary",
     "age_summary",
     "approximate_rank",
@@ -37,6 +38,7 @@ __all__ = [
     "mature_fraction",
     "rank",
     "saturated_units",
+    "spectrum",
     "squared_error",
     "srank",
     "stable_rank",
@@ -174,11 +176,47 @@ def _number_true(masks: Any) -> Int32[Tensor, ""]:
     return torch.stack(counts).sum(dtype=torch.int32) if counts else torch.zeros((), dtype=torch.int32)
 
 
-def rank(matrix: Float[Tensor, "samples features"], tolerance: float | None = None) -> Float[Tensor, ""]:
+class Spectrum(NamedTuple):
+    """A matrix's singular values, which every rank is a function of."""
+
+    relative: Float[Tensor, "rank"]
+    """Over the largest; NaN for a matrix that is not finite."""
+    is_zero: Bool[Tensor, ""]
+    """Whether all are 0."""
+    longer: Float[Tensor, ""]
+    """The matrix's longer side."""
+
+
+def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
+    """The singular values of a matrix, for several of its ranks: each takes them in the matrix's place.
+
+    They are roots of the eigenvalues of the smaller Gram matrix, in float64, whose error is that of a decomposition in
+    float32: for many samples of few features 20 times faster than one.
+
+    Example:
+        >>> found = spectrum(torch.diag(torch.tensor([2.0, 1.0, 1.0])))
+        >>> rank(found), stable_rank(found)
+        (tensor(3.), tensor(1.5000))
+    """
+    # LAPACK refuses NaN, and under vmap one member's NaN would end all the others.
+    finite = torch.isfinite(matrix).all()
+    largest_entry = matrix.abs().amax()
+    is_zero = largest_entry == 0
+    # Over the largest entry, so that no sum or square leaves the dtype's range.
+    scaled = torch.where(finite & ~is_zero, matrix / largest_entry, 1.0)
+    fine = scaled if matrix.device.type == "mps" else scaled.to(torch.float64)
+    gram = fine.mT @ fine if fine.shape[0] >= fine.shape[1] else fine @ fine.mT
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    relative = (singular / singular.amax()).to(matrix.dtype)
+    longer = torch.full((), max(matrix.shape), dtype=torch.float32, device=matrix.device)
+    return Spectrum(torch.where(finite, relative, torch.nan), is_zero, longer)
+
+
+def rank(matrix: Float[Tensor, "samples features"] | Spectrum, tolerance: float | None = None) -> Float[Tensor, ""]:
     """How many singular values exceed ``tolerance`` times the largest.
 
     Args:
-        matrix: of any floating-point dtype.
+        matrix: of any floating-point dtype; or its :func:`spectrum`.
         tolerance: by default ``max(samples, features)`` times float32's precision, as ``torch.linalg.matrix_rank`` has
             it; for float64 as well, for these singular values are not known better.
 
@@ -189,25 +227,24 @@ def rank(matrix: Float[Tensor, "samples features"], tolerance: float | None = No
         >>> rank(torch.tensor([[1.0, 2.0], [2.0, 4.0]]))
         tensor(1.)
     """
-    relative, is_zero = _relative_singular_values(matrix)
-    if tolerance is None:
-        tolerance = max(matrix.shape) * torch.finfo(torch.float32).eps
-    return _count(relative > tolerance, relative, is_zero)
+    relative, is_zero, longer = _spectrum(matrix)
+    least = longer * torch.finfo(torch.float32).eps if tolerance is None else tolerance
+    return _count(relative > least, relative, is_zero)
 
 
-def effective_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
+def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
     """The exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 for a zero matrix.
 
     Example:
         >>> effective_rank(torch.eye(4))
         tensor(4.)
     """
-    relative, is_zero = _relative_singular_values(matrix)
+    relative, is_zero, _ = _spectrum(matrix)
     p = relative / relative.sum()
     return torch.where(is_zero, 0.0, torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
-def approximate_rank(matrix: Float[Tensor, "samples features"], fraction: float = 0.99) -> Float[Tensor, ""]:
+def approximate_rank(matrix: Float[Tensor, "samples features"] | Spectrum, fraction: float = 0.99) -> Float[Tensor, ""]:
     """How many of the largest singular values hold 99 % of the sum of their squares.
 
     Yang, Zhang, Xu and Katabi, "Harnessing structures for value-based planning and reinforcement learning" (ICLR 2020).
@@ -216,11 +253,11 @@ def approximate_rank(matrix: Float[Tensor, "samples features"], fraction: float 
         >>> approximate_rank(torch.diag(torch.tensor([10.0, 1.0, 0.5, 0.5])))
         tensor(2.)
     """
-    relative, is_zero = _relative_singular_values(matrix)
+    relative, is_zero, _ = _spectrum(matrix)
     return _holding(relative.square(), fraction, is_zero)
 
 
-def srank(matrix: Float[Tensor, "samples features"], delta: float = 0.01) -> Float[Tensor, ""]:
+def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: float = 0.01) -> Float[Tensor, ""]:
     """How many of the largest singular values hold ``1 - delta`` of their sum.
 
     Kumar, Agarwal, Ghosh and Levine, "Implicit under-parameterization inhibits data-efficient deep reinforcement
@@ -230,11 +267,11 @@ def srank(matrix: Float[Tensor, "samples features"], delta: float = 0.01) -> Flo
         >>> srank(torch.diag(torch.tensor([10.0, 1.0, 0.5, 0.5])))
         tensor(4.)
     """
-    relative, is_zero = _relative_singular_values(matrix)
+    relative, is_zero, _ = _spectrum(matrix)
     return _holding(relative, 1 - delta, is_zero)
 
 
-def stable_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
+def stable_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
     """The squared Frobenius norm over the squared spectral norm (Rudelson and Vershynin, 2007); 0 for a zero matrix.
 
     Published continual-learning code calls :func:`srank` so.
@@ -243,8 +280,12 @@ def stable_rank(matrix: Float[Tensor, "samples features"]) -> Float[Tensor, ""]:
         >>> stable_rank(torch.diag(torch.tensor([2.0, 1.0, 1.0])))
         tensor(1.5000)
     """
-    relative, is_zero = _relative_singular_values(matrix)
+    relative, is_zero, _ = _spectrum(matrix)
     return torch.where(is_zero, 0.0, relative.square().sum())
+
+
+def _spectrum(matrix: Float[Tensor, "samples features"] | Spectrum) -> Spectrum:
+    return matrix if isinstance(matrix, Spectrum) else spectrum(matrix)
 
 
 def _holding(parts: Float[Tensor, "rank"], fraction: float, is_zero: Bool[Tensor, ""]) -> Float[Tensor, ""]:
@@ -258,21 +299,3 @@ def _holding(parts: Float[Tensor, "rank"], fraction: float, is_zero: Bool[Tensor
 def _count(which: Bool[Tensor, "rank"], parts: Float[Tensor, "rank"], is_zero: Bool[Tensor, ""]) -> Float[Tensor, ""]:
     number = torch.where(is_zero, 0, which.count_nonzero()).to(torch.float32)
     return torch.where(parts.isnan().any(), torch.nan, number)
-
-
-def _relative_singular_values(matrix: Tensor) -> tuple[Float[Tensor, "rank"], Bool[Tensor, ""]]:
-    """Singular values over the largest, so that no sum or square leaves the dtype's range; and whether all are 0.
-
-    They are roots of the eigenvalues of the smaller Gram matrix, in float64, whose error is that of a decomposition in
-    float32: for many samples of few features 20 times faster than one.
-    """
-    # LAPACK refuses NaN, and under vmap one member's NaN would end all the others.
-    finite = torch.isfinite(matrix).all()
-    largest_entry = matrix.abs().amax()
-    is_zero = largest_entry == 0
-    scaled = torch.where(finite & ~is_zero, matrix / largest_entry, 1.0)
-    fine = scaled if matrix.device.type == "mps" else scaled.to(torch.float64)
-    gram = fine.mT @ fine if fine.shape[0] >= fine.shape[1] else fine @ fine.mT
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    relative = (singular / singular.amax()).to(matrix.dtype)
-    return torch.where(finite, relative, torch.nan), is_zero

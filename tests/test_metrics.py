@@ -60,6 +60,15 @@ def test_ranks(name, rows, columns, rank, seed):
 
 
 @pytest.mark.parametrize("name", RANKS)
+def test_the_ranks_of_a_spectrum_are_those_of_its_matrix(name):
+    members = torch.stack([normal(0, 7, 4), normal(1, 7, 1) * normal(2, 4), torch.zeros(7, 4), normal(3, 7, 4) / 0])
+    rank = getattr(metrics, name)
+    assert torch.equal(rank(metrics.spectrum(members[0])), rank(members[0]))
+    spectra = torch.vmap(metrics.spectrum)(members)
+    torch.testing.assert_close(torch.vmap(rank)(spectra), torch.vmap(rank)(members), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", RANKS)
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_ranks_do_not_depend_on_the_scale(name, scale):
     rank = getattr(metrics, name)
@@ -233,6 +242,7 @@ FUNCTIONS = {
     "stable_rank": (metrics.stable_rank, lambda: (normal(3, 3, 6, 4),)),
     "approximate_rank": (metrics.approximate_rank, lambda: (normal(2, 3, 6, 4),)),
     "srank": (metrics.srank, lambda: (normal(3, 3, 6, 4),)),
+    "spectrum": (metrics.spectrum, lambda: (normal(2, 3, 6, 4),)),
     "rank": (metrics.rank, lambda: (normal(3, 3, 6, 4) * torch.tensor([1.0, 0.0, 1.0, 1.0]),)),
     "dormant_units": (lambda h: metrics.dormant_units(h, 0.5), lambda: (normal(1, 3, 6, 4).relu(),)),
     "weight_magnitude": (metrics.weight_magnitude, lambda: ({"a": normal(4, 3, 2), "b": normal(5, 3, 2, 2)},)),
@@ -248,7 +258,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted({*metrics.__all__} - {"Summary"}))
+@pytest.mark.parametrize("name", sorted({*metrics.__all__} - {"Spectrum", "Summary"}))
 def test_vmap_is_the_loop_and_nothing_is_modified(name):
     function, make = FUNCTIONS[name]
     arguments = make()
@@ -261,7 +271,7 @@ def test_vmap_is_the_loop_and_nothing_is_modified(name):
     assert all(map(torch.equal, leaves, before))
 
 
-@pytest.mark.parametrize("name", sorted({*metrics.__all__} - {"Summary", "squared_error"}))
+@pytest.mark.parametrize("name", sorted({*metrics.__all__} - {"Spectrum", "Summary", "squared_error"}))
 def test_a_broken_member_harms_no_other(name):
     function, make = FUNCTIONS[name]
     arguments = make()

@@ -13,8 +13,9 @@ import xarray
 import fcbp
 from fcbp import grid, lanes, paired, sweeps
 from fcbp.designs import Members
-from fcbp.experiment import EXPERIMENTS, Experiment
-from fcbp.sweeps import advance, chunk
+from fcbp.experiment import EXPERIMENTS, Experiment, build_program
+from fcbp.experiment.measurements import PROBES
+from fcbp.sweeps import advance, chunk, population, probe
 from fcbp.sweeps.execution import Execution
 
 MEASURED = ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank")
@@ -177,6 +178,26 @@ def test_a_bin_that_does_not_divide_the_steps():
 def test_pieces_do_not_matter(monkeypatch):
     monkeypatch.setattr(advance, "PIECE", 17)
     same(run(grid(seed=SEEDS, replacement_rate=RATES), experiment=QUICK), results())
+
+
+@pytest.mark.parametrize("chosen", [{}, {"method": "bp"}, {"activation": "tanh", "flip_period": 40}], ids=str)
+def test_measurements_traced_are_the_same(chosen, monkeypatch):
+    experiment = QUICK.replace(metrics=tuple(PROBES), **chosen)
+    runs = [experiment.replace(seed=seed, step_size=step_size) for seed in (7, 3) for step_size in (0.01, 1e30)]
+    side_by_side = population.population(build_program(runs), compile=False, device=None)
+    carry, _ = side_by_side.advance(side_by_side.start(runs, 4, 2), 30)
+    expected = side_by_side.probe(carry)
+    assert expected["weight_magnitude"].isfinite().tolist() == [True, False, True, False]
+    monkeypatch.setattr(probe, "TRACE_AFTER", 4)
+    traces = []
+    trace = probe.operations_of
+    monkeypatch.setattr(probe, "operations_of", lambda *args: traces.append(args) or trace(*args))
+    for now in (carry, side_by_side.advance(carry, 7)[0], side_by_side.start(runs[:3], 3, 2)):
+        found, expected = side_by_side.probe(now), probe.Probe(side_by_side.probe.program).measure(now)
+        assert set(found) == set(expected)
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert len(traces) == 2
 
 
 def test_losses_and_members_differ():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import optree
 import torch
@@ -14,21 +16,38 @@ from torch import Tensor
 from fcbp import learner, metrics
 from fcbp.cbp import CBPState
 
-__all__ = ["AVERAGED", "METRICS", "PER_STEP", "PROBES", "VARIABLES", "Seen", "measure", "per_step", "variables_of"]
+__all__ = [
+    "AVERAGED",
+    "METRICS",
+    "OF_GRADIENTS",
+    "PER_STEP",
+    "PROBES",
+    "VARIABLES",
+    "Seen",
+    "measure",
+    "per_step",
+    "variables_of",
+]
 
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
 
-class Seen(NamedTuple):
+@dataclass
+class Seen:
     """What a measurement may look at."""
 
     state: learner.LearnerState
     hyper: learner.LearnerHyperparams
     layers: list[Tensor]
     """The activations ``(samples, units)`` of each group on fresh examples."""
-    gradient: Callable[[], Any]
-    """The gradient of the mean loss on these examples, a pytree like the parameters."""
+    gradient: Any
+    """The gradient of the mean loss on these examples, a pytree like the parameters; only for :data:`OF_GRADIENTS`."""
     activation: str
+
+    @functools.cached_property
+    def spectra(self) -> list[metrics.Spectrum]:
+        """The singular values of each group's activations, which are most of a rank's work."""
+        return [metrics.spectrum(h) for h in self.layers]
 
 
 def _fraction(which: Callable[[Tensor], Tensor]) -> Callable[[Seen], Tensor]:
@@ -53,8 +72,8 @@ def _mature_fraction(seen: Seen) -> Tensor | dict[str, Tensor]:
     return metrics.mature_fraction(state, seen.hyper.method) if isinstance(state, CBPState) else {}
 
 
-def _mean_rank(rank: Callable[[Tensor], Tensor]) -> Callable[[Seen], Tensor]:
-    return lambda seen: torch.stack([rank(h) for h in seen.layers]).mean()
+def _mean_rank(rank: Callable[[metrics.Spectrum], Tensor]) -> Callable[[Seen], Tensor]:
+    return lambda seen: torch.stack([rank(spectrum) for spectrum in seen.spectra]).mean()
 
 
 def _quantiles(name: str) -> Callable[[Seen], dict[str, Tensor]]:
@@ -97,7 +116,7 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
     "dormant_units": _fraction(metrics.dormant_units),
     "mature_units": _mature_fraction,
     "weight_magnitude": lambda seen: metrics.weight_magnitude(seen.state.params),
-    "gradient_magnitude": lambda seen: metrics.gradient_magnitude(seen.gradient()),
+    "gradient_magnitude": lambda seen: metrics.gradient_magnitude(seen.gradient),
     "rank": _mean_rank(metrics.rank),
     "effective_rank": _mean_rank(metrics.effective_rank),
     "approximate_rank": _mean_rank(metrics.approximate_rank),
@@ -107,6 +126,9 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
     "utility": _quantiles("utility"),
 }
 """What can be measured at the end of a bin: a value, or several by variable; none where a learner has no such thing."""
+
+OF_GRADIENTS = ("gradient_magnitude",)
+"""Those that look at the gradient."""
 
 METRICS = (*PROBES, "update_magnitude")
 """What an experiment's ``metrics`` may name."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fcbp import initializers, learner, metrics, optim, random, streams
 from fcbp.experiment import parts
-from fcbp.experiment.measurements import VARIABLES, Seen, measure, per_step, variables_of
+from fcbp.experiment.measurements import OF_GRADIENTS, VARIABLES, Seen, measure, per_step, variables_of
 from fcbp.experiment.settings import Experiment, set_names, unread
 from fcbp.methods import Method
 from fcbp.units import find_units, forward_with_features
@@ -110,14 +110,15 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         state: learner.LearnerState, hyper: learner.LearnerHyperparams, batch: tuple[Tensor, ...]
     ) -> dict[str, Tensor]:
         inputs, targets = (part.flatten(0, 1) for part in batch[:2])
-        _, features, _ = forward(state.params, state.buffers, inputs)
 
-        def loss(params: dict[str, Tensor]) -> Tensor:
-            return learner.LOSSES[first.loss_function](forward(params, state.buffers, inputs)[0], targets)
+        def loss(params: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            output, features, _ = forward(params, state.buffers, inputs)
+            return learner.LOSSES[first.loss_function](output, targets), features
 
-        def gradient() -> dict[str, Tensor]:
-            return torch.func.grad(loss)(state.params)
-
+        if set(OF_GRADIENTS).intersection(first.metrics):
+            gradient, features = torch.func.grad(loss, has_aux=True)(state.params)
+        else:
+            gradient, (_, features) = None, loss(state.params)
         return measure(first.metrics, Seen(state, hyper, list(features.values()), gradient, first.activation))
 
     program = Program(

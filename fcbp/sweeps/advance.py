@@ -21,7 +21,7 @@ from fcbp import loop
 from fcbp.experiment import AVERAGED, PER_STEP, Program
 from fcbp.sweeps.plan import pieces
 
-__all__ = ["Advance", "Carry", "sample", "size_of", "using_threads"]
+__all__ = ["Advance", "Carry", "size_of", "using_threads"]
 
 PIECE = 1000
 """The most steps of a call whose examples are drawn before it."""
@@ -152,7 +152,7 @@ class Advance:
         """The most steps of a call whose examples are laid out before it."""
         members = len(carry.stream_of)
         if members not in self.piece_lengths:
-            _, batches = sample(self.program, carry.problem, 1)
+            _, batches = self.sample(carry, 1)
             streams = len(batches[0][0])
             bytes = 8 * members + size_of(batches) * (streams + members) // streams
             self.piece_lengths[members] = max(2, min(PIECE, PIECE_BYTES // bytes))
@@ -160,7 +160,7 @@ class Advance:
 
     def given_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
         suits = self.suits_lanes(carry)
-        problem, batches = sample(self.program, carry.problem, steps)
+        problem, batches = self.sample(carry, steps)
         totals = self.zeros(carry)
         if suits:
             ours = (carry.learners, carry.hyper, totals)
@@ -178,7 +178,7 @@ class Advance:
         """Whether lanes are the best way where examples are given; one step's tell."""
         members = len(carry.stream_of)
         if self.compile and members not in self.lanes_suit:
-            _, batches = sample(self.program, carry.problem, 1)
+            _, batches = self.sample(carry, 1)
             ours = (carry.learners, carry.hyper, self.zeros(carry))
             choice = loop.explain(self.steps.given, ours, laid_out(batches, carry.stream_of))
             self.lanes_suit[members] = choice.backend == "lanes"
@@ -195,6 +195,10 @@ class Advance:
         except ValueError as error:
             warnings.warn(f"{instead} in place of lanes: {error}", RuntimeWarning, stacklevel=2)
             return None
+
+    def sample(self, carry: Carry, length: int) -> Any:
+        """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
+        return torch.vmap(lambda state: self.program.stream.sample(state, length), out_dims=(0, 1))(carry.problem)
 
     def zeros(self, carry: Carry) -> dict[str, Tensor]:
         """Sums over no steps."""
@@ -227,11 +231,6 @@ def _steps(program: Program) -> Steps:
         return (learners, hyper, stream_of), seen
 
     return Steps(torch.vmap(making), torch.vmap(given), together)
-
-
-def sample(program: Program, problem: Any, length: int) -> Any:
-    """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
-    return torch.vmap(lambda state: program.stream.sample(state, length), out_dims=(0, 1))(problem)
 
 
 def laid_out(batches: tuple[Tensor, ...], stream_of: Int64[Tensor, "members"]) -> tuple[Tensor, ...]:

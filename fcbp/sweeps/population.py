@@ -13,12 +13,10 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.experiment import Experiment, Program
-from fcbp.sweeps.advance import Advance, Carry, sample
+from fcbp.sweeps.advance import Advance, Carry
+from fcbp.sweeps.probe import Probe
 
 __all__ = ["Population", "is_broken", "population", "select"]
-
-PROBE_SAMPLES = 200
-"""Examples on which units and ranks are measured at the end of a bin."""
 
 
 class Population(NamedTuple):
@@ -71,13 +69,8 @@ def population(
             index,
         )
 
-    def probe(carry: Carry) -> dict[str, Tensor]:
-        _, batches = sample(program, carry.problem, PROBE_SAMPLES)
-        mine = tuple(part[:, carry.stream_of].transpose(0, 1) for part in batches)
-        return torch.vmap(program.probe)(carry.learners, carry.hyper, mine)
-
     advance = Advance(program, compile, threads)
-    return Population(start, advance, probe, advance.sums, advance.most_steps, advance.backend)
+    return Population(start, advance, Probe(program), advance.sums, advance.most_steps, advance.backend)
 
 
 def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:
