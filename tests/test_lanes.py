@@ -23,6 +23,7 @@ from fcbp import lanes, loop
 from fcbp.lanes import build
 from fcbp.lanes.emit import emit
 from fcbp.lanes.ir import at, bounds, code, divided, plus, substitute, times, variable
+from fcbp.loop import choice
 
 pytestmark = pytest.mark.compiled
 
@@ -321,7 +322,7 @@ def test_programs_are_kept_by_the_members_step(monkeypatch):
     assert len(traced) == 2
 
 
-def test_explain():
+def test_explain(monkeypatch):
     def wide(carry, x):
         return carry @ carry, ()
 
@@ -331,15 +332,19 @@ def test_explain():
     small = loop.explain(torch.vmap(fits), torch.zeros(30, 4), torch.zeros(2, 30, 4))
     assert small.backend == "lanes"
     assert "30 members" in str(small)
-    large = loop.explain(torch.vmap(wide), torch.zeros(30, 300, 300))
-    assert large.backend == "scan"
-    assert "KiB" in large.reason
-    # Who insists has it all the same, as long as it can be.
+    products = loop.explain(torch.vmap(wide), torch.zeros(30, 300, 300))
+    assert products.backend == "scan"
+    assert "uses what a block holds" in products.reason
     carry, xs = torch.ones(9, 200, 200), torch.ones(2, 9, 1, 1)
-    assert loop.explain(torch.vmap(fits), carry, xs).backend == "scan"
+    assert loop.explain(torch.vmap(fits), carry, xs).backend == "lanes"
+    # Who insists has it all the same, as long as it can be.
+    monkeypatch.setattr(choice, "SHARED_CACHE", 1 << 18)
+    large = loop.explain(torch.vmap(fits), carry, xs)
+    assert large.backend == "scan"
+    assert "KiB; expected at most 256" in large.reason
     assert torch.equal(loop.scan(torch.vmap(fits), carry, xs, backend="lanes")[0], carry + 2)
-    with pytest.raises(ValueError, match="KiB of 4096 on the stack"):
-        loop.scan(torch.vmap(wide), torch.zeros(2, 400, 400), (), 2, backend="lanes")
+    with pytest.raises(ValueError, match="KiB; expected at most 1048576"):
+        loop.scan(torch.vmap(wide), torch.zeros(2, 8000, 8000), (), 2, backend="lanes")
     few = loop.explain(torch.vmap(wide), torch.zeros(1, 40, 40))
     assert (few.backend, "1 of" in few.reason) == ("scan", lanes.width("vectors") > 2)
 

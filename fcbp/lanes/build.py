@@ -64,6 +64,10 @@ THREADED_FROM = 1 << 20
 """Elements in all, from which on a second thread saves more than it costs to start."""
 
 
+NO_MEMORY = -1
+"""What a program says in place of a check that failed where there was no memory for a block."""
+
+
 class BuildError(Exception):
     """There is no compiler, it failed, or what it made cannot be kept or trusted."""
 
@@ -127,6 +131,8 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
             function(*arguments)
             for call in calls:
                 call.result()
+        if shared[1] == NO_MEMORY:
+            raise MemoryError("no memory for a block of members")
         return shared[1]
 
     return launch

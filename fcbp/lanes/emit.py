@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from fcbp.lanes.ir import Index, Node, at, code, plus, substitute, times, variable
+from fcbp.lanes.build import NO_MEMORY
+from fcbp.lanes.ir import Index, Node, at, axes_of, code, plus, substitute, times, variable
 from fcbp.lanes.lower import Lowered
 from fcbp.lanes.places import is_inside
 from fcbp.lanes.plan import Plan, linear, make_plan
@@ -23,6 +25,11 @@ _BYTES = {"F": 4, "D": 8, "I": 4, "Q": 8, "M": 4}
 _SUMS = {"add": "0", "mul": "1", "bit_or": "0", "bit_and": "1"}
 CHAINS = 6
 """Sums that run side by side, so that one need not wait for another's last addition."""
+TILES = ((3, 3), (2, 5), (5, 2), (2, 4), (4, 2))
+"""Sums of products side by side in two directions: with their factors they leave some of 16 registers free."""
+
+HEAP_FROM = 256
+"""Elements of an array from which on it does not lie on the stack."""
 
 
 def emit(lowered: Lowered, elements: str = "vectors") -> tuple[str, Plan]:
@@ -32,7 +39,8 @@ def emit(lowered: Lowered, elements: str = "vectors") -> tuple[str, Plan]:
         elements: ``"vectors"`` of members, or ``"threads"`` of one member each.
     """
     plan = make_plan(lowered)
-    return "\n".join([prelude(elements), *_Emitter(lowered, plan).program()]) + "\n", plan
+    heap_from = HEAP_FROM if elements == "vectors" else math.inf
+    return "\n".join([prelude(elements), *_Emitter(lowered, plan, heap_from).program()]) + "\n", plan
 
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
@@ -70,10 +78,17 @@ def _literal(value: float, dtype: torch.dtype) -> str:
     return f"({value.hex()}{suffix})"
 
 
+def _segments(size: int, width: int) -> list[tuple[int, int, int]]:
+    """An axis in tiles: where they start, how many there are, and how many entries each has."""
+    whole, rest = divmod(size, width)
+    return [segment for segment in ((0, whole, width), (whole * width, 1, rest)) if segment[1] and segment[2]]
+
+
 class _Emitter:
-    def __init__(self, lowered: Lowered, plan: Plan) -> None:
-        self.lowered, self.plan = lowered, plan
+    def __init__(self, lowered: Lowered, plan: Plan, heap_from: float) -> None:
+        self.lowered, self.plan, self.heap_from = lowered, plan, heap_from
         self.lines: list[str] = []
+        self.on_heap: list[str] = []
         self.depth = 1
         self.names = 0
         self.known: list[dict[tuple[Node, tuple[Index, ...]], str]] = [{}]
@@ -113,6 +128,7 @@ class _Emitter:
             "void *const *xs, const int64 *x_strides, void *const *ys)"
         ):
             self.line("const int64 members = sizes[0], steps = sizes[1];")
+            heap = len(self.lines)
             with self.scope("EACH_BLOCK(first)"):
                 self.line("const int lanes = (int)minimum((int64)LANES, members - first);")
                 self.line("int64 offset[LANES];")
@@ -120,7 +136,7 @@ class _Emitter:
                     self.leaf(role, i, leaf)
                 for node in plan.order:
                     if not plan.buffers[node].startswith("carry") and node not in plan.takes_over:
-                        self.line(f"{_vector(node)} {plan.buffers[node]}[{node.size}];")
+                        self.array(node)
                 for check in self.checks.values():
                     self.line(f"M wrong{check} = {{}};")
                 self.kernels([n for n in plan.order if n in plan.hoisted])
@@ -139,7 +155,19 @@ class _Emitter:
                 for check in self.checks.values():
                     found = f"NOTE(shared + 1, {check + 1})"
                     self.line(f"if (some_lane(wrong{check})) {found};")
+        if self.on_heap:
+            self.lines[heap:heap] = ["  Heap<Large> large;", f"  if (!large.at) return NOTE(shared + 1, {NO_MEMORY});"]
+            self.lines[:0] = ["struct Large {", *self.on_heap, "};"]
         return self.lines
+
+    def array(self, node: Node) -> None:
+        name = self.plan.buffers[node]
+        declaration = f"{_vector(node)} {name}[{node.size}];"
+        if node.size < self.heap_from:
+            self.line(declaration)
+        else:
+            self.on_heap.append(f"  {declaration}")
+            self.line(f"auto &{name} = large.at->{name};")
 
     @staticmethod
     def external(node: Node) -> str:
@@ -150,13 +178,13 @@ class _Emitter:
         if role == "constant":
             self.line(f"const {kind} *const {name} = (const {kind} *)constants[{i}];")
         elif role == "carry":
-            self.line(f"{_vector(leaf)} {name}[{leaf.size}];")
+            self.array(leaf)
             self.line(f"offsets(offset, first, lanes, {leaf.size});")
             self.line(f"load({name}, (const {kind} *)carry[{i}], offset, {leaf.size});")
         elif leaf.uniform:
             self.line(f"const {kind} *{name};")
         else:
-            self.line(f"{_vector(leaf)} {name}[{leaf.size}];")
+            self.array(leaf)
             self.line(f"int64 offset_{name}[LANES];")
             self.line(f"offsets(offset_{name}, first, lanes, x_strides[{2 * i + 1}]);")
 
@@ -269,47 +297,74 @@ class _Emitter:
         if function in ("argmin", "argmax"):
             self.kernel_arg(node, buffer)
             return
-        # The last axis that is kept is taken a few elements at a time.
-        last = kept - 1
-        size = self.sizes[last] if kept else 1
-        tile = min(size, CHAINS)
-        for start, count, width in ((0, size // tile, tile), (size - size % tile, 1, size % tile)):
-            if not width:
-                continue
-            outer = [*self.sizes[:last], count] if kept else []
+        tiles = self.tiles(x, kept)
+        for parts_of_axes in itertools.product(*(_segments(self.sizes[axis], width) for axis, width in tiles.items())):
+            outer = self.sizes[:kept]
+            for axis, (_, count, _) in zip(tiles, parts_of_axes, strict=True):
+                outer[axis] = count
             own = [variable(a, [*outer, *self.sizes[kept:]]) for a in range(len(self.sizes))]
             with self.scope(""), self.loops(outer):
-                places = []
-                for lane in range(width):
-                    place = list(own)
-                    if kept:
-                        place[last] = plus(times(own[last], width), at(start + lane))
-                    places.append(place)
+                places = [own]
+                for axis, (start, _, width) in zip(tiles, parts_of_axes, strict=True):
+                    entries = [plus(times(own[axis], width), at(start + i)) for i in range(width)]
+                    places = [[*place[:axis], entry, *place[axis + 1 :]] for place in places for entry in entries]
                 vector = _vector(node)
                 start_value = self.identity(function, node)
                 # Of few sums, each in several parts.
                 inner = self.sizes[-1]
-                parts = max((p for p in range(1, CHAINS // width + 1) if inner % p == 0), default=1)
-                for k in range(width * parts):
+                parts = max((p for p in range(1, CHAINS // len(places) + 1) if inner % p == 0), default=1)
+                for k in range(len(places) * parts):
                     self.line(f"{vector} sum{k} = {start_value};")
                 reduced = [*self.sizes[kept:-1], inner // parts]
                 names = list(range(kept, len(self.sizes)))
                 saved = self.sizes
                 # Unrolled further than into these sums, they would not find room in the registers.
                 with self.loops(reduced, names, unroll=False):
-                    for k in range(width):
+                    for k, place in enumerate(places):
                         for part in range(parts):
-                            place = list(places[k])
                             if inner == parts:
-                                place[-1] = at(part)
+                                last = at(part)
                             else:
-                                place[-1] = plus(times((0, ((len(saved) - 1, 1),)), parts), at(part))
-                            self.accumulate(function, f"sum{k * parts + part}", x, tuple(place), node)
-                for k in range(width):
+                                last = plus(times((0, ((len(saved) - 1, 1),)), parts), at(part))
+                            self.accumulate(function, f"sum{k * parts + part}", x, (*place[:-1], last), node)
+                for k, place in enumerate(places):
                     total = [f"sum{k * parts + part}" for part in range(parts)]
                     while len(total) > 1:
                         total = [f"{function}({', '.join(total[:2])})", *total[2:]]
-                    self.line(f"{buffer}[{code(linear(places[k][:kept], node.shape))}] = {total[0]};")
+                    self.line(f"{buffer}[{code(linear(place[:kept], node.shape))}] = {total[0]};")
+
+    def tiles(self, x: Node, kept: int) -> dict[int, int]:
+        """How many entries of which of the ``kept`` axes are summed side by side.
+
+        Of a product, entries of two axes on each of which one factor does not depend: an element that is loaded
+        serves several sums.
+        """
+        sizes = self.sizes[:kept]
+        best = {kept - 1: min(sizes[-1], CHAINS)} if kept else {}
+        if self.computing is not None or x.kind != "map" or x.data != "mul" or self.plan.is_stored(x):
+            return best
+        here = [variable(a, self.sizes) for a in range(len(self.sizes))]
+        left, right = (self.axes_read(factor, here) for factor in x.args)
+        rows, columns = (
+            max(({*range(kept)} - axes), key=lambda a: (sizes[a] > 1, a), default=None) for axes in (left, right)
+        )
+        if rows is None or columns is None or rows == columns or min(sizes[rows], sizes[columns]) == 1:
+            return best
+
+        def loads(tile: tuple[int, int]) -> int:
+            return -(-sizes[rows] // tile[0]) * -(-sizes[columns] // tile[1]) * sum(tile)
+
+        height, width = min(TILES, key=loads)
+        found = {rows: min(height, sizes[rows]), columns: min(width, sizes[columns])}
+        return dict(sorted(found.items()))
+
+    def axes_read(self, node: Node, index: Sequence[Index]) -> set[int]:
+        """The axes of the loops on which the element at an index depends."""
+        if node.kind == "view":
+            return self.axes_read(node.args[0], [substitute(i, index, self.sizes) for i in node.data])
+        if node.kind == "map" and not self.plan.is_stored(node):
+            return set().union(*(self.axes_read(a, index) for a in node.args))
+        return set().union(*map(axes_of, index)) if node.kind != "scalar" else set()
 
     def identity(self, function: str, node: Node) -> str:
         if function in _SUMS:

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Builder", "Index", "Node", "at", "bounds", "code", "plus", "substitute", "times", "variable"]
+__all__ = ["Builder", "Index", "Node", "at", "axes_of", "bounds", "code", "plus", "substitute", "times", "variable"]
 
 # --- indices: integer expressions of positions --------------------------------------------------------------
 
@@ -72,6 +72,12 @@ def bounds(index: Index, sizes: Sequence[int]) -> tuple[int, int]:
         low += min(least * factor, most * factor)
         high += max(least * factor, most * factor)
     return low, high
+
+
+def axes_of(index: Index) -> set[int]:
+    """The axes that an index depends on."""
+    atoms = [atom for atom, _ in index[1]]
+    return set().union(*({atom} if isinstance(atom, int) else axes_of(atom[1]) for atom in atoms))
 
 
 def divided(index: Index, n: int, sizes: Sequence[int]) -> tuple[Index, Index]:

@@ -4,8 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <sys/mman.h>
 #define INLINE static inline __attribute__((always_inline))
 #define CALLED static
 #else

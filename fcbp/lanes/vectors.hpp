@@ -343,6 +343,18 @@ INLINE M outside(int64 index, int size) { return to_M(index < 0 || index >= size
 INLINE M outside(I index, int size) { return bit_or(lt(index, to_I(0)), ge(index, to_I(size))); }
 INLINE M outside(Q index, int size) { return bit_or(lt(index, to_Q((int64)0)), ge(index, to_Q((int64)size))); }
 
+// What the stack may not hold; in large pages, where it fills some.
+template <class T> struct Heap {
+  static constexpr std::size_t page = sizeof(T) < (1 << 21) ? 64 : 1 << 21, size = (sizeof(T) + page - 1) / page * page;
+  T *at = (T *)std::aligned_alloc(page, size);
+#ifdef MADV_HUGEPAGE
+  Heap() {
+    if (at && page > 64) madvise(at, size, MADV_HUGEPAGE);
+  }
+#endif
+  ~Heap() { std::free(at); }
+};
+
 // --- the program ----------------------------------------------------------------------------------------------
 
 #define KERNEL extern "C"

@@ -19,12 +19,16 @@ __all__ = ["LaneProgram", "lane_program"]
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 CACHE = 1 << 19
-"""Bytes of a block of members that a core's own cache holds."""
-STACK = 1 << 22
-"""Bytes of a block of members that a thread's stack holds."""
+"""Bytes of a block of members that a core's own cache holds: there lanes are always the best way."""
+SHARED_CACHE = 1 << 24
+"""Bytes of a block up to which lanes are the best way for a step that uses what it loads a few times."""
+REUSE = 16
+"""How often that is at most. Products of large matrices, which the compiled scan leaves to a library, do more."""
+MOST = 1 << 30
+"""Bytes of a block beyond which there are no lanes."""
 SMALL = 20_000
-"""Elements a step up to which lanes pay even where most of them are empty: the compiled scan's operations cost some
-20 microseconds, however small they are."""
+"""Elements a step up to which lanes pay even where all but one are empty: the compiled scan's operations cost some 20
+microseconds, however small they are."""
 LONGEST = 5_000
 """Lines of a program beyond which the C++ compiler takes too long."""
 
@@ -43,12 +47,15 @@ class LaneProgram:
             return self.why_not
         if self.draft.elements == "threads":
             return "on a GPU they run only when asked for, with backend='lanes'"
-        if too_large := _too_large(self.draft.block_bytes, self.draft.width, CACHE, "in the cache"):
+        if too_large := _too_large(self.draft.block_bytes, self.draft.width, SHARED_CACHE):
             return too_large
+        reuse = 4 * self.draft.work * self.draft.width // self.draft.block_bytes
+        if self.draft.block_bytes > CACHE and reuse > REUSE:
+            return f"the step uses what a block holds {reuse} times; more than {REUSE} are for products of matrices"
         if self.draft.lines > LONGEST:
             return f"the program has {self.draft.lines} lines; more than {LONGEST} compile for too long"
-        if 2 * count < self.draft.width and self.draft.work > SMALL:
-            return f"{count} of {self.draft.width} lanes would be used, for {self.draft.work} elements a step"
+        if count == 1 and self.draft.width > 1 and self.draft.work > SMALL:
+            return f"1 of {self.draft.width} lanes would be used, for {self.draft.work} elements a step"
         return ""
 
     def reason_for(self, count: int) -> str:
@@ -91,7 +98,7 @@ def lane_program(
         return LaneProgram(why_not=str(error)), 1
     count = len(leaves[0]) if members.population and leaves and leaves[0].ndim else 1
     bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves) // max(count, 1) * width
-    if too_large := _too_large(bytes, width, *((STACK, "on the stack") if insist else (CACHE, "in the cache"))):
+    if too_large := _too_large(bytes, width, MOST if insist else SHARED_CACHE):
         return LaneProgram(why_not=too_large), count
     x_leaves, x_spec = optree.tree_flatten(xs)
     first, x_first = int(members.population), 1 + int(members.population and not members.shared_x)
@@ -104,13 +111,13 @@ def lane_program(
     if key not in programs:
         try:
             draft = lanes.draft(step, leaves, spec, xs, check_carry)
-            too_large = _too_large(draft.block_bytes, width, STACK, "on the stack")
+            too_large = _too_large(draft.block_bytes, width, MOST)
             programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
     return programs[key], count
 
 
-def _too_large(size: int, width: int, most: int, place: str) -> str:
-    """What to say of a block that a place does not hold; empty where it does."""
-    return f"a block of {width} members takes {size >> 10} KiB of {most >> 10} {place}" if size > most else ""
+def _too_large(size: int, width: int, most: int) -> str:
+    """What to say of a block larger than ``most``; empty where it is not."""
+    return f"a block of {width} members takes {size >> 10} KiB; expected at most {most >> 10}" if size > most else ""

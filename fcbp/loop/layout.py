@@ -1,7 +1,7 @@
 """Where a population's numbers lie in memory, and what a step computes once instead of many times.
 
-Leaves that share a leading axis are a population's. In memory their members lie side by side, so that one vector
-instruction serves many members however small a member's own axes are. Shapes, and so results, stay as they are.
+Leaves that share a leading axis are a population's. In memory small members lie side by side, so that one vector
+instruction serves many of them however small a member's own axes are. Shapes, and so results, stay as they are.
 """
 
 from __future__ import annotations
@@ -17,12 +17,18 @@ aten = torch.ops.aten
 
 __all__ = ["arrange", "is_side_by_side", "is_view", "population", "store", "stored", "work"]
 
+SMALL_MEMBER = 1 << 10
+"""Elements of a member's state up to which members lie side by side. A larger one's own axes fill vectors."""
+
 
 def population(leaves: Iterable[Tensor]) -> int:
-    """The number of members whose states the leaves hold; 0 where they are no population."""
+    """The number of small members whose states the leaves hold; 0 where they are no such population."""
     leaves = list(leaves)
     sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
-    return sizes.pop() if len(sizes) == 1 and len(leaves) > 1 and max(leaf.ndim for leaf in leaves) > 1 else 0
+    if len(sizes) != 1 or len(leaves) < 2 or max(leaf.ndim for leaf in leaves) < 2:
+        return 0
+    (count,) = sizes
+    return count if sum(leaf.numel() for leaf in leaves) <= SMALL_MEMBER * count else 0
 
 
 def is_side_by_side(x: Tensor, count: int) -> bool:
