@@ -1,5 +1,7 @@
 """A unit of constant activation, found by ``find_units``, is replaced and the output stays as it was."""
 
+import dataclasses
+
 import pytest
 import torch
 from permutation import randomised, run, state
@@ -20,6 +22,38 @@ def constant(params, buffers, group, unit, value):
                 at.fill_(value if role == ("norm_shift" if group.norm_shift else "bias") else 0.0)
             params[s.path[0]] = leaf
     return params, buffers
+
+
+class Pools(nn.Module):
+    """The mean and the maximum over positions side by side: of a constant the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 5, 3), nn.Linear(10, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        return self.b(torch.cat([x.mean((-2, -1)), x.amax((-2, -1))], -1))
+
+
+class Siamese(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x))) * self.b(torch.tanh(self.a(x + 1)))
+
+
+class Skip(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv1d(2, 5, 3), nn.Conv1d(5, 4, 1), nn.Conv1d(9, 2, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        y = torch.relu(self.b(nn.functional.max_pool1d(x, 2)))
+        return self.c(torch.cat([nn.functional.interpolate(y, scale_factor=2.0), x], 1))
 
 
 NETS = {
@@ -49,6 +83,12 @@ NETS = {
         lambda: nn.Sequential(nn.Conv2d(2, 5, 3), nn.PReLU(5), nn.Conv2d(5, 3, 3)),
         (2, 2, 8, 8),
     ),
+    "both kinds of pooling side by side": (
+        Pools,
+        (2, 2, 6, 6),
+    ),
+    "one network on two inputs": (Siamese, (5, 3)),
+    "a skip beside what is pooled": (Skip, (2, 2, 8)),
     "batch norm between linear layers": (
         lambda: nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2)),
         (7, 3),
@@ -120,3 +160,110 @@ def test_a_transposed_convolution_with_a_stride_adds_no_constant():
     model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.ConvTranspose2d(5, 3, 2, 2))
     (group,) = fcbp.find_units(model, torch.zeros(2, 2, 6, 6))
     assert group.outgoing_bias == (None,)
+
+
+class Several(nn.Module):
+    """Five units, read by ``b`` and ``c`` as ``function`` gives them."""
+
+    def __init__(self, function):
+        super().__init__()
+        reads = function(torch.zeros(1, 5))[0].shape[-1]
+        self.a, self.b, self.c = nn.Linear(3, 5), nn.Linear(reads, 2), nn.Linear(reads, 2)
+        self.function = function
+
+    def forward(self, x):
+        read = self.function(self.a(x))
+        return self.b(read[0]) * self.c(read[1])
+
+
+def crelu(y):
+    return torch.cat([torch.relu(y), torch.relu(-y)], -1)
+
+
+DIFFERENT = {
+    "crelu": (lambda y: [crelu(y)] * 2, (None, None), "b.weight reads several functions of each unit"),
+    "crelu in dropout": (
+        lambda y: [nn.functional.dropout(crelu(y)).sin(), y.repeat(1, 2)],
+        (None, None),
+        "b.weight reads several functions",
+    ),
+    "twice the same": (lambda y: [y.relu().repeat(1, 2)] * 2, (("b.bias",), ("c.bias",)), ""),
+    "a sum of the same": (
+        lambda y: [torch.cat([y + y.tanh(), y + y.tanh()], -1)] * 2,
+        (("b.bias",), ("c.bias",)),
+        "",
+    ),
+    "relu and tanh": (
+        lambda y: [y.relu(), y.tanh()],
+        (("b.bias",), None),
+        "c.weight reads another function of the units than b.weight",
+    ),
+    "scales": (lambda y: [2 * y, 3 * y], (("b.bias",), None), "c.weight reads another function"),
+    "constants": (
+        lambda y: [y * torch.tensor(2.0), y * torch.tensor(3.0)],
+        (("b.bias",), None),
+        "c.weight reads another function",
+    ),
+    "order": (lambda y: [-y.relu(), (-y).relu()], (("b.bias",), None), "c.weight reads another function"),
+    "norms": (
+        lambda y: [nn.functional.layer_norm(y, (5,)), y],
+        (("b.bias",), None),
+        "c.weight reads another function",
+    ),
+    "the same": (lambda y: [y.relu(), y.relu()], (("b.bias",), ("c.bias",)), ""),
+    "views": (lambda y: [y.relu().view(-1, 1, 5)[:, 0], y.relu()], (("b.bias",), ("c.bias",)), ""),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_bias_takes_over_only_where_the_function_that_is_measured_is_read(name):
+    function, biases, note = DIFFERENT[name]
+    x = torch.zeros(4, 3)
+    net = Several(function)
+    found = fcbp.units.explain(net, x)
+    (group,) = found.units
+    assert group.outgoing_bias == biases
+    if note:
+        assert note in str(found)
+        assert "bias transfer leaves" in str(found)
+    else:
+        assert not any("bias transfer" in remark for remark in found.notes["a"])
+
+
+def test_what_a_transfer_through_several_functions_would_do():
+    """The mean of a unit's two entries is not what either contributes: no bias takes over, and it is lost."""
+    model = randomised(nn.Sequential(nn.Linear(3, 5), Halves(), nn.Linear(10, 2)))
+    inputs = torch.randn(4, 3)
+    (group,) = fcbp.find_units(model, inputs)
+    assert group.outgoing_bias == (None,)
+    before, kept, _ = replace_constant_unit(model, inputs, group, transfer_bias=True)
+    _, without, _ = replace_constant_unit(model, inputs, group, transfer_bias=False)
+    torch.testing.assert_close(kept, without)
+    wrong = dataclasses.replace(group, outgoing_bias=(("2.bias",),))
+    _, after, _ = replace_constant_unit(model, inputs, wrong, transfer_bias=True)
+    assert (after - before).abs().max() > 1e-3
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return crelu(x)
+
+
+class Before(nn.Module):
+    """A layer that applies its activation function to its input, and a weight of its own then."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(2, 5))
+
+    def forward(self, x):
+        return torch.relu(x) @ self.weight.T
+
+
+def test_a_module_that_reads_a_function_of_its_input_is_not_taken_at_its_input():
+    net = nn.Sequential(nn.Linear(3, 5), Before())
+    (group,) = fcbp.find_units(net, torch.zeros(4, 3))
+    assert group.activation == "1.weight"
+    x = torch.randn(4, 3)
+    features = fcbp.forward_with_features(net, (group,))(*state(net), x)[1]
+    torch.testing.assert_close(features["0"], net[0](x).relu())

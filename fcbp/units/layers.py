@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, varying, without
+from fcbp.units.marks import Fixed, Marks, axes_of, first_along, simplify, squeeze, varying, without
 from fcbp.units.products import biased, normalised, product
 from fcbp.units.rules import Call, join, rule, unknown
 
@@ -36,7 +36,8 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
         labels.append(whole)
     fixed = [Fixed(without(values, range(first, len(m.shape))), why) for values, why in m.fixed]
     shape = m.shape[:first] + (1,) * dims
-    return replace(m, shape=shape, labels=tuple(labels), fixed=simplify(fixed), product=frozenset())
+    form = first_along(m.form, range(first, len(m.shape)))
+    return replace(m, shape=shape, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form)
 
 
 def _spread(call: Call, m: Marks, dims: int, shape: tuple[int, ...]) -> Marks:
@@ -59,13 +60,13 @@ _POOLS = {
 }  # fmt: skip
 
 
-@rule(*_POOLS)
+@rule(*_POOLS, keeps=True)
 def _pool(call: Call) -> Marks:
     dims = _POOLS[call.name]
     return _spread(call, over_positions(call, call.first, dims), dims, call.shape)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")
+@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", keeps=True)
 def _shuffle(call: Call) -> Marks:
     m, shape = call.first, call.shape
     *batch, c, h, w = m.shape

@@ -8,7 +8,7 @@ of tied entries; a group is a class of units that nothing told apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,13 @@ class Ledger:
     shortcuts: list[tuple[Ids, str, int]] = field(default_factory=list)
     values: list[tuple[Ids, str]] = field(default_factory=list)
     reads: list[tuple[str, Marks]] = field(default_factory=list)
+    forms: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
     _last_colour: int = 0
+
+    def form(self, what: tuple[Hashable, ...]) -> int:
+        """A number for what is done to values, and last in it the number of what was done before; the same for the
+        same."""
+        return self.forms.setdefault(what, len(self.forms) + 1)
 
     def slot(self, name: str, axis: int, size: int, is_buffer: bool) -> Ids:
         """Number the entries of one axis of a leaf."""

@@ -43,6 +43,8 @@ class Marks:
         upstream: bits of all tensors that this one was computed from.
         stats: reductions over units whose result has not met these units again (see ``Ledger.statistics``).
         product: the weights whose product with an activation this is, while nothing has been added.
+        form: what was done to the units' values since their weights met an activation, a number of ``Ledger.form`` by
+            position. Where two entries of one unit have the same, a constant unit has the same value at both.
         loud: where it does not depend on inputs, the operation after which it is not 0 where a parameter's entries are.
     """
 
@@ -56,13 +58,16 @@ class Marks:
     upstream: int = 0
     stats: frozenset[int] = frozenset()
     product: frozenset[str] = frozenset()
+    form: Ids | None = None
     loud: str = ""
 
     def move(self, f: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:
         """The marks after a movement of data that ``f`` does to each array."""
         labels = tuple(squeeze(f(x)) for x in self.labels)
         fixed = simplify(Fixed(f(x.values), x.why) for x in self.fixed)
-        return replace(self, shape=tuple(shape), labels=tuple(x for x in labels if x.size > 1), fixed=fixed)
+        form = None if self.form is None else squeeze(f(self.form))
+        labels = tuple(x for x in labels if x.size > 1)
+        return replace(self, shape=tuple(shape), labels=labels, fixed=fixed, form=form)
 
     def aligned(self, ndim: int) -> Marks:
         """With axes of size 1 in front, as broadcasting adds them."""
@@ -100,6 +105,13 @@ class Marks:
 def axes_of(x: Ids) -> tuple[int, ...]:
     """Axes that an array depends on."""
     return tuple(i for i, n in enumerate(x.shape) if n > 1)
+
+
+def first_along(x: Ids | None, axes: Iterable[int]) -> Ids | None:
+    """The first of the entries along the axes."""
+    for a in axes:
+        x = None if x is None else x.take([0], a)
+    return x
 
 
 def squeeze(x: Ids) -> Ids:
@@ -294,7 +306,8 @@ def reduce(
     fixed += [Fixed(without(values, summed), reason) for values, reason in m.fixed]
     kept = tuple(1 if i in summed else n for i, n in enumerate(m.shape))
     shape = kept if keepdim else tuple(n for i, n in enumerate(m.shape) if i not in summed)
-    new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product=frozenset())
+    form = first_along(m.form, summed)
+    new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form)
 
     def drop(x: Ids) -> Ids:
         return x if keepdim else x.reshape([n for i, n in enumerate(x.shape) if i not in summed])

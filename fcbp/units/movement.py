@@ -13,12 +13,12 @@ from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, tell_apar
 from fcbp.units.rules import Call, join, rule, unknown
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten")
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten", keeps=True)
 def _view(call: Call) -> Marks:
     return call.first.viewed(call.shape)
 
 
-@rule("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim")
+@rule("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim", keeps=True)
 def _permute(call: Call) -> Marks:
     m = call.first
     n = len(m.shape)
@@ -33,7 +33,7 @@ def _permute(call: Call) -> Marks:
     return m.permuted(order)
 
 
-@rule("expand")
+@rule("expand", keeps=True)
 def _expand(call: Call) -> Marks:
     return replace(call.first.aligned(len(call.shape)), shape=call.shape)
 
@@ -61,7 +61,7 @@ def _taken(call: Call, m: Marks, dim: int, take: Callable[[Ids], Ids], shape: Se
     return m.move(lambda x: take(x) if x.shape[dim] > 1 else x, shape)
 
 
-@rule("slice", "narrow")
+@rule("slice", "narrow", keeps=True)
 def _slice(call: Call) -> Marks:
     m, dim = call.first, call["dim"] % len(call.shape)
     length = m.shape[dim]
@@ -70,19 +70,22 @@ def _slice(call: Call) -> Marks:
     return _sliced(call, m, dim, start, call.shape[dim], step)
 
 
-@rule("select")
+@rule("select", keeps=True)
 def _select(call: Call) -> Marks:
     dim = call["dim"] % len(call.first.shape)
     index = call["index"] % call.first.shape[dim]
     return _sliced(call, call.first, dim, index, 1).viewed(call.shape)
 
 
-@rule("unbind")
+@rule("unbind", keeps=True)
 def _unbind(call: Call) -> list[Marks | None]:
     return [_sliced(call, call.first, call["dim"], i, 1).viewed(x.shape) for i, x in enumerate(call.results)]
 
 
-@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "tensor_split")
+@rule(
+    "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "tensor_split",
+    keeps=True,
+)  # fmt: skip
 def _split(call: Call) -> list[Marks | None]:
     parts: list[Marks | None] = []
     start, dim = 0, call["dim"]
@@ -92,20 +95,20 @@ def _split(call: Call) -> list[Marks | None]:
     return parts
 
 
-@rule("repeat")
+@rule("repeat", keeps=True)
 def _repeat(call: Call) -> Marks:
     m = call.first.aligned(len(call.shape))
     times = [n // max(old, 1) for n, old in zip(call.shape, m.shape, strict=True)]
     return m.move(lambda x: np.tile(x, [t if n > 1 else 1 for t, n in zip(times, x.shape, strict=True)]), call.shape)
 
 
-@rule("flip")
+@rule("flip", keeps=True)
 def _flip(call: Call) -> Marks:
     dims = tuple(d % len(call.shape) for d in call["dims"])
     return call.first.move(lambda x: np.flip(x, dims), call.shape)
 
 
-@rule("roll")
+@rule("roll", keeps=True)
 def _roll(call: Call) -> Marks | list[Marks | None]:
     m, dims = call.first, call["dims"]
     if not dims:
@@ -113,7 +116,7 @@ def _roll(call: Call) -> Marks | list[Marks | None]:
     return m.move(lambda x: np.roll(x, call["shifts"], tuple(d % len(m.shape) for d in dims)), call.shape)
 
 
-@rule("cat", "concat", "stack")
+@rule("cat", "concat", "stack", keeps=True)
 def _cat(call: Call) -> Marks:
     ndim, dim = len(call.shape), call["dim"] % len(call.shape)
     parts = [call.marks(x) for x in call["tensors"]]
@@ -144,6 +147,7 @@ def _cat(call: Call) -> Marks:
     return Marks(
         call.shape, tuple(labels), fixed, data, frozenset().union(*(m.origin for m in parts if not data)),
         makers, stats=frozenset().union(*(m.stats for m in parts)), loud=max((m.loud for m in parts), default=""),
+        form=_joined([np.zeros((1,) * ndim, dtype=np.int64) if m.form is None else m.form for m in parts], parts, dim),
     )  # fmt: skip
 
 
@@ -175,7 +179,7 @@ def _joined_fixed(parts: list[Marks], dim: int, why: str) -> list[Fixed]:
     return [Fixed(joined.reshape(shape), reasons[0] if reasons else why)]
 
 
-@rule("constant_pad_nd")
+@rule("constant_pad_nd", keeps=True)
 def _pad(call: Call) -> Marks | list[Marks | None]:
     m, pad, n = call.first, call["pad"], len(call.shape)
     if any(p < 0 for p in pad):
@@ -194,7 +198,7 @@ def _pad(call: Call) -> Marks | list[Marks | None]:
         for i, w in enumerate(width) if sum(w)
     ]  # fmt: skip
     fixed = simplify([*(Fixed(padded(f.values, -1), f.why) for f in m.fixed), *edges])
-    return replace(m, shape=call.shape, labels=labels, fixed=fixed)
+    return replace(m, shape=call.shape, labels=labels, fixed=fixed, form=None if m.form is None else padded(m.form, 0))
 
 
 @rule("unfold", "im2col", "col2im", "as_strided", "diagonal")
@@ -210,6 +214,7 @@ def _along_positions(call: Call) -> Marks | list[Marks | None]:
         if any(a >= same for a in axes_of(label)):
             return unknown(call)
     labels = tuple(x.reshape(x.shape[:same] + (1,) * (len(shape) - same)) for x in m.labels)
+    m = replace(m, form=None)
     return replace(m, shape=shape, labels=labels, fixed=varying(shape, call.where, _unlabelled(labels, len(shape))))
 
 
@@ -249,6 +254,7 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
     result = replace(
         table, shape=call.shape, labels=tuple(widened(x) for x in kept), product=frozenset(),
         fixed=simplify([*(Fixed(widened(f.values), f.why) for f in fixed), *varying(call.shape, call.where, places)]),
+        form=None,
         data=table.data or by.data, stats=table.stats | by.stats,
     )  # fmt: skip
     if by.data and not table.data and table.origin:

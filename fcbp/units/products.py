@@ -15,8 +15,9 @@ from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unknown
 __all__ = ["biased", "normalised", "product", "summed"]
 
 
-@rule("sum", "mean", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm", "any", "all",
-      "amax", "amin", "max", "min", "nansum", "std_mean")  # fmt: skip
+@rule("mean", "amax", "amin", "max", "min", keeps=True)
+@rule("sum", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm", "any", "all", "nansum",
+      "std_mean")  # fmt: skip
 def _reduction(call: Call) -> Marks | list[Marks | None]:
     if len(call.inputs) == 2:
         return pointwise(call)
@@ -76,7 +77,8 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
             ledger.forbid(entries[f"{side}_summed"], f"they meet other activations in a dot product ({call.where})")
             if len(entries[f"{side}_kept"]):
                 ledger.values.append((entries[f"{side}_kept"], call.where))
-        return replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats)
+        form = np.full((1,) * len(result.shape), ledger.form(("mixed", len(ledger.forms))))
+        return replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats, form=form)
     if not x.data and not w.data and bool(x.origin) == bool(w.origin):
         both = np.concatenate([entries["a_summed"], entries["b_summed"]])
         ledger.forbid(both, f"two parameters or constants are multiplied with each other ({call.where}): no activation")

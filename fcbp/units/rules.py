@@ -14,16 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcbp.units.ledger import Event, Ids
+from fcbp.units.ledger import Event, Ids, Ledger
 from fcbp.units.marks import Marks, meet, varying
 
 if TYPE_CHECKING:
     from fcbp.units.trace import Tracer
 
-__all__ = ["Call", "apply", "flow_out", "join", "pointwise", "rule", "unknown"]
+__all__ = ["Call", "apply", "bits", "flow_out", "join", "pointwise", "rule", "unknown"]
 
 Rule = Callable[["Call"], "Marks | list[Marks | None] | None"]
 _RULES: dict[str, Rule] = {}
+_KEEPS: set[str] = set()
 
 
 class Call:
@@ -79,7 +80,30 @@ def apply(
     if len(found) < len(out):
         # Side results (saved statistics, indices): nothing is known of them.
         found = found + [_opaque(call, x) for x in out[len(found) :]]
-    return _traced(call, found)
+    return _traced(call, [m and _formed(call, m) for m in found])
+
+
+def _formed(call: Call, m: Marks) -> Marks:
+    """A result with the number of what has been done to its units' values."""
+    if not (m.data and m.labels) or call.name in _KEEPS:
+        return m
+    inputs = [call.marks(x) for x in call.inputs]
+    what: tuple[Any, ...] = (
+        call.name,
+        *(f"{name}={x}" for name, x in call.arguments.items() if isinstance(x, (bool, int, float, str, list)) and not
+          _has_tensor(x)),
+        *sorted(name for x in inputs if not x.data for name in x.origin),
+    )  # fmt: skip
+    if any(not x.data and not x.origin for x in inputs):
+        what = (*what, len(call.ledger.forms))  # a constant, of whatever value
+    old = np.zeros((1,) * len(m.shape), dtype=np.int64) if m.form is None else m.form
+    ids, where = np.unique(old, return_inverse=True)
+    new = np.array([call.ledger.form((*what, int(i))) for i in ids])
+    return replace(m, form=new[where].reshape(old.shape))
+
+
+def _has_tensor(x: Any) -> bool:
+    return isinstance(x, list) and any(isinstance(entry, Tensor) for entry in x)
 
 
 def _traced(call: Call, results: list[Marks | None]) -> list[Marks | None]:
@@ -106,11 +130,15 @@ def flow_out(tracer: Tracer, marks: Marks, to: str) -> None:
         tracer.ledger.forbid(ids, f"{why} reads them without a weight and passes the result to {to}")
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register the rule of the operations ``aten.<name>`` (and of their in-place forms)."""
+def rule(*names: str, keeps: bool = False) -> Callable[[Rule], Rule]:
+    """Register the rule of the operations ``aten.<name>`` (and of their in-place forms).
+
+    ``keeps``: a unit whose value is one constant has it still, wherever it goes.
+    """
 
     def register(f: Rule) -> Rule:
         _RULES.update(dict.fromkeys(names, f))
+        _KEEPS.update(names if keeps else ())
         return f
 
     return register
@@ -180,8 +208,19 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     return replace(
         result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
         stats=stats - back, product=product if name in _COPIES else frozenset(),
-        loud="" if data else _loud(call, operands, shape),
+        loud="" if data else _loud(call, operands, shape), form=_met(ledger, data),
     )  # fmt: skip
+
+
+def _met(ledger: Ledger, operands: list[Marks]) -> Ids | None:
+    """What has been done to the values of tensors that meet, position by position."""
+    forms = [m.form for m in operands if m.form is not None]
+    if len(operands) < 2 or not forms:
+        return forms[0] if forms else None
+    both = np.stack([x.ravel() for x in np.broadcast_arrays(*forms)])
+    rows, where = np.unique(both, axis=1, return_inverse=True)
+    new = np.array([ledger.form(("met", *map(int, row))) for row in rows.T])
+    return new[where.ravel()].reshape(np.broadcast_shapes(*(x.shape for x in forms)))
 
 
 # Of 0 these make 0, whatever their other arguments.
@@ -219,13 +258,13 @@ def _note_residual(call: Call, a: Marks, b: Marks) -> None:
     events = call.ledger.events
 
     def weights(m: Marks) -> set[str]:
-        return {name for i in _bits(m.makers) for name in events[i].names}
+        return {name for i in bits(m.makers) for name in events[i].names}
 
     if weights(a) <= weights(b) or weights(b) <= weights(a):
         return  # the same weights at another time or place: a recurrence, not a skip connection
     ids = np.concatenate([a.label_entries(), b.label_entries()])
     for short, long in ((a, b), (b, a)):
-        for i in _bits(long.makers):
+        for i in bits(long.makers):
             read = events[i].read
             if read is None:
                 continue
@@ -233,12 +272,13 @@ def _note_residual(call: Call, a: Marks, b: Marks) -> None:
                 call.ledger.residual.append((ids, call.where))
                 return
             # A projection shortcut: the short branch is one layer on something that the long one went on from.
-            starts = [r for r in (events[j].read for j in _bits(short.makers)) if r is not None and r.makers]
+            starts = [r for r in (events[j].read for j in bits(short.makers)) if r is not None and r.makers]
             if any(start.path & read.upstream & ~read.path for start in starts):
                 call.ledger.shortcuts.append((ids, call.where, i))
 
 
-def _bits(x: int) -> list[int]:
+def bits(x: int) -> list[int]:
+    """The bits that are set."""
     return [i for i in range(x.bit_length()) if x >> i & 1]
 
 
@@ -249,7 +289,8 @@ _COPIES = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "
 _UNTAGGED = {"hardswish", "leaky_relu", "log_sigmoid_forward", "rrelu_with_noise", "masked_fill"}
 
 
-@rule(*_COPIES, *_UNTAGGED)
+@rule(*_COPIES, keeps=True)
+@rule(*_UNTAGGED)
 def _elementwise(call: Call) -> list[Marks | None]:
     return pointwise(call)
 
@@ -259,7 +300,7 @@ def _prelu(call: Call) -> Marks:
     return join(call, [call.marks(x) for x in call.inputs], call.shape, kind="slope")
 
 
-@rule("native_dropout")
+@rule("native_dropout", keeps=True)
 def _dropout(call: Call) -> Marks:
     return call.first
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fcbp.tree import Path
 from fcbp.units.group import Slice, UnitGroup
 from fcbp.units.ledger import Event, Ids, Ledger, Slot
 from fcbp.units.marks import Marks, axes_of, squeeze
+from fcbp.units.transfer import forms, outgoing_biases
 
 __all__ = ["Candidate", "Excluded", "Search"]
 
@@ -86,6 +86,7 @@ class Search:
         self.residuals = ledger.residual + shortcuts
         self.in_residual = self._first_reason(self.residuals)
         self.in_values = self._first_reason(ledger.values)
+        self.remarks: dict[tuple[Slice, ...], tuple[str, ...]] = {}
 
     def _use(self, number: int, event: Event) -> None:
         for ids, bit in [(event.makes, _BITS.get(event.kind, _IN)), (event.reads, _OUT)]:
@@ -207,25 +208,22 @@ class Search:
                 c.size,
                 f"{why}, so their activation is out of reach; read them with a module such as Linear",
             )
-        biases = tuple(self._outgoing_bias(s) for s in fields["outgoing"])
+        path, axis, measured = activation
+        outgoing = tuple(fields["outgoing"])
+        biases, self.remarks[outgoing] = outgoing_biases(
+            self.ledger, self.root, c.units[0], outgoing, self.parameters, measured
+        )
         return UnitGroup(
-            c.name, c.size, outgoing_bias=biases, activation=activation[0], activation_axis=activation[1],
+            c.name, c.size, outgoing_bias=biases, activation=path, activation_axis=axis,
             **{name: tuple(fields[name]) for name in (
                 "incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var", "slope")},
         )  # fmt: skip
 
-    def _outgoing_bias(self, s: Slice) -> Path | None:
-        bias = self.ledger.bias_of.get(str(s.path[0]))
-        weight = self.leaves[str(s.path[0])]
-        if bias not in self.parameters or weight.ndim < 2:
-            return None
-        outputs = weight.movedim(s.axis, -1).shape[:1]
-        return (bias,) if self.leaves[bias].shape == outputs else None
+    def _activation(self, c: Candidate) -> tuple[str, int, str] | None:
+        """The first module whose weight reads the units as its first input holds them, laid out there as in the weight.
 
-    def _activation(self, c: Candidate) -> tuple[str, int] | None:
-        """The first module that reads the units from its first input, laid out there as in its weight.
-
-        Or, where functions are handed the weights that read them, the first such weight. With the unit axis.
+        Or, where functions are handed the weights that read them, the first such weight. With the unit axis, and the
+        weight.
         """
         for event in self.ledger.events:
             for name in sorted(event.names):
@@ -234,8 +232,13 @@ class Search:
                         continue
                     for path, marks in event.inputs:
                         axis = self._unit_axis(c, i, marks) if name.startswith(f"{path}.") else None
-                        if axis is not None:
-                            return path, axis
+                        # A module that applies its activation function first reads something else than its input.
+                        if (
+                            axis is not None
+                            and event.read
+                            and forms(self.root, c.units[0], event.read) == forms(self.root, c.units[0], marks)
+                        ):
+                            return path, axis, name
         for name in dict.fromkeys(name for name, _ in self.ledger.reads):
             for i in self.slots_of[name]:
                 if i in c.entries and self._role(c, i) & _OUT:
@@ -243,7 +246,7 @@ class Search:
                     axes = {self._unit_axis(c, i, marks) for other, marks in self.ledger.reads if other == name}
                     axis = axes.pop()
                     if axis is not None and not axes:
-                        return name, axis
+                        return name, axis, name
         return None
 
     def _unit_axis(self, c: Candidate, slot: int, marks: Marks) -> int | None:
@@ -260,7 +263,8 @@ class Search:
         return all(np.array_equal(p, np.sort(e)) for p, e in zip(places, c.entries[slot], strict=True))
 
     def notes(self, group: UnitGroup) -> tuple[str, ...]:
-        """Remarks on a group: norms over its own axis, whose statistics a replaced unit still takes part in."""
+        """Remarks on a group: norms over its own axis, whose statistics a replaced unit still takes part in; weights
+        through which what a unit contributed is not known."""
         slot = self.slots_of[str(group.incoming[0].path[0])]
         entry = next(
             self.ledger.slots[i].start + group.incoming[0].start
@@ -268,9 +272,12 @@ class Search:
             if self.ledger.slots[i].axis == group.incoming[0].axis
         )
         reasons = [why for ids, why in self.ledger.norms if np.isin(self.root[entry], self.root[ids])]
-        return tuple(
-            f"{why} normalises over the units: a replaced one still takes part in its statistics"
-            for why in dict.fromkeys(reasons)
+        return (
+            *(
+                f"{why} normalises over the units: a replaced one still takes part in its statistics"
+                for why in dict.fromkeys(reasons)
+            ),
+            *self.remarks.get(group.outgoing, ()),
         )
 
 
