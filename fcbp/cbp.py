@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, tree, utility
+from fcbp.concrete import is_concrete, is_nothing
 from fcbp.names import unknown
 from fcbp.units import UnitGroup, check_features, check_units
 from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
@@ -163,6 +164,7 @@ def update_utility(
     _check_by_group("state.age", state.age, units)
     check_features(units, features)
     instantaneous = utility.get(measure)
+    looks_at_grads = grads is not None and (callable(measure) or measure in utility.OF_GRADIENTS)
     age, util, mean, key = dict(state.age), dict(state.utility), dict(state.mean_activation), state.key
     for group in units:
         name = group.name
@@ -180,8 +182,8 @@ def update_utility(
             mean_activation=mean[name] / debias,
             incoming=_weights(group, group.incoming, params),
             outgoing=_weights(group, group.outgoing, params),
-            incoming_grads=() if grads is None else _weights(group, group.incoming, grads),
-            outgoing_grads=() if grads is None else _weights(group, group.outgoing, grads),
+            incoming_grads=_weights(group, group.incoming, grads) if looks_at_grads else (),
+            outgoing_grads=_weights(group, group.outgoing, grads) if looks_at_grads else (),
         )
         util[name] = keep * util[name] + take_in * instantaneous(observation).to(util[name].dtype)
     return state._replace(age=age, utility=util, mean_activation=mean, key=key)
@@ -240,22 +242,32 @@ def select_and_reset(
     key, draws, rounds = random.split(state.key, 3).unbind()
 
     owed = dict(state.owed)
+    debiased: dict[str, Tensor] = {}
+    eligible: dict[str, Tensor] = {}
+    number_eligible: dict[str, Tensor] = {}
+    for i, group in enumerate(units):
+        name = group.name
+        debiased[name] = state.utility[name] / bias_correction(state.age[name], hyper.decay_rate, state.utility[name])
+        eligible[name] = (state.age[name] > hyper.maturity_threshold) & torch.isfinite(debiased[name])
+        number_eligible[name] = counted = eligible[name].sum(dtype=torch.int32)
+        if rate_counts == "all":
+            counted = group.size * (counted > 0)
+        owed[name] = replacements_due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
+    if is_concrete(*owed.values()) and all(float(due) < 1 for due in owed.values()):
+        nobody = {group.name: torch.zeros_like(eligible[group.name]) for group in units}
+        return params, state._replace(owed=owed, key=key), nobody
+
     limits: dict[str, int] = {}
     ranks: dict[str, Tensor] = {}
     lowest: dict[str, Tensor] = {}
     numbers: dict[str, Tensor] = {}
     replaced: Replaced = {}
-    for i, group in enumerate(units):
+    for group in units:
         name = group.name
         limits[name] = _capacity(group, hyper.replacement_rate, capacity)
-        debiased = state.utility[name] / bias_correction(state.age[name], hyper.decay_rate, state.utility[name])
-        eligible = (state.age[name] > hyper.maturity_threshold) & torch.isfinite(debiased)
-        number_eligible = eligible.sum(dtype=torch.int32)
-        counted = number_eligible if rate_counts == "eligible" else group.size * (number_eligible > 0)
-        due = replacements_due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
-        number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limits[name])).to(torch.int32)
-        owed[name] = due - number
-        ranks[name], lowest[name] = rank_lowest(torch.where(eligible, debiased, torch.inf), limits[name])
+        number = torch.minimum(torch.floor(owed[name]), number_eligible[name].clamp(max=limits[name])).to(torch.int32)
+        owed[name] = owed[name] - number
+        ranks[name], lowest[name] = rank_lowest(torch.where(eligible[name], debiased[name], torch.inf), limits[name])
         replaced[name] = ranks[name] < number
         numbers[name] = number
 
@@ -328,6 +340,8 @@ def reset_moments(opt_state: Any, replaced: Replaced, *, units: Iterable[UnitGro
         nonlocal found
         if all(_holds(node, s) for group in units for s in group.parameter_slices()):
             found = True
+            if is_nothing(replaced):
+                return node
             return update(node, units, zero, " ".join(("incoming", "outgoing", *FRESH)))
         if not isinstance(node, (Mapping, tuple, list)):
             return node

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-__all__ = ["is_concrete"]
+__all__ = ["is_concrete", "is_nothing", "is_plain"]
 
 
 def is_concrete(*values: object) -> bool:
@@ -27,3 +29,22 @@ def is_concrete(*values: object) -> bool:
         for value in values
         if isinstance(value, Tensor)
     )
+
+
+def is_nothing(masks: Mapping[str, Tensor]) -> bool:
+    """Whether it is known that every mask is false, and so every number 0."""
+    return is_concrete(*masks.values()) and not any(bool(mask.any()) for mask in masks.values())
+
+
+def is_plain() -> bool:
+    """Whether nothing at all is vmapped, differentiated, traced or compiled here.
+
+    Example:
+        >>> is_plain()
+        True
+        >>> torch.vmap(lambda x: x + is_plain())(torch.zeros(2))
+        tensor([0., 0.])
+    """
+    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is None

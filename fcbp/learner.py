@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from fcbp import initializers, random
 from fcbp.cbp import Hyperparams
+from fcbp.concrete import is_plain
 from fcbp.methods import Method, backprop
 from fcbp.names import lookup
 from fcbp.optim import Optimizer, sgd
@@ -126,8 +127,7 @@ def make_learner(
         state: LearnerState, batch: tuple[Tensor, ...], hyper: LearnerHyperparams
     ) -> tuple[LearnerState, dict[str, Any]]:
         inputs, targets, *signal = batch
-        gradient = torch.func.grad_and_value(objective, has_aux=True)
-        grads, (value, (features, buffers)) = gradient(state.params, state.buffers, inputs, targets)
+        grads, (value, (features, buffers)) = _gradient(objective, state.params, state.buffers, inputs, targets)
         given = {
             "units": units,
             "features": features,
@@ -144,6 +144,22 @@ def make_learner(
         return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **info}
 
     return Learner(init, step)
+
+
+def _gradient(objective: Callable[..., Any], params: Params, *rest: Any) -> tuple[Params, tuple[Tensor, Any]]:
+    """``torch.func.grad_and_value`` of an objective that returns dicts of tensors beside its value.
+
+    Where nothing is transformed torch's tape gives the same, without the levels that cost a small network more than all
+    its arithmetic.
+    """
+    if not is_plain() or torch.is_inference_mode_enabled() or any(p.requires_grad for p in params.values()):
+        return torch.func.grad_and_value(objective, has_aux=True)(params, *rest)
+    with torch.enable_grad():
+        own = {name: p.detach().requires_grad_() for name, p in params.items()}
+        value, others = objective(own, *rest)
+        grads = torch.autograd.grad(value, list(own.values()), materialize_grads=True)
+    detached = tuple({name: x.detach() for name, x in other.items()} for other in others)
+    return dict(zip(own, grads, strict=True)), (value.detach(), detached)
 
 
 def _constant(optimizer: Optimizer | Callable[..., Optimizer]) -> Callable[..., Optimizer]:

@@ -79,10 +79,14 @@ def _magnitude(weights: Weights, positions: int = 1) -> Float[Tensor, "units pos
     totals, count = [], 0
     for w in weights:
         total = _sum_rest(w.abs())
-        by_position = positions > 1 and w.shape[-1] == positions
+        by_position = w.shape[-1] == positions
         totals.append(total if by_position else total.sum(-1, keepdim=True))
-        count += w[..., 0, :].numel() // (positions if by_position else 1)
+        count += w.numel() // w.shape[-2] // (positions if by_position else 1)
     return sum(totals[1:], totals[0]) / count
+
+
+def _mean_positions(x: Float[Tensor, "units positions"]) -> Float[Tensor, "units"]:
+    return x.squeeze(-1) if x.shape[-1] == 1 else x.mean(-1)
 
 
 def _deviation(group: Observation) -> Float[Tensor, "units positions"]:
@@ -95,12 +99,12 @@ def _outgoing_by_position(group: Observation) -> Float[Tensor, "units positions"
 
 def contribution(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(h) * abs(w_out)``: Nature 2024, equation 1 (which sums the weights; the ranking is the same)."""
-    return (_mean_samples(group.activation.abs()) * _outgoing_by_position(group)).mean(-1)
+    return _mean_positions(_mean_samples(group.activation.abs()) * _outgoing_by_position(group))
 
 
 def zero_contribution(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(h - mean) * abs(w_out)``: the mean-corrected contribution of arXiv 2108.06325."""
-    return (_deviation(group) * _outgoing_by_position(group)).mean(-1)
+    return _mean_positions(_deviation(group) * _outgoing_by_position(group))
 
 
 def adaptable_contribution(group: Observation) -> Float[Tensor, "units"]:
@@ -110,7 +114,7 @@ def adaptable_contribution(group: Observation) -> Float[Tensor, "units"]:
 
 def feature_by_input(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(h - mean) / abs(w_in)``."""
-    return _deviation(group).mean(-1) * adaptation(group)
+    return _mean_positions(_deviation(group)) * adaptation(group)
 
 
 def adaptation(group: Observation) -> Float[Tensor, "units"]:
@@ -162,6 +166,9 @@ MEASURES: dict[str, Measure] = {
     )
 }
 """The measures by name. A further name, ``"random"``, replaces the utility by a fresh uniform draw."""
+
+OF_GRADIENTS = frozenset(f.__name__ for f in (weight_gradient, incoming_gradient, removal))
+"""Those that look at gradients."""
 
 
 def get(measure: str | Measure) -> Measure:

@@ -273,6 +273,37 @@ def test_the_dead_unit_is_the_one_replaced():
     assert when == [27]
 
 
+@pytest.mark.parametrize("owed", [[0.2, 0.3], [0.2, 0.99], [1.5, 0.1], [math.nan, 0.1]], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"rounding": "stochastic"}, {"rate_counts": "all", "transfer_bias": True}], ids=str
+)
+def test_what_is_skipped_where_no_unit_is_due_changes_no_bit(owed, options):
+    """Under vmap nothing is known of the numbers, and nothing skipped."""
+    params, units = two_layers()
+    params = {name: leaf.to(torch.float32) for name, leaf in params.items()}
+    utility = {group.name: normal(i, group.size, dtype=torch.float32) for i, group in enumerate(units)}
+    utility[units[0].name][1] = math.nan
+    utility[units[1].name][0] = 3e38
+    state = state_with(units, params, utility, mean=0.5)
+    state = state._replace(
+        owed={g.name: torch.tensor(x, dtype=torch.float64) for g, x in zip(units, owed, strict=True)}
+    )
+    opt_state = optree.tree_map(torch.ones_like, params)
+
+    def reset(state, params, opt_state):
+        params, state, replaced = fcbp.select_and_reset(state, params, fcbp.Hyperparams(0.005), units=units, **options)
+        return params, state, replaced, fcbp.reset_moments(opt_state, replaced, units=units)
+
+    found = reset(state, params, opt_state)
+    one = optree.tree_map(lambda leaf: leaf.detach().unsqueeze(0), (state, params, opt_state))
+    expected = optree.tree_map(lambda leaf: leaf.squeeze(0), torch.vmap(reset)(*one))
+    if not options:
+        assert any(mask.any() for mask in found[2].values()) == (max(owed) > 0.9)
+    for a, b in zip(optree.tree_leaves(found), optree.tree_leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.detach(), b)
+
+
 @pytest.mark.parametrize("rounding", ["accumulate", "stochastic"])
 @pytest.mark.parametrize("rate", [0, 0.0, torch.tensor(0.0)])
 def test_rate_zero_leaves_the_parameters_bit_identical(rate, rounding):

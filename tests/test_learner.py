@@ -11,6 +11,7 @@ from fcbp import methods
 from fcbp.learner import LearnerHyperparams, LearnerState, draw_params, make_learner
 from fcbp.units import Slice, UnitGroup
 
+KEY = fcbp.random.key(5)
 HYPER = LearnerHyperparams(
     step_size=0.02, method=fcbp.Hyperparams(replacement_rate=0.05, maturity_threshold=5, decay_rate=0.9)
 )
@@ -169,6 +170,43 @@ def test_pure(name):
     assert [leaf._version for leaf in pytree.tree_leaves(state)] == versions
     assert torch.equal(torch.get_rng_state(), random_state)
     tree_equal(dict(model.state_dict()), before_model)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outside_of_transforms_the_gradient_is_the_same_to_the_bit(name):
+    model, units = NETWORKS[name]()
+    model.register_parameter("unread", torch.nn.Parameter(torch.ones(3)))
+    learner = make_learner(model, units, optimizer=fcbp.optim.adam(), method=methods.cbp())
+    state = learner.init(KEY)
+    calls = []
+    whole = torch.func.grad_and_value
+
+    def counted(*args, **options):
+        calls.append(args)
+        return whole(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.func, "grad_and_value", counted)
+        with torch.no_grad():
+            found = learner.step(state, batch_at(0), HYPER)
+        assert not calls
+        marked = state._replace(params={name: p.clone().requires_grad_() for name, p in state.params.items()})
+        expected = learner.step(marked, batch_at(0), HYPER)
+        assert len(calls) == 1
+    assert not any(leaf.requires_grad for leaf in pytree.tree_leaves(found))
+    assert not any(p.requires_grad or p.grad is not None for p in state.params.values())
+    tree_equal(found, pytree.tree_map(torch.Tensor.detach, expected))
+
+
+def test_a_loss_that_closes_over_what_is_vmapped():
+    model, units = mlp()
+
+    def loss_of(weight):
+        learner = make_learner(model, units, loss=lambda output, targets: weight * (output - targets).square().mean())
+        return learner.step(learner.init(KEY), batch_at(0), HYPER)[0].params["4.weight"]
+
+    weights = torch.tensor([1.0, 0.5])
+    torch.testing.assert_close(torch.vmap(loss_of)(weights), torch.stack([loss_of(w) for w in weights]))
 
 
 def test_two_states_share_no_memory():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree, utility
 from fcbp.cbp import rank_lowest, reset_buffers, reset_moments, unit_activations
-from fcbp.concrete import is_concrete
+from fcbp.concrete import is_nothing
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_rows, row_shape, spread, take, update
@@ -147,7 +147,7 @@ def reset_units(
         key: the draws' own.
     """
     replaced = masks(chosen)
-    if _is_nothing(replaced):
+    if is_nothing(replaced):
         return params, opt_state, buffers
     units = [group for group in units if chosen[group.name].rows]
     drawn = 0
@@ -182,7 +182,7 @@ def reset_partially(
 
     Where r is 0 the weights stay as they are, to the bit.
     """
-    if _is_nothing(fraction):
+    if is_nothing(fraction):
         return params
     drawn = 0
 
@@ -203,11 +203,6 @@ def reset_partially(
 def mix(leaf: Float[Tensor, "..."], new: float | Tensor, r: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """``(1 - r) leaf + r new``; where r is 0, ``leaf``."""
     return torch.where(r > 0, ((1 - r) * leaf + r * new).to(leaf.dtype), leaf)
-
-
-def _is_nothing(by_group: Mapping[str, Tensor]) -> bool:
-    """Whether it is known that no unit is to be reset: then there is nothing to draw."""
-    return is_concrete(*by_group.values()) and not any(bool(values.any()) for values in by_group.values())
 
 
 def _rows(
