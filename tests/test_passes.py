@@ -18,7 +18,7 @@ ROWS, COLUMNS = 9, 14
 def small_is_large(monkeypatch):
     monkeypatch.setattr(program, "LONG_STEP", 0)
     monkeypatch.setattr(passes, "LARGE_MATRIX", 64)
-    monkeypatch.setattr("fcbp.cbp.LARGE_LEAF", 64)
+    monkeypatch.setattr("fcbp.cbp.replacement.LARGE_LEAF", 64)
 
 
 @pytest.fixture

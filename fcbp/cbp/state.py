@@ -1,0 +1,101 @@
+"""The numbers of Continual Backpropagation and what it remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int32, Int64
+from torch import Tensor
+
+from fcbp import random, tree
+from fcbp.units import UnitGroup, check_units
+
+__all__ = ["CBPState", "Hyperparams", "Params", "Replaced", "check_by_group", "check_hyperparams", "init_state"]
+
+Params = Any
+Replaced = dict[str, Bool[Tensor, "units"]]
+
+
+class Hyperparams(NamedTuple):
+    """The numbers of Continual Backpropagation; each a float or a 0-d tensor, which may be vmapped.
+
+    A float64 tensor keeps small rates exact over long runs; a float32 tensor is taken for what it holds.
+    """
+
+    replacement_rate: float | Tensor = 1e-4
+    """Fraction of the eligible units replaced per step (rho), in [0, 1]."""
+    maturity_threshold: float | Tensor = 100
+    """Steps a unit is safe for (m), at least 0."""
+    decay_rate: float | Tensor = 0.99
+    """Decay of the running means of utility and activation (eta), in [0, 1)."""
+
+
+class CBPState(NamedTuple):
+    """What Continual Backpropagation remembers; the dicts are by group name."""
+
+    age: dict[str, Int32[Tensor, "units"]]
+    """Steps since the unit was made."""
+    utility: dict[str, Float[Tensor, "units"]]
+    """Running mean of the instantaneous utility, not yet bias-corrected."""
+    mean_activation: dict[str, Float[Tensor, "units"]]
+    """Running mean of the activation, not yet bias-corrected."""
+    owed: dict[str, Float[Tensor, ""]]
+    """Replacements carried over: the fraction not yet due, and what ``capacity`` deferred."""
+    key: Int64[Tensor, ""]
+    """The key of the next draws."""
+
+
+def check_hyperparams(hyper: Hyperparams) -> None:
+    """Check what is a plain number (a tensor may be vmapped or on a device; its values are not read).
+
+    Raises:
+        ValueError: a number is NaN or out of its range.
+    """
+    rate, maturity, decay = hyper.replacement_rate, hyper.maturity_threshold, hyper.decay_rate
+    if not isinstance(rate, Tensor) and not 0 <= rate <= 1:
+        raise ValueError(f"replacement_rate is {rate}; expected a number in [0, 1]")
+    if not isinstance(maturity, Tensor) and not maturity >= 0:
+        raise ValueError(f"maturity_threshold is {maturity}; expected a number of steps, 0 or more")
+    if not isinstance(decay, Tensor) and not 0 <= decay < 1:
+        raise ValueError(f"decay_rate is {decay}; expected a number in [0, 1)")
+
+
+def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""]) -> CBPState:
+    """The state before the first step: every unit of age, utility and mean activation 0.
+
+    Args:
+        units: the groups to manage.
+        params: any pytree of tensors.
+        key: a key of :mod:`fcbp.random`; the state draws from it alone.
+
+    Raises:
+        ValueError: a group does not fit ``params`` (see :func:`fcbp.units.check_units`), or ``key`` is no key.
+    """
+    units = tuple(units)
+    check_units(units, params)
+    random.check_key(key)
+    age, util, mean, owed = {}, {}, {}, {}
+    for group in units:
+        leaf = tree.get(params, (group.incoming + group.outgoing)[0].path)
+        dtype = torch.promote_types(leaf.dtype, torch.float32)
+        # Sums of millions of tiny rates need more than float32's 24 bits; Apple's devices have no more.
+        owed_dtype = torch.float32 if leaf.device.type == "mps" else torch.float64
+        age[group.name] = torch.zeros(group.size, dtype=torch.int32, device=leaf.device)
+        util[group.name] = torch.zeros(group.size, dtype=dtype, device=leaf.device)
+        mean[group.name] = torch.zeros(group.size, dtype=dtype, device=leaf.device)
+        owed[group.name] = torch.zeros((), dtype=owed_dtype, device=leaf.device)
+    return CBPState(age, util, mean, owed, key.clone())
+
+
+def check_by_group(argument: str, values: Mapping[str, Tensor], units: tuple[UnitGroup, ...]) -> None:
+    """Check that ``values`` has a vector ``(units,)`` for each group.
+
+    Raises:
+        ValueError: a group's is missing or of another size.
+    """
+    for group in units:
+        if group.name not in values or values[group.name].shape != (group.size,):
+            found = {name: tuple(value.shape) for name, value in values.items()}
+            raise ValueError(f"{argument} holds {found}; expected ({group.size},) for group {group.name!r}")
