@@ -172,7 +172,7 @@ def _grouped(call: Call, x: Marks, w: Marks, outputs: int, groups: int, transpos
         fixed += varying((1, outputs), why, [1])
     return Marks(
         (batch, outputs), tuple(labels), simplify(fixed), True, makers=1 << number,
-        stats=x.stats, product=w.origin,
+        stats=x.stats, product=w.origin if w.form is None else frozenset(),
     )  # fmt: skip
 
 

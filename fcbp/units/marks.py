@@ -42,9 +42,11 @@ class Marks:
         path: bits of the tensors that these units went through since their weights met an activation, this one's last.
         upstream: bits of all tensors that this one was computed from.
         stats: reductions over units whose result has not met these units again (see ``Ledger.statistics``).
-        product: the weights whose product with an activation this is, while nothing has been added.
+        product: the weights whose product with an activation this is, while nothing has been added; a weight that is
+            computed of parameters has none, as what it adds is not known from them.
         form: what was done to the units' values since their weights met an activation, a number of ``Ledger.form`` by
-            position. Where two entries of one unit have the same, a constant unit has the same value at both.
+            position; ``None`` for nothing. Where two entries of one unit have the same, a constant unit has the same
+            value at both.
         loud: where it does not depend on inputs, the operation after which it is not 0 where a parameter's entries are.
     """
 

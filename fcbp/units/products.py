@@ -79,6 +79,12 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
                 ledger.values.append((entries[f"{side}_kept"], call.where))
         form = np.full((1,) * len(result.shape), ledger.form(("mixed", len(ledger.forms))))
         return replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats, form=form)
+    for state, other in ((x, w), (w, x)):
+        if not x.data and not w.data and other.origin and state.origin and _is_expanded(state):
+            # The initial state of a recurrence is a parameter, the same for all examples: it stands for an activation.
+            call.event("shift", state.origin, state.label_entries())
+            x, w = (replace(m, data=m.data or m is state) for m in (x, w))
+            break
     if not x.data and not w.data and bool(x.origin) == bool(w.origin):
         both = np.concatenate([entries["a_summed"], entries["b_summed"]])
         ledger.forbid(both, f"two parameters or constants are multiplied with each other ({call.where}): no activation")
@@ -90,7 +96,14 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
         why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
         ledger.forbid(entries[f"{side}_summed"], why)
     number = call.event("product", weight.origin, entries[f"{side}_kept"], entries[f"{side}_summed"], source)
-    return replace(result, data=True, makers=1 << number, product=weight.origin)
+    whole = weight.origin if weight.form is None else frozenset()
+    return replace(result, data=True, makers=1 << number, product=whole)
+
+
+def _is_expanded(m: Marks) -> bool:
+    """Whether a tensor repeats itself along an axis."""
+    arrays = [*m.labels, *(f.values for f in m.fixed)]
+    return any(n > 1 and all(x.shape[a] == 1 for x in arrays) for a, n in enumerate(m.shape))
 
 
 def biased(call: Call, m: Marks, bias: Any, shape: Sequence[int]) -> Marks:
@@ -126,4 +139,6 @@ def _weight_norm(call: Call) -> Marks | list[Marks | None]:
     v, g = call.marks(call["v"]), call.marks(call["g"])
     if v.data or g.data:
         return unknown(call)
+    if call["dim"] != 0:  # not each output's own norm, over what it reads: a norm over what the units' weights make
+        normalised(call, v, [0])
     return join(call, [v, g], call.shape, kind="scale")

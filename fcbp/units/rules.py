@@ -85,7 +85,7 @@ def apply(
 
 def _formed(call: Call, m: Marks) -> Marks:
     """A result with the number of what has been done to its units' values."""
-    if not (m.data and m.labels) or call.name in _KEEPS:
+    if not m.labels or not (m.data or m.origin) or call.name in _KEEPS:
         return m
     inputs = [call.marks(x) for x in call.inputs]
     what: tuple[Any, ...] = (
@@ -208,7 +208,7 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     return replace(
         result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
         stats=stats - back, product=product if name in _COPIES else frozenset(),
-        loud="" if data else _loud(call, operands, shape), form=_met(ledger, data),
+        loud="" if data else _loud(call, operands, shape), form=_met(ledger, data or operands),
     )  # fmt: skip
 
 

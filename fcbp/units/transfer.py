@@ -14,7 +14,7 @@ from torch import Tensor
 from fcbp.tree import Path
 from fcbp.units.group import Slice
 from fcbp.units.ledger import Event, Ids, Ledger
-from fcbp.units.marks import Marks, axes_of
+from fcbp.units.marks import Marks, axes_of, squeeze
 
 __all__ = ["forms", "outgoing_biases"]
 
@@ -65,7 +65,8 @@ def _obstacle(ledger: Ledger, root: Ids, unit: int, leaf: str, measured: str) ->
         # A recurrent unit's states are one function of the states before them, each of more steps than the last.
         last = {number: what[:-1] for what, number in ledger.forms.items()}
         steps = [
-            ({last[form] for form in side}, _makers(ledger, reads)) for side, reads in zip(found, sides, strict=True)
+            ({last[form] for form in side if form}, _makers(ledger, root, unit, reads))
+            for side, reads in zip(found, sides, strict=True)
         ]
         if steps[0] == steps[1] and len(steps[0][0]) == 1:
             return ""
@@ -81,12 +82,13 @@ def _readings(ledger: Ledger, root: Ids, unit: int, leaf: str) -> list[Marks]:
     return [e.read for e in ledger.events if leaf in e.names and e.read is not None and _has(root, unit, e)]
 
 
-def _makers(ledger: Ledger, reads: Sequence[Marks]) -> frozenset[str]:
-    """The weights that tensors were made with."""
+def _makers(ledger: Ledger, root: Ids, unit: int, reads: Sequence[Marks]) -> frozenset[str]:
+    """The weights that made the unit in these tensors."""
     makers = 0
     for read in reads:
         makers |= read.makers
-    return frozenset(name for i, e in enumerate(ledger.events) if makers >> i & 1 for name in e.names)
+    made = (e for i, e in enumerate(ledger.events) if makers >> i & 1 and np.isin(unit, root[e.makes]))
+    return frozenset(name for e in made for name in e.names)
 
 
 def forms(root: Ids, unit: int, marks: Marks) -> frozenset[int]:
@@ -103,11 +105,12 @@ def _rows(root: Ids, unit: int, marks: Marks) -> list[Ids]:
     """For each label what was done to the values at a unit's entries, a row for each place along the other axes."""
     found = []
     for label in marks.labels:
-        axes = axes_of(label)
-        form = np.zeros((1,) * label.ndim, dtype=np.int64) if marks.form is None else marks.form
-        form = np.broadcast_to(form, [max(n, label.shape[a]) if a in axes else n for a, n in enumerate(form.shape)])
-        rows = np.moveaxis(form, axes, range(-len(axes), 0)).reshape(-1, label.size)
-        own = (label.ravel() >= 0) & (root[label.ravel()] == unit)
+        held = squeeze(np.where(label >= 0, root[label], -1))
+        axes = axes_of(held)
+        form = np.zeros((1,) * held.ndim, dtype=np.int64) if marks.form is None else marks.form
+        form = np.broadcast_to(form, [max(n, held.shape[a]) if a in axes else n for a, n in enumerate(form.shape)])
+        rows = np.moveaxis(form, axes, range(-len(axes), 0)).reshape(-1, held.size)
+        own = held.ravel() == unit
         if own.any():
             found.append(rows[:, own])
     return found
