@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fcbp.units.ledger import names_of
-from fcbp.units.marks import Marks, axes_of, contract, count, reduce
+from fcbp.units.ledger import Ids, names_of
+from fcbp.units.marks import Marks, axes_of, contract, count, meet, reduce
 from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unknown
 
 __all__ = ["biased", "normalised", "product", "summed"]
@@ -91,13 +91,18 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
         return replace(result, origin=x.origin | w.origin, loud=max(x.loud, w.loud))
     # A constant (an initial state of zeros) that meets a parameter stands for an activation.
     (source, weight, side) = (x, w, "b") if x.data or not x.origin else (w, x, "a")
+    number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"])
+    whole = weight.origin if weight.form is None else frozenset()
+    return replace(result, data=True, makers=1 << number, product=whole)
+
+
+def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids) -> int:
+    """The event of a weight that reads an activation."""
     flow_out(call.tracer, source, call.where)
     if weight.loud:
         why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
-        ledger.forbid(entries[f"{side}_summed"], why)
-    number = call.event("product", weight.origin, entries[f"{side}_kept"], entries[f"{side}_summed"], source)
-    whole = weight.origin if weight.form is None else frozenset()
-    return replace(result, data=True, makers=1 << number, product=whole)
+        call.ledger.forbid(reads, why)
+    return call.event("product", weight.origin, makes, reads, source)
 
 
 def _is_expanded(m: Marks) -> bool:
@@ -132,6 +137,32 @@ def _matmul(call: Call) -> Marks | list[Marks | None]:
     sizes = dict(zip(left + right, a.shape + b.shape, strict=True))
     m = product(call, a, b, f"{left},{right}->{out}", sizes)
     return m if bias is None else join(call, [m, call.marks(bias)], call.shape, kind="shift")
+
+
+@rule("_trilinear")
+def _trilinear(call: Call) -> Marks | list[Marks | None]:
+    """A weight that reads two activations at once, as ``nn.Bilinear``'s: all are spread over one space and summed."""
+    widened = []
+    for k in "123":
+        m, shape = call.marks(call[f"i{k}"]), list(call[f"i{k}"].shape)
+        for d in sorted(call[f"expand{k}"]):
+            shape.insert(d, 1)
+        widened.append(m.viewed(shape))
+    a, w, b = widened
+    if not (a.data and b.data and w.origin):
+        return unknown(call)
+    joint = a
+    for m in (w, b):
+        labels, fixed = meet(call.ledger, joint, m, call.where)
+        joint = Marks(np.broadcast_shapes(joint.shape, m.shape), labels, fixed)
+    result, _ = reduce(call.ledger, joint, call["sumdim"], False, call.where)
+    call.cuts = True
+    makers = 0
+    makes = [x.ravel() for x in w.labels if not set(axes_of(x)) & set(call["sumdim"])]
+    for m in (a, b):
+        read = [d for d in call["sumdim"] if m.shape[d] > 1]
+        makers |= 1 << _read(call, m, w, np.concatenate([np.zeros(0, np.int64), *makes]), w.label_entries(read))
+    return replace(result, data=True, makers=makers)
 
 
 @rule("_weight_norm_interface", "_weight_norm")
