@@ -33,7 +33,7 @@ SEVERAL = methods(("bp", NAN, 1.0), ("cbp", 0.1, 0.9), ("cbp", 0.01, 0.5), ("l2"
 
 
 def test_the_bootstrap_interval_covers_the_mean_as_often_as_it_says(monkeypatch):
-    monkeypatch.setattr(analysis, "DRAWS", 1000)
+    monkeypatch.setattr("fcbp.analysis.numbers.DRAWS", 1000)
     generator = np.random.default_rng(0)
     covered = 0
     for i in range(300):

@@ -10,12 +10,11 @@ in a round.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from in_turn import over_first, seconds_in_turn
 from torch import Tensor, nn
 
 import fcbp
@@ -85,26 +84,14 @@ def main() -> None:
     torch.set_num_threads(1)
     for case in options.cases:
         batch = options.batch or CASES[case][3]
-        runs = {}
-        for name in options.variants:
-            run = runner(case, VARIANTS[name](), batch, options.members, options.length)
-            start, cpu = time.perf_counter(), time.process_time()
-            run()
-            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-            print(f"{case}, {name}: first call {wall:.0f} s, {cpu:.0f} s of this process's CPU", flush=True)
-            runs[name] = run
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(options.rounds):
-            for name, run in runs.items():
-                start = time.process_time()
-                run()
-                seconds[name].append((time.process_time() - start) / options.length)
-        first = next(iter(runs))
-        for name, times in seconds.items():
-            ratio = statistics.median(a / b for a, b in zip(times, seconds[first], strict=True))
+        runs = {
+            f"{case}, {name}": runner(case, VARIANTS[name](), batch, options.members, options.length)
+            for name in options.variants
+        }
+        for name, (median, ratio) in over_first(seconds_in_turn(runs, options.rounds)).items():
             print(
-                f"{case}, batch {batch}, {options.members} members: {name} {statistics.median(times) * 1e3:.3g} ms a "
-                f"step, {ratio - 1:+.1%} over {first} (aim: {CASES[case][4]:.0%})",
+                f"{name}, batch {batch}, {options.members} members: {median / options.length * 1e3:.3g} ms a step, "
+                f"{ratio - 1:+.1%} over {options.variants[0]} (aim: {CASES[case][4]:.0%})",
                 flush=True,
             )
 

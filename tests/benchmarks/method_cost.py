@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import optree
 import torch
+from in_turn import over_first, seconds_in_turn
 from torch import Tensor
 
 import fcbp
@@ -64,23 +63,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     names = ["bp", *(name for name in options.methods or METHODS if name != "bp")]
-    runs = {}
-    for name in names:
-        run = runner(name, options.members, options.length, options.capacity, options.backend)
-        start = time.perf_counter()
-        run()
-        print(f"{name}: first call {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        runs[name] = run
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(options.rounds):
-        for name, run in runs.items():
-            start = time.process_time()
-            run()
-            seconds[name].append((time.process_time() - start) / options.length)
+    runs = {name: runner(name, options.members, options.length, options.capacity, options.backend) for name in names}
+    seconds = seconds_in_turn(runs, options.rounds, tell=lambda line: print(line, file=sys.stderr, flush=True))
     print(f"| method | µs a step of {options.members} members | over plain backpropagation |\n|---|---|---|")
-    for name, times in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(times, seconds["bp"], strict=True))
-        print(f"| `{name}` | {statistics.median(times) * 1e6:.0f} | {ratio - 1:+.0%} |", flush=True)
+    for name, (median, ratio) in over_first(seconds).items():
+        print(f"| `{name}` | {median / options.length * 1e6:.0f} | {ratio - 1:+.0%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+"""What a sweep's results say: the end of a run, intervals over seeds, the best settings, and differences between runs.
+
+>>> import fcbp
+>>> members = fcbp.grid(seed=range(4), step_size=[0.003, 0.03])
+>>> results = fcbp.sweep(fcbp.Experiment(method="bp"), members, steps=300, bin=50, progress=False)
+>>> [(row.setting, row.best) for row in summary(results)]
+[({'step_size': 0.003}, False), ({'step_size': 0.03}, True)]
+"""
+
+from fcbp.analysis.members import ROWS, Setting, apart, describe, identity, is_unset, others, settings, show
+from fcbp.analysis.numbers import (
+    COUNTS,
+    LEVEL,
+    Difference,
+    Row,
+    best_of_each,
+    bootstrap,
+    by_seed,
+    compare,
+    end_of_run,
+    experiment_of,
+    summary,
+)
+from fcbp.analysis.tables import columns, differences_table, ranking, table, times
+
+__all__ = [
+    "COUNTS",
+    "LEVEL",
+    "ROWS",
+    "Difference",
+    "Row",
+    "Setting",
+    "apart",
+    "best_of_each",
+    "bootstrap",
+    "by_seed",
+    "columns",
+    "compare",
+    "describe",
+    "differences_table",
+    "end_of_run",
+    "experiment_of",
+    "identity",
+    "is_unset",
+    "others",
+    "ranking",
+    "settings",
+    "show",
+    "summary",
+    "table",
+    "times",
+]

@@ -1,0 +1,81 @@
+"""What sets the members of a sweep apart, as plain data and in words."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fcbp.designs import plain
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["ROWS", "Setting", "apart", "describe", "identity", "is_unset", "others", "settings", "show"]
+
+Setting = dict[str, Any]
+ROWS = ("member", "setting")
+"""Dimensions along which settings are listed, each a coordinate of its own."""
+
+
+def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> Iterator[tuple[Setting, Setting]]:
+    """Every setting: where it is (for ``isel``), and what sets it apart from the others.
+
+    Args:
+        results: a sweep's.
+        over: the dimension that settings are averaged over.
+    """
+    dims = [str(dim) for dim in results.dims if dim not in (over, "step")]
+    names = apart(results, over)
+    for index in itertools.product(*(range(results.sizes[dim]) for dim in dims)):
+        at = dict(zip(dims, index, strict=True))
+        yield at, identity(results.isel(at), names)
+
+
+def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> list[str]:
+    """What differs between settings: the method first, the dimensions, and what sets listed settings apart.
+
+    A setting that only one method has, and always with one value, says no more than the method does.
+    """
+    names = [str(dim) for dim in results.dims if dim not in (over, "step", *ROWS) and results.sizes[dim] > 1]
+    for dim in ROWS:
+        if results.sizes.get(dim, 1) > 1:
+            listed = {str(n): v.values.astype(str) for n, v in results.coords.items() if v.dims == (dim,) and n != dim}
+            methods = listed.get("method", np.zeros(results.sizes[dim], str))
+            names += ["method"] * (len(np.unique(methods)) > 1)
+            for name, values in listed.items():
+                if any(len(np.unique(values[methods == method])) > 1 for method in np.unique(methods)):
+                    names.append(name)
+            names = names or [dim]
+    return sorted(names, key=lambda name: name != "method")
+
+
+def identity(chosen: xarray.Dataset | xarray.DataArray, names: Sequence[str]) -> Setting:
+    """What sets a setting apart, as plain numbers and words; what it does not set is left out."""
+    found = {name: plain(chosen[name].values[()]) for name in names if name in chosen.coords}
+    return {name: value for name, value in found.items() if not is_unset(value)}
+
+
+def is_unset(value: Any) -> bool:
+    """Whether a coordinate's value stands for a setting that a member does not set."""
+    return value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and np.isnan(value))
+
+
+def describe(setting: Setting) -> str:
+    """What sets a setting apart, in words."""
+    words = {name: f"{name.replace('_', ' ')} {show(value)}" for name, value in setting.items() if name != "method"}
+    return ", ".join([*([str(setting["method"])] if "method" in setting else []), *words.values()])
+
+
+def others(setting: Setting) -> Setting:
+    """A setting without its method."""
+    return {name: value for name, value in setting.items() if name != "method"}
+
+
+def show(value: Any) -> str:
+    """A setting's value, short."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        return str(value)
+    return f"{value:g}"

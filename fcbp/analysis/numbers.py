@@ -1,0 +1,223 @@
+"""The end of a run, intervals over seeds, the best settings, and differences between runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from fcbp.analysis.members import Setting, settings
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = [
+    "COUNTS",
+    "LEVEL",
+    "Difference",
+    "Row",
+    "best_of_each",
+    "bootstrap",
+    "by_seed",
+    "compare",
+    "end_of_run",
+    "experiment_of",
+    "summary",
+]
+
+DRAWS = 10_000
+LEVEL = 0.95
+COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
+
+
+def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
+    """The mean over the last bins; NaN where a member failed before the end."""
+    _check_fraction(last)
+    bins = max(1, round(last * values.sizes["step"]))
+    # A member that failed has NaN at the end, and its mean says so.
+    return values.isel(step=slice(-bins, None)).mean("step", skipna=False, keep_attrs=True)
+
+
+def bootstrap(values: Float[np.ndarray, "seeds"], *, level: float = LEVEL, key: int = 0) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean (Efron and Tibshirani, 1993); NaN for less than two values.
+
+    Args:
+        values: one for each seed; those that are not finite are left out.
+        level: how often such intervals hold the mean, of very many seeds.
+        key: of the resampling.
+
+    Example:
+        >>> low, high = bootstrap(np.array([1.0, 2.0, 3.0, 4.0]))
+        >>> low, high
+        (1.5, 3.5)
+    """
+    good = values[np.isfinite(values)]
+    if good.size < 2:
+        return float("nan"), float("nan")
+    means = good[np.random.default_rng(key).integers(good.size, size=(DRAWS, good.size))].mean(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting, and what came of it over its seeds."""
+
+    setting: Setting
+    """What sets it apart, by name."""
+    at: Setting
+    """Where it is in the results: ``results.isel(row.at)``."""
+    start: float
+    """Mean of the first part of the run."""
+    end: float
+    """Mean of the last part, over the seeds that did not fail."""
+    error: float
+    """Its standard error; NaN for one seed."""
+    low: float
+    """Lower end of its bootstrap interval."""
+    high: float
+    """Upper end."""
+    counts: dict[str, float]
+    """Units replaced and weights reset in the whole run, means over seeds."""
+    inactive: float
+    """Fraction of inactive units in the last part of the run."""
+    failed: int
+    """Seeds that became NaN."""
+    best: bool = False
+    """Whether it is the best, of its method where there are several."""
+
+    @property
+    def method(self) -> Any:
+        """The method, where methods were swept."""
+        return self.setting.get("method")
+
+
+def summary(results: xarray.Dataset, variable: str = "loss", *, last: float = 0.2) -> list[Row]:
+    """A row for every setting, in the order of the results; lower is better.
+
+    The best are chosen by the same seeds that their errors are of, so of many settings the best looks a little better
+    than it is.
+
+    Args:
+        results: what :func:`fcbp.sweep` or :func:`fcbp.open` gave.
+        variable: by which settings are judged.
+        last: the fraction of the run that counts as its end, and as its start.
+
+    Raises:
+        ValueError: ``variable`` is not in ``results``, or ``last`` is no fraction.
+    """
+    _check_fraction(last)
+    if variable not in results.data_vars:
+        raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
+    bins = max(1, round(last * results.sizes["step"]))
+    rows = [_row(results.isel(at), setting, at, variable, last, bins) for at, setting in settings(results)]
+    best = {method: _best(row for row in rows if row.method == method) for method in {row.method for row in rows}}
+    several = len(rows) > 1
+    return [dataclasses.replace(row, best=several and row is best[row.method]) for row in rows]
+
+
+def _row(chosen: xarray.Dataset, setting: Setting, at: Setting, variable: str, last: float, bins: int) -> Row:
+    ends = np.atleast_1d(end_of_run(chosen[variable], last).values).astype(float)
+    good = ends[np.isfinite(ends)]
+    low, high = bootstrap(good)
+    counts = {name: float(chosen[name].sum("step").mean()) for name in COUNTS if name in chosen}
+    return Row(
+        setting,
+        at,
+        start=float(chosen[variable].isel(step=slice(0, bins)).mean()),
+        end=float(good.mean()) if good.size else float("nan"),
+        error=float(good.std(ddof=1) / np.sqrt(good.size)) if good.size > 1 else float("nan"),
+        low=low,
+        high=high,
+        counts=counts,
+        inactive=float(end_of_run(chosen["inactive_units"], last).mean()) if "inactive_units" in chosen else np.nan,
+        failed=int(ends.size - good.size),
+    )
+
+
+def _best(rows: Any) -> Row | None:
+    return min((row for row in rows if np.isfinite(row.end)), key=lambda row: row.end, default=None)
+
+
+def best_of_each(rows: Sequence[Row]) -> list[Row]:
+    """The best setting of each method, the best method first; those that failed altogether last."""
+    by_method = {row.method: row for row in rows}  # of a method that failed altogether: any
+    by_method |= {row.method: row for row in rows if row.best}
+    return sorted(by_method.values(), key=lambda row: (not np.isfinite(row.end), row.end))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second run's end less the first's, seed by seed."""
+
+    first: Setting
+    second: Setting
+    """The settings that are compared."""
+    seeds: int
+    """Seeds of both that failed in neither."""
+    ends: tuple[float, float]
+    """Means of the two."""
+    mean: float
+    """Of the differences; below 0 the second run's error is lower."""
+    low: float
+    """Lower end of their bootstrap interval."""
+    high: float
+    """Upper end."""
+
+
+def compare(
+    first: xarray.Dataset, second: xarray.Dataset, variable: str = "loss", *, last: float = 0.2
+) -> list[Difference]:
+    """Paired differences between two runs, over the seeds of both: of their best settings, then of those of both.
+
+    Raises:
+        ValueError: ``variable`` is not in both, or they have no seed in common.
+    """
+    sides = [(results, summary(results, variable, last=last)) for results in (first, second)]
+    best = [_best(rows) or rows[0] for _, rows in sides]
+    pairs = [(best[0], best[1])]
+    pairs += [(a, b) for a in sides[0][1] for b in sides[1][1] if a.setting == b.setting and (a, b) != pairs[0]]
+    return [_difference((first, a), (second, b), variable, last) for a, b in pairs]
+
+
+def _difference(a: tuple[xarray.Dataset, Row], b: tuple[xarray.Dataset, Row], variable: str, last: float) -> Difference:
+    ends = [by_seed(results.isel(row.at), variable, last) for results, row in (a, b)]
+    common = sorted(set(ends[0]) & set(ends[1]))
+    if not common:
+        raise ValueError(f"runs have seeds {_seeds(ends[0])} and {_seeds(ends[1])}; expected some in common")
+    pairs = np.array([[side[seed] for seed in common] for side in ends], float)
+    good = pairs[:, np.isfinite(pairs).all(0)]
+    difference = good[1] - good[0]
+    low, high = bootstrap(difference)
+    means = [float(side.mean()) if side.size else float("nan") for side in (*good, difference)]
+    return Difference(a[1].setting, b[1].setting, difference.size, (means[0], means[1]), means[2], low, high)
+
+
+def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[int, float]:
+    """The end of the run of each seed of one setting."""
+    ends = np.atleast_1d(end_of_run(chosen[variable], last).values).astype(float)
+    if "seed" in chosen.coords:
+        seeds = np.atleast_1d(chosen["seed"].values).tolist()
+    else:
+        seeds = [experiment_of(chosen).get("seed", 0)]
+    return dict(zip(seeds, ends.tolist(), strict=True))
+
+
+def experiment_of(results: xarray.Dataset) -> dict[str, Any]:
+    """The settings that all members share, as they were recorded."""
+    return json.loads(results.attrs.get("experiment", "{}"))
+
+
+def _seeds(ends: dict[int, float]) -> str:
+    seeds = list(ends)
+    return ", ".join(map(str, seeds[:5])) + (", ..." if len(seeds) > 5 else "")
+
+
+def _check_fraction(last: float) -> None:
+    if not 0 < last <= 1:
+        raise ValueError(f"last is {last!r}; expected a fraction of the run, above 0 and at most 1")
