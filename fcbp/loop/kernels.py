@@ -13,6 +13,10 @@ from torch import Tensor
 
 __all__ = ["Kernel", "load", "run", "write"]
 
+ROWS = 6
+"""Rows that are passed over at once: a column's sum is loaded and stored once for all, and memory serves several
+streams faster than one, until they are too many."""
+
 _loaded: dict[str, Callable[..., None]] = {}
 
 
@@ -81,10 +85,11 @@ def _one_pass(name: str, written: list[Tensor], read: list[Tensor], rows: int, c
 
 
 def _write(leaf: Tensor, axis: int, index: Tensor, mask: Tensor, value: Tensor) -> None:
-    if mask.any():
-        (chosen,) = mask.nonzero(as_tuple=True)
-        shape = (*leaf.shape[:axis], len(index), *leaf.shape[axis + 1 :])
-        leaf.index_copy_(axis, index[chosen], value.expand(shape).index_select(axis, chosen))
+    due = [(unit, i) for i, (unit, is_due) in enumerate(zip(index.tolist(), mask.tolist(), strict=True)) if is_due]
+    if due:
+        value = value.expand(*leaf.shape[:axis], len(index), *leaf.shape[axis + 1 :])
+        for unit, i in due:
+            leaf.select(axis, unit).copy_(value.select(axis, i))
 
 
 _library = torch.library.Library("fcbp", "FRAGMENT")
@@ -97,8 +102,6 @@ _library.impl("write", lambda *_: None, "Meta")
 
 
 def _source(kernel: Kernel) -> str:
-    # Two rows at once: a column sum is loaded and stored once for both. More would be more streams to memory, which
-    # hinder one another.
     return f"""
 #include <omp.h>
 #include <cmath>
@@ -108,7 +111,7 @@ static void some_rows(
     float* const* written, const float* const* read, float* sums, long first, long end, long columns)
 {{
     long row = first;
-    for (; row + 2 <= end; row += 2) {{{_rows(kernel, 2)}
+    for (; row + {ROWS} <= end; row += {ROWS}) {{{_rows(kernel, ROWS)}
     }}
     for (; row < end; ++row) {{{_rows(kernel, 1)}
     }}
