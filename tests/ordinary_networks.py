@@ -284,3 +284,46 @@ class Quantiles(nn.Module):
     def forward(self, x, tau):
         waves = torch.cos(tau[..., None] * math.pi * torch.arange(8))
         return self.o(F.relu(self.h(F.relu(self.f(x))[:, None] * F.relu(self.phi(waves)))))
+
+
+class Perceiver(nn.Module):
+    """Queries that are parameters attend to the inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.kv = nn.Parameter(torch.rand(4, 8)), nn.Linear(3, 8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.f, self.o = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)), nn.Linear(8, 2)
+
+    def forward(self, x):
+        q, k = self.queries.expand(x.shape[0], -1, -1), self.kv(x)
+        h = q + self.attention(q, k, k)[0]
+        return self.o((h + self.f(h)).mean(1))
+
+
+class ConvLSTM(nn.Module):
+    """A recurrence over maps: its convolution is called at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates, self.o = nn.Conv2d(2 + 4, 16, 3, padding=1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x):
+        h = c = x.new_zeros(x.shape[0], 4, *x.shape[3:])
+        for t in range(x.shape[1]):
+            i, f, o, g = self.gates(torch.cat([x[:, t], h], 1)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.o(h)
+
+
+class Projected(nn.Module):
+    """LSTMs, the second of them with a projection of its cells."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 5, batch_first=True, proj_size=3)
+        self.o = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.o(self.second(self.first(x)[0])[0])

@@ -39,6 +39,13 @@ NETS = {
     "LowRank": ([normal(4, 3)], "a 5 b, down 2 up", "b 4 o"),
     "MaskToken": ([normal(2, 4, 3)], "e 6 a, a 7 o", ""),
     "DeepSet": ([normal(2, 4, 3)], "phi.0 6 phi.2, phi.2 5 rho.0, rho.0 4 rho.2", ""),
+    "Perceiver": (
+        [normal(2, 5, 3)],
+        "attention:0 4 attention.out_proj, attention:1 4 attention.out_proj, f.1 12 f.3",
+        "kv 8 attention",
+    ),
+    "ConvLSTM": ([normal(2, 3, 2, 5, 5)], "gates 4 gates", ""),
+    "Projected": ([normal(2, 4, 3)], "first 4 second, second 3 o", ""),
     "Graph": ([normal(4, 3), normal(4, 4)], "a 6 b, b 5 o", ""),
     "Quantiles": ([normal(4, 3), normal(4, 7)], "f 6 h, h 5 o", ""),
 }  # fmt: skip
@@ -52,6 +59,9 @@ def build(name):
 
 def brief(units):
     return ", ".join(f"{g.name} {g.size} {g.activation}" for g in units)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -107,6 +117,7 @@ def test_transfer_where_weights_meet_several_activations_or_functions():
     [
         ("Bilinear", "c", "no module or product that reads them takes them as they lie in its weight (b.weight)"),
         ("Highway", "i", "a residual stream"),
+        ("Projected", "second", "no module or product that reads them takes them as they lie in its weight"),
         ("Experts", "gate", "no parameter reads them"),
         ("Quantiles", "phi", "no parameter makes them: aten.arange"),
     ],

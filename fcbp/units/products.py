@@ -106,8 +106,10 @@ def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids) -> i
 
 
 def _is_expanded(m: Marks) -> bool:
-    """Whether a tensor repeats itself along an axis."""
+    """Whether a tensor repeats itself along an axis, or along a part of one that was flattened."""
     arrays = [*m.labels, *(f.values for f in m.fixed)]
+    if any(len(np.unique(own)) < len(own) for own in (x[x >= 0] for x in m.labels)):
+        return True
     return any(n > 1 and all(x.shape[a] == 1 for x in arrays) for a, n in enumerate(m.shape))
 
 

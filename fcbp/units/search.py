@@ -12,6 +12,7 @@ from torch import nn
 from fcbp.units.group import Slice, UnitGroup
 from fcbp.units.ledger import Event, Ids, Ledger, Slot
 from fcbp.units.marks import Marks, axes_of, squeeze
+from fcbp.units.rules import bits
 from fcbp.units.transfer import forms, outgoing_biases
 
 __all__ = ["Candidate", "Excluded", "Search"]
@@ -81,7 +82,7 @@ class Search:
             self._use(i, event)
         self.forbidden = self._first_reason(ledger.forbidden)
         self.distinct = self._first_reason(ledger.distinctions)
-        # Where the long branch's last layer reads what it makes, the sum is a step of a recurrence.
+        # Where the long branch's last layer reads what it made before, the sum is a step of a recurrence.
         shortcuts = [(ids, why) for ids, why, i in ledger.shortcuts if not self._is_loop(ledger.events[i])]
         self.residuals = ledger.residual + shortcuts
         self.in_residual = self._first_reason(self.residuals)
@@ -99,7 +100,19 @@ class Search:
                 self.first[named] = np.minimum(self.first[named], number)
 
     def _is_loop(self, event: Event) -> bool:
-        return bool(np.isin(self.root[event.reads], self.root[event.makes]).any())
+        """Whether weights read, directly or through other weights, what they made."""
+        seen = 0
+        new = event.read.makers if event.read else 0
+        while new:
+            seen |= new
+            makers = [self.ledger.events[i] for i in bits(new)]
+            if any(maker.names == event.names for maker in makers):
+                return True
+            new = 0
+            for maker in makers:
+                new |= maker.read.makers if maker.read else 0
+            new &= ~seen
+        return False
 
     def _first_reason(self, facts: list[tuple[Ids, str]]) -> Ids:
         """For each unit the number of the first fact about one of its entries, or -1."""
