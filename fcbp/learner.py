@@ -157,7 +157,10 @@ def _gradient(objective: Callable[..., Any], params: Params, *rest: Any) -> tupl
     with torch.enable_grad():
         own = {name: p.detach().requires_grad_() for name, p in params.items()}
         value, others = objective(own, *rest)
-        grads = torch.autograd.grad(value, list(own.values()), materialize_grads=True)
+        if not value.requires_grad:
+            grads = tuple(torch.zeros_like(p) for p in params.values())
+        else:
+            grads = torch.autograd.grad(value, list(own.values()), materialize_grads=True)
     detached = tuple({name: x.detach() for name, x in other.items()} for other in others)
     return dict(zip(own, grads, strict=True)), (value.detach(), detached)
 

@@ -198,6 +198,12 @@ def test_outside_of_transforms_the_gradient_is_the_same_to_the_bit(name):
     tree_equal(found, pytree.tree_map(torch.Tensor.detach, expected))
 
 
+def test_a_loss_that_looks_at_no_parameter():
+    learner = make_learner(*mlp(), loss=lambda output, targets: targets.square().mean())
+    state = learner.init(KEY)
+    tree_equal(learner.step(state, batch_at(0), HYPER)[0].params, state.params)
+
+
 def test_a_loss_that_closes_over_what_is_vmapped():
     model, units = mlp()
 
