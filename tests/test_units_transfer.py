@@ -155,6 +155,44 @@ def test_only_a_bias_that_is_added_to_the_weighted_sum_itself_can_take_over(func
     assert group.outgoing_bias == (bias,)
 
 
+@pytest.mark.parametrize(
+    ("add", "bias"),
+    [
+        (lambda y, b: b + y, ("bias",)),
+        (lambda y, b: y - b, None),
+        (lambda y, b: y + 0.1 * b, None),
+        (lambda y, b: y + b.exp(), None),
+        (lambda y, b: torch.add(y, b, alpha=2), None),
+        (lambda y, b: y + b.view(1, -1), ("bias",)),
+    ],
+)
+def test_only_a_bias_that_is_added_as_it_is_can_take_over(add, bias):
+    class Added(After):
+        def forward(self, x):
+            return add(self.b(torch.relu(self.a(x))), self.bias)
+
+    (group,) = fcbp.find_units(Added(None), torch.zeros(2, 3))
+    assert group.outgoing_bias == (bias,)
+
+
+@pytest.mark.parametrize(
+    "consume",
+    [
+        lambda m, h: torch.addmm(m.bias, h, m.b.weight.T, beta=0.5),
+        lambda m, h: torch.addmm(m.bias, h, m.b.weight.T, alpha=2),
+        lambda m, h: torch.nn.functional.linear(h, 0.5 * m.b.weight, m.bias),
+        lambda m, h: torch.nn.functional.linear(h, torch.nn.functional.normalize(m.b.weight, dim=1), m.bias),
+    ],
+)
+def test_no_bias_takes_over_from_a_weight_that_is_scaled(consume):
+    class Scaled(After):
+        def forward(self, x):
+            return consume(self, torch.relu(self.a(x)))
+
+    (group,) = fcbp.find_units(Scaled(None), torch.zeros(2, 3))
+    assert group.outgoing_bias == (None,)
+
+
 def test_a_transposed_convolution_with_a_stride_adds_no_constant():
     """Each output reads one of the kernel's positions, so no bias can take over."""
     model = nn.Sequential(nn.Conv2d(2, 5, 3), nn.ReLU(), nn.ConvTranspose2d(5, 3, 2, 2))

@@ -187,9 +187,10 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
             call.event(kind, m.origin, m.label_entries())
         else:
             origin |= m.origin
-    if kind == "shift" and len(data) == 1 and data[0].product:
+    plain = name not in ("sub", "rsub") and all(call.arguments.get(factor, 1) == 1 for factor in ("alpha", "beta"))
+    if kind == "shift" and len(data) == 1 and data[0].product and plain:
         for m in operands:
-            if not m.data and len(m.origin) == 1:
+            if not m.data and len(m.origin) == 1 and m.form is None:
                 ledger.bias_of.update(dict.fromkeys(data[0].product, *m.origin))
     if kind == "shift" and len(data) == 2:
         _note_residual(call, *data)
