@@ -3,7 +3,7 @@
 The step of **one member** is traced into a flat graph (``trace``), lowered to few kinds of values that are functions of
 positions (``lower`` and its tables), planned (``plan``), written as C++ whose elements are vectors of 4, 8 or 16
 members (``emit``), compiled and kept (``build``). A block of as many members runs through all steps before the next
-begins, so that its state stays in registers and the first cache; blocks are spread over threads. On a GPU the same
+begins, so that its state stays in registers and caches; blocks are spread over threads. On a GPU the same
 program is a CUDA kernel in which a thread has one member (``gpu``). No lane's arithmetic depends on another's: a
 member's numbers are the same to the bit whatever the number of members, their order and the pieces that a run is cut
 into.

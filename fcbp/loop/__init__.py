@@ -57,8 +57,8 @@ def scan(
     and pass numbers that change through ``carry``: what ``step`` closes over is a constant of the program. Gradients do
     not flow through a compiled loop.
 
-    Small learners run in lanes (:mod:`fcbp.lanes`) of themselves: eight or so members to a vector, the whole run in one
-    call, ten times faster than the compiled scan. That takes one member's step: pass ``torch.vmap(step)`` itself, not a
+    Learners of up to half a million numbers, weights and activations together, run in lanes (:mod:`fcbp.lanes`) of
+    themselves: eight or so members to a vector, the whole run in one call, several times faster than the compiled scan. That takes one member's step: pass ``torch.vmap(step)`` itself, not a
     function that calls it. A member's numbers are then the same to the bit whatever members are beside it.
     :func:`explain` says whether lanes suit a step, and if not, why.
 

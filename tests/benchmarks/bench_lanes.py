@@ -97,6 +97,37 @@ def test_a_ppo_sized_actor(contest: Any) -> None:
     )
 
 
+def lenet() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(6, 16, 5), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
+        torch.nn.Linear(256, 120), torch.nn.ReLU(), torch.nn.Linear(120, 84), torch.nn.ReLU(), torch.nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("network", ["784-100-100-100-10", "LeNet"])
+def test_larger_networks_against_the_compiled_scan(contest: Any, network: str) -> None:
+    members, length = 16, 20
+    if network == "LeNet":
+        model, shape = lenet(), (1, 28, 28)
+        units = fcbp.find_units(model, torch.zeros(1, *shape))
+    else:
+        (model, units), shape = problems.mlp(problems.SMALL), (784,)
+    images, labels = problems.digits(problems.SMALL, length, members)
+    xs = (images.view(length, members, 1, *shape), labels)
+    job = problems.job(model, units, xs, members=members, loss="cross_entropy")
+    assert fcbp.loop.explain(job.step, job.carry, job.xs).backend == "lanes"
+    contest(
+        f"{network}, batch 1, {members} members, in lanes against the compiled scan",
+        {
+            f"fcbp {backend}": Contestant(lambda backend=backend: job.run(backend=backend), length * members)
+            for backend in ("lanes", "scan")
+        },
+        "",
+        lambda ratio: True,
+    )
+
+
 @pytest.mark.parametrize("cores", [2], indirect=True)
 def test_two_cores_against_one(contest: Any, cores: int) -> None:
     if cores < 2:
