@@ -58,16 +58,17 @@ def scan(
     not flow through a compiled loop.
 
     Learners of up to half a million numbers, weights and activations together, run in lanes (:mod:`fcbp.lanes`) of
-    themselves: eight or so members to a vector, the whole run in one call, several times faster than the compiled scan. That takes one member's step: pass ``torch.vmap(step)`` itself, not a
-    function that calls it. A member's numbers are then the same to the bit whatever members are beside it.
-    :func:`explain` says whether lanes suit a step, and if not, why.
+    themselves: eight or so members to a vector, the whole run in one call, several times faster than the compiled scan.
+    That takes one member's step: pass ``torch.vmap(step)`` itself, not a function that calls it. A member's numbers are
+    then the same to the bit whatever members are beside it. :func:`explain` says whether lanes suit a step, and if not,
+    why.
 
     Args:
         step: ``(carry, x) -> (carry, y)``; the new carry has the structure, shapes and dtypes of the old.
         carry: a pytree of tensors.
         xs: a pytree of tensors that share their leading axis; ``None`` is an empty one.
         length: number of steps; needed where ``xs`` has no tensors.
-        compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 5 seconds for lanes and
+        compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 10 seconds for lanes and
             10 to 60 seconds for the compiled scan. Where it fails, a warning says why and the next backend runs.
         backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default what :func:`explain` says.
 
