@@ -1,6 +1,7 @@
 """What CBP costs over plain backpropagation, and which part of it: compiled, all variants of a case in turn.
 
-``python tests/benchmarks/cbp_cost.py mlp-1 mlp-100 convnet resnet18 [--members 1] [--length 20] [--rounds 7]``
+``python tests/benchmarks/cbp_cost.py mlp-1 mlp-100 convnet resnet18 [--members 1] [--length 20] [--rounds 7]
+    [--replacement-rate 1e-4]``
 
 Each variant is a program of its own, so a case compiles for minutes. Times are CPU time on one thread, which other work
 on the machine lengthens only by what it takes of the memory's bandwidth; a ratio is the median over rounds of the ratio
@@ -50,18 +51,18 @@ VARIANTS: dict[str, Callable[[], Method]] = {
 }
 
 
-def runner(case: str, method: Method, batch: int, members: int, length: int) -> Callable[[], Tensor]:
-    """A run of ``length`` steps that waits for its losses."""
+def runner(case: str, method: Method, batch: int, members: int, length: int, rate: float) -> Callable[[], Tensor]:
+    """A run of ``length`` steps that waits for the units replaced, ``(length,)`` or ``(length, members)``."""
     make, shape, momentum, _, _ = CASES[case]
     torch.manual_seed(0)
     model = make()
     units = fcbp.find_units(model, torch.zeros(2, *shape))
     learner = make_learner(model, units, loss="cross_entropy", optimizer=optim.sgd(momentum), method=method)
-    hyper = LearnerHyperparams(0.003, fcbp.Hyperparams(replacement_rate=1e-4, maturity_threshold=0))
+    hyper = LearnerHyperparams(0.003, fcbp.Hyperparams(replacement_rate=rate, maturity_threshold=0))
 
     def step(state: Any, batch: Any) -> Any:
         state, info = learner.step(state, batch, hyper)
-        return state, info["loss"]
+        return state, (info["loss"], sum((mask.sum() for mask in info["replaced"].values()), torch.tensor(0)))
 
     lead = (members,) if members > 1 else ()
     keys = random.split(random.key(0), members) if members > 1 else random.key(0)
@@ -69,7 +70,7 @@ def runner(case: str, method: Method, batch: int, members: int, length: int) -> 
     images = random.uniform(random.key(1), (length, *lead, batch, *shape))
     labels = random.randint(random.key(2), (length, *lead, batch), 0, 2)
     run_step = torch.vmap(step) if members > 1 else step
-    return lambda: loop.scan(run_step, carry, (images, labels), backend="scan")[1]
+    return lambda: loop.scan(run_step, carry, (images, labels), backend="scan")[1][1]
 
 
 def main() -> None:
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="instead of the case's own")
     parser.add_argument("--members", type=int, default=1)
     parser.add_argument("--length", type=int, default=20, help="steps of a run")
+    parser.add_argument("--replacement-rate", type=float, default=1e-4)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     options = parser.parse_args()
@@ -85,13 +87,16 @@ def main() -> None:
     for case in options.cases:
         batch = options.batch or CASES[case][3]
         runs = {
-            f"{case}, {name}": runner(case, VARIANTS[name](), batch, options.members, options.length)
+            f"{case}, {name}": runner(
+                case, VARIANTS[name](), batch, options.members, options.length, options.replacement_rate
+            )
             for name in options.variants
         }
         for name, (median, ratio) in over_first(seconds_in_turn(runs, options.rounds)).items():
             print(
                 f"{name}, batch {batch}, {options.members} members: {median / options.length * 1e3:.3g} ms a step, "
-                f"{ratio - 1:+.1%} over {options.variants[0]} (aim: {CASES[case][4]:.0%})",
+                f"{ratio - 1:+.1%} over {options.variants[0]} (aim: {CASES[case][4]:.0%}), "
+                f"{runs[name]().sum() / options.length:.2g} units replaced a step",
                 flush=True,
             )
 
