@@ -25,7 +25,10 @@ def is_concrete(*values: object) -> bool:
     if torch.compiler.is_compiling() or is_in_torch_dispatch_mode():
         return False
     return all(
-        type(value) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        type(value) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        and not value.is_meta
+        and not (value.is_cuda and torch.cuda.is_current_stream_capturing())
         for value in values
         if isinstance(value, Tensor)
     )

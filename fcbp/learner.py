@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import optree
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -152,7 +153,10 @@ def _gradient(objective: Callable[..., Any], params: Params, *rest: Any) -> tupl
     Where nothing is transformed torch's tape gives the same, without the levels that cost a small network more than all
     its arithmetic.
     """
-    if not is_plain() or torch.is_inference_mode_enabled() or any(p.requires_grad for p in params.values()):
+    # Who differentiates a step, by its weights or its examples, does so on the tape: it must not end here.
+    leaves: list[Any] = optree.tree_leaves((params, rest))  # type: ignore[arg-type]
+    is_marked = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
+    if is_marked or not is_plain() or torch.is_inference_mode_enabled():
         return torch.func.grad_and_value(objective, has_aux=True)(params, *rest)
     with torch.enable_grad():
         own = {name: p.detach().requires_grad_() for name, p in params.items()}

@@ -10,6 +10,10 @@ def test_numbers_and_plain_tensors_are_concrete():
     assert is_concrete(1.0, None, torch.ones(2), torch.nn.Parameter(torch.ones(2)))
 
 
+def test_tensors_of_no_numbers_are_not():
+    assert not is_concrete(torch.ones(2, device="meta"))
+
+
 def test_what_is_vmapped_differentiated_traced_or_compiled_is_not():
     seen = {}
 

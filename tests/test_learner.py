@@ -198,6 +198,20 @@ def test_outside_of_transforms_the_gradient_is_the_same_to_the_bit(name):
     tree_equal(found, pytree.tree_map(torch.Tensor.detach, expected))
 
 
+def test_a_loss_can_be_differentiated_by_the_examples():
+    learner = make_learner(*mlp())
+    state = learner.init(KEY)
+    inputs, targets = batch_at(0)
+
+    def loss(inputs):
+        return learner.step(state, (inputs, targets), HYPER)[1]["loss"]
+
+    marked = inputs.clone().requires_grad_()
+    (found,) = torch.autograd.grad(loss(marked), marked)
+    torch.testing.assert_close(found, torch.func.grad(loss)(inputs))
+    assert found.any()
+
+
 def test_a_loss_that_looks_at_no_parameter():
     learner = make_learner(*mlp(), loss=lambda output, targets: targets.square().mean())
     state = learner.init(KEY)

@@ -520,6 +520,21 @@ def test_examples_made_in_the_loop_are_those_laid_out(experiment, monkeypatch):
 
 
 @pytest.mark.compiled
+def test_members_put_in_another_order_see_their_own_examples(monkeypatch):
+    """The examples made ahead were for the members as they were."""
+    monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
+    monkeypatch.setattr(advance, "WINDOWS", (50,))
+    runs = [QUICK.replace(seed=seed) for seed in (7, 3)]
+    rows = torch.tensor([1, 0])
+    side_by_side = population.population(build_program(runs), compile=True, device=None)
+    carry, _ = side_by_side.advance(side_by_side.start(runs, 2, 2), 20)
+    assert side_by_side.piece(carry) == 50
+    _, found = side_by_side.advance(population.select(carry, rows), 20)
+    _, expected = side_by_side.advance(carry, 20)
+    assert torch.equal(found["loss"], expected["loss"][rows])
+
+
+@pytest.mark.compiled
 def test_a_compiled_sweep_is_the_eager_one_of_more_members(monkeypatch):
     monkeypatch.setattr(advance, "PIECE", 50)
     compiled = run(grid(seed=[7, 3], replacement_rate=[0.02, 0.1]), experiment=QUICK, compile=True)

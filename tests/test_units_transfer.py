@@ -248,6 +248,13 @@ DIFFERENT = {
         (("b.bias",), None),
         "c.weight reads another function",
     ),
+    "a dropout": (lambda y: [y, nn.functional.dropout(y, 0.3)], (("b.bias",), ("c.bias",)), ""),
+    "dropouts of their own": (
+        lambda y: [nn.functional.dropout(y, 0.3), nn.functional.dropout(y, 0.6)],
+        (("b.bias",), ("c.bias",)),
+        "",
+    ),
+    "a mask that is drawn": (lambda y: [y, y * torch.empty_like(y).bernoulli_(0.5)], (("b.bias",), None), "c.weight"),
     "the same": (lambda y: [y.relu(), y.relu()], (("b.bias",), ("c.bias",)), ""),
     "views": (lambda y: [y.relu().view(-1, 1, 5)[:, 0], y.relu()], (("b.bias",), ("c.bias",)), ""),
 }

@@ -62,6 +62,8 @@ class Ahead(NamedTuple):
 
     problem: Any
     """The state of the streams that it goes on from."""
+    stream_of: Int64[Tensor, "members"]
+    """The members' streams."""
     window: Any
     next: int
     """The example in it that comes next."""
@@ -125,15 +127,16 @@ class Advance:
         """Some steps; ``None`` where they cannot be compiled."""
         length = self.window_length(carry)
         ahead = self.ahead
-        if ahead is None or ahead.problem is not carry.problem or ahead.next + steps > length:
-            ahead = Ahead(carry.problem, self.members_windows(carry, length), 0)
+        follows = ahead is not None and ahead.problem is carry.problem and ahead.stream_of is carry.stream_of
+        if ahead is None or not follows or ahead.next + steps > length:
+            ahead = Ahead(carry.problem, carry.stream_of, self.members_windows(carry, length), 0)
         done = self.in_lanes(self.steps.making, self.with_windows(carry, ahead.window, ahead.next), None, steps)
         if done is None:
             self.window_lengths[len(carry.stream_of)] = 0
             return None
         *_, learners, _, totals = done
         problem = torch.vmap(lambda state: self.program.stream.skip(state, steps))(carry.problem)
-        self.ahead = Ahead(problem, ahead.window, ahead.next + steps)
+        self.ahead = Ahead(problem, carry.stream_of, ahead.window, ahead.next + steps)
         return carry._replace(problem=problem, learners=learners), totals
 
     def with_windows(self, carry: Carry, window: Any, index: int) -> tuple[Any, ...]:

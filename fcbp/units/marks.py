@@ -48,6 +48,7 @@ class Marks:
             position; ``None`` for nothing. Where two entries of one unit have the same, a constant unit has the same
             value at both.
         loud: where it does not depend on inputs, the operation after which it is not 0 where a parameter's entries are.
+        drawn: the mean of numbers drawn at random, as a dropout's mask; 0 for all else.
     """
 
     shape: tuple[int, ...]
@@ -62,6 +63,7 @@ class Marks:
     product: frozenset[str] = frozenset()
     form: Ids | None = None
     loud: str = ""
+    drawn: float = 0.0
 
     def move(self, f: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:
         """The marks after a movement of data that ``f`` does to each array."""

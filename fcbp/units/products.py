@@ -38,7 +38,7 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
 def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:
     """Marks of a reduction; units that are reduced over become statistics."""
     result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
-    result = replace(result, loud=call.where)
+    result = replace(result, loud=call.where, drawn=0.0)
     if len(ids) and m.data:
         call.ledger.statistics.append((ids, call.where))
         result = replace(result, stats=result.stats | {len(call.ledger.statistics) - 1})

@@ -6,6 +6,7 @@ its output varies along every axis. So an unknown operation costs groups, never 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,8 @@ def _formed(call: Call, m: Marks) -> Marks:
     if not m.labels or not (m.data or m.origin) or call.name in _KEEPS:
         return m
     inputs = [call.marks(x) for x in call.inputs]
+    if m.data and call.name == "mul" and any(math.isclose(x.drawn, 1) for x in inputs):
+        return m  # a dropout, which keeps a unit's mean
     what: tuple[Any, ...] = (
         call.name,
         *(f"{name}={x}" for name, x in call.arguments.items() if isinstance(x, (bool, int, float, str, list)) and not
@@ -210,7 +213,14 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
         result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
         stats=stats - back, product=product if name in _COPIES else frozenset(),
         loud="" if data else _loud(call, operands, shape), form=_met(ledger, data or operands),
+        drawn=_drawn(call, operands),
     )  # fmt: skip
+
+
+def _drawn(call: Call, operands: list[Marks]) -> float:
+    """The mean of draws that are divided by a number, as a dropout's mask is by its mean."""
+    by = call.arguments.get("other")
+    return operands[0].drawn / by if call.name == "div" and isinstance(by, float) and by else 0.0
 
 
 def _met(ledger: Ledger, operands: list[Marks]) -> Ids | None:
@@ -314,7 +324,7 @@ def _bernoulli(call: Call) -> Marks | list[Marks | None]:
         and not isinstance(call.arguments.get("p"), Tensor)
         and call.func._overloadname == "float"
     ):
-        return Marks(call.shape)
+        return Marks(call.shape, drawn=call["p"])
     return pointwise(call)
 
 
