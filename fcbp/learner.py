@@ -153,10 +153,7 @@ def _gradient(objective: Callable[..., Any], params: Params, *rest: Any) -> tupl
     Where nothing is transformed torch's tape gives the same, without the levels that cost a small network more than all
     its arithmetic.
     """
-    # Who differentiates a step, by its weights or its examples, does so on the tape: it must not end here.
-    leaves: list[Any] = optree.tree_leaves((params, rest))  # type: ignore[arg-type]
-    is_marked = any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
-    if is_marked or not is_plain() or torch.is_inference_mode_enabled():
+    if not is_plain() or torch.is_inference_mode_enabled() or _is_on_tape((params, rest)):
         return torch.func.grad_and_value(objective, has_aux=True)(params, *rest)
     with torch.enable_grad():
         own = {name: p.detach().requires_grad_() for name, p in params.items()}
@@ -167,6 +164,12 @@ def _gradient(objective: Callable[..., Any], params: Params, *rest: Any) -> tupl
             grads = torch.autograd.grad(value, list(own.values()), materialize_grads=True)
     detached = tuple({name: x.detach() for name, x in other.items()} for other in others)
     return dict(zip(own, grads, strict=True)), (value.detach(), detached)
+
+
+def _is_on_tape(tree: Any) -> bool:
+    """Whether someone differentiates a step by its weights or its examples, on the tape that must not end there."""
+    leaves: list[Any] = optree.tree_leaves(tree)
+    return any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
 
 
 def _constant(optimizer: Optimizer | Callable[..., Optimizer]) -> Callable[..., Optimizer]:

@@ -221,6 +221,12 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
         sweep()
 
 
+@pytest.mark.parametrize("value", [1, "scan"])
+def test_compiling_is_yes_or_no(value):
+    with pytest.raises(ValueError, match=f"compile is {value!r}; expected True, False or None"):
+        sweep(compile=value)
+
+
 @pytest.mark.parametrize("value", [0, -1, 2.0, True])
 def test_a_bad_number_of_members(value):
     with pytest.raises(ValueError, match=f"members_at_once is {value}"):

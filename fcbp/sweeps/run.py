@@ -167,6 +167,8 @@ def _plan(
         members = grid(**members)
     if not len(members):
         raise ValueError("members is empty; expected at least one")
+    if compile is not None and not isinstance(compile, bool):
+        raise ValueError(f"compile is {compile!r}; expected True, False or None")
     lengths: dict[str, Any] = {"steps": steps, "bin": bin}
     base = base.replace(**{name: value for name, value in lengths.items() if value is not None})
     runs = [base.replace(**settings) for settings in members]
