@@ -297,5 +297,5 @@ def _holding(parts: Float[Tensor, "rank"], fraction: float, is_zero: Bool[Tensor
 
 
 def _count(which: Bool[Tensor, "rank"], parts: Float[Tensor, "rank"], is_zero: Bool[Tensor, ""]) -> Float[Tensor, ""]:
-    number = torch.where(is_zero, 0, which.count_nonzero()).to(torch.float32)
+    number = torch.where(is_zero, 0, which.sum()).to(torch.float32)
     return torch.where(parts.isnan().any(), torch.nan, number)
