@@ -95,6 +95,8 @@ class _Emitter:
         self.sizes: list[int] = []
         self.computing: Node | None = None
         """A stored node whose elements are computed where a reduction reads them."""
+        self.tiled = False
+        """Whether an element that is loaded serves several sums."""
         self.checks = {node: i for i, node in enumerate(lowered.checks)}
 
     # --- text ---
@@ -319,6 +321,7 @@ class _Emitter:
                 names = list(range(kept, len(self.sizes)))
                 saved = self.sizes
                 # Unrolled further than into these sums, they would not find room in the registers.
+                self.tiled = len(tiles) > 1
                 with self.loops(reduced, names, unroll=False):
                     for k, place in enumerate(places):
                         for part in range(parts):
@@ -327,6 +330,7 @@ class _Emitter:
                             else:
                                 last = plus(times((0, ((len(saved) - 1, 1),)), parts), at(part))
                             self.accumulate(function, f"sum{k * parts + part}", x, (*place[:-1], last), node)
+                self.tiled = False
                 for k, place in enumerate(places):
                     total = [f"sum{k * parts + part}" for part in range(parts)]
                     while len(total) > 1:
@@ -476,7 +480,8 @@ class _Emitter:
             text = self.name(self.compute(node, index))
             self.line(f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}] = {text};")
         elif self.plan.is_stored(node):
-            text = self.name(f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]")
+            stored = f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]"
+            text = self.name(f"held({stored})" if self.tiled and not node.uniform else stored)
         else:
             text = self.name(self.compute(node, index))
         self.known[-1][node, index] = text

@@ -13,6 +13,7 @@ template <class T> INLINE I to_I(T x) { return (I)x; }
 template <class T> INLINE D to_D(T x) { return (D)x; }
 template <class T> INLINE Q to_Q(T x) { return (Q)x; }
 template <class T> INLINE M to_M(T x) { return x != 0; }
+template <class T> INLINE T held(T x) { return x; }
 
 // --- memory ---------------------------------------------------------------------------------------------------
 

@@ -138,6 +138,15 @@ INLINE D multiply_add(D a, D b, D c) { return {_mm512_fmadd_pd(a.lo, b.lo, c.lo)
 INLINE F multiply_add(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 #endif
 
+// In a register, where the compiler would load an element anew for each of its uses.
+template <class V> INLINE V held(V x) { return x; }
+#if defined(__x86_64__) && defined(__AVX__)
+INLINE F held(F x) {
+  __asm__("" : "+x"(x));
+  return x;
+}
+#endif
+
 INLINE I shift_left(I a, I b) { return (I)((UI)a << (UI)b); }
 INLINE I shift_right(I a, I b) { return a >> b; }
 INLINE Q shift_left(Q a, Q b) { return {(HQ)((HU)a.lo << (HU)b.lo), (HQ)((HU)a.hi << (HU)b.hi)}; }
@@ -208,7 +217,7 @@ INLINE bool some_lane(M m) { return any_lane(m); }
 #define TRANSCENDENTAL2(ours, name) LANEWISE2(ours, std::name)
 #endif
 TRANSCENDENTAL(v_exp, exp) TRANSCENDENTAL(v_log, log) TRANSCENDENTAL(v_sin, sin) TRANSCENDENTAL(v_cos, cos)
-TRANSCENDENTAL(v_tan, tan) TRANSCENDENTAL(v_tanh, tanh) TRANSCENDENTAL(v_sinh, sinh) TRANSCENDENTAL(v_cosh, cosh)
+TRANSCENDENTAL(v_tan, tan) TRANSCENDENTAL(called_tanh, tanh) TRANSCENDENTAL(v_sinh, sinh) TRANSCENDENTAL(v_cosh, cosh)
 TRANSCENDENTAL(v_asin, asin) TRANSCENDENTAL(v_acos, acos) TRANSCENDENTAL(v_atan, atan)
 TRANSCENDENTAL(called_expm1, expm1) TRANSCENDENTAL(v_log1p, log1p) TRANSCENDENTAL(v_log2, log2) TRANSCENDENTAL(v_log10, log10)
 TRANSCENDENTAL(v_exp2, exp2) TRANSCENDENTAL(v_erf, erf) TRANSCENDENTAL(v_erfc, erfc)
@@ -248,6 +257,14 @@ INLINE F v_expm1(F x) {
   const F half = (F)((to_I(n) + 126) << 23);  // of 2^n, which may be too large
   const F result = 2.0f * multiply_add(half, less_one, half - 0.5f);
   return x == 0 ? x : result;
+}
+
+// Likewise, within 3 units: of u = expm1(2 |x|), tanh |x| = u / (u + 2), which is 1 from 9.01 on.
+INLINE D v_tanh(D x) { return called_tanh(x); }
+INLINE F v_tanh(F x) {
+  const F size = (F)((I)x & 0x7fffffff);
+  const F u = v_expm1(2.0f * (size > 10.0f ? to_F(10.0f) : size));  // NaN stays
+  return (F)((I)(u / (u + 2.0f)) | ((I)x & (int)0x80000000u));
 }
 
 INLINE F v_abs(F x) { return (F)((I)x & 0x7fffffff); }
