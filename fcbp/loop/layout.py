@@ -17,7 +17,7 @@ aten = torch.ops.aten
 
 __all__ = ["arrange", "is_side_by_side", "is_view", "population", "store", "stored", "work"]
 
-SMALL_MEMBER = 1 << 10
+SMALL_MEMBER = 1 << 15
 """Elements of a member's state up to which members lie side by side. A larger one's own axes fill vectors."""
 
 
