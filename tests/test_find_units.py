@@ -95,10 +95,25 @@ def gates(name, count, size):
     return at(name, stride=1, block=count, block_stride=size)
 
 
-RECURRENT_READERS = [
-    (0, "rnn.weight_ih_l1", "rnn.bias_ih_l1", "rnn.weight_ih_l1"),
-    (1, "head.weight", "head.bias", "head"),
-]
+def recurrent(count):
+    """The two layers of a recurrent module with so many gates."""
+    readers = [
+        (0, "rnn.weight_ih_l1", "rnn.bias_ih_l1", "rnn.weight_ih_l1"),
+        (1, "head.weight", "head.bias", "head"),
+    ]
+    return [
+        UnitGroup(
+            f"rnn:{k}",
+            6,
+            incoming=gates(f"rnn.weight_ih_l{k}", count, 6) + gates(f"rnn.weight_hh_l{k}", count, 6),
+            bias=gates(f"rnn.bias_ih_l{k}", count, 6) + gates(f"rnn.bias_hh_l{k}", count, 6),
+            outgoing=at(f"rnn.weight_hh_l{k}", reader, axis=1),
+            outgoing_bias=((f"rnn.bias_hh_l{k}",), (bias,)),
+            activation=activation,
+        )
+        for k, reader, bias, activation in readers
+    ]
+
 
 EXPECTED = {
     "mlp": [layer("0", "2", 5), layer("2", "4", 4)],
@@ -165,34 +180,8 @@ EXPECTED = {
             activation="wo",
         )
     ],
-    "nn.LSTM": [
-        *(
-            UnitGroup(
-                f"rnn:{k}",
-                6,
-                incoming=gates(f"rnn.weight_ih_l{k}", 4, 6) + gates(f"rnn.weight_hh_l{k}", 4, 6),
-                bias=gates(f"rnn.bias_ih_l{k}", 4, 6) + gates(f"rnn.bias_hh_l{k}", 4, 6),
-                outgoing=at(f"rnn.weight_hh_l{k}", reader, axis=1),
-                outgoing_bias=((f"rnn.bias_hh_l{k}",), (bias,)),
-                activation=activation,
-            )
-            for k, reader, bias, activation in RECURRENT_READERS
-        )
-    ],
-    "nn.GRU": [
-        *(
-            UnitGroup(
-                f"rnn:{k}",
-                6,
-                incoming=gates(f"rnn.weight_ih_l{k}", 3, 6) + gates(f"rnn.weight_hh_l{k}", 3, 6),
-                bias=gates(f"rnn.bias_ih_l{k}", 3, 6) + gates(f"rnn.bias_hh_l{k}", 3, 6),
-                outgoing=at(f"rnn.weight_hh_l{k}", reader, axis=1),
-                outgoing_bias=((f"rnn.bias_hh_l{k}",), (bias,)),
-                activation=activation,
-            )
-            for k, reader, bias, activation in RECURRENT_READERS
-        )
-    ],
+    "nn.LSTM": recurrent(4),
+    "nn.GRU": recurrent(3),
     "u-net": [
         layer(
             "e1", "e2", 4, axis=-3,

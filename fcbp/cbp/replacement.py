@@ -11,9 +11,8 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree
 from fcbp.cbp.running import bias_correction
-from fcbp.cbp.state import CBPState, Hyperparams, Params, Replaced, check_by_group, check_hyperparams
+from fcbp.cbp.state import CBPState, Hyperparams, Params, Replaced, check_by_group, check_counting, check_hyperparams
 from fcbp.concrete import is_concrete
-from fcbp.names import unknown
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
 
@@ -67,12 +66,7 @@ def select_and_reset(
     check_hyperparams(hyper)
     check_by_group("state.age", state.age, units)
     draw_rows = initializers.get(initializer)
-    if rounding not in ("accumulate", "stochastic"):
-        raise unknown("rounding", rounding, ("accumulate", "stochastic"))
-    if rate_counts not in ("eligible", "all"):
-        raise unknown("rate_counts", rate_counts, ("eligible", "all"))
-    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
-        raise ValueError(f"capacity is {capacity!r}; expected a number of units, 0 or more, or None")
+    check_counting(rounding, rate_counts, capacity, "units")
     key, draws, rounds = random.split(state.key, 3).unbind()
 
     owed = dict(state.owed)

@@ -10,9 +10,19 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import random, tree
+from fcbp.names import unknown
 from fcbp.units import UnitGroup, check_units
 
-__all__ = ["CBPState", "Hyperparams", "Params", "Replaced", "check_by_group", "check_hyperparams", "init_state"]
+__all__ = [
+    "CBPState",
+    "Hyperparams",
+    "Params",
+    "Replaced",
+    "check_by_group",
+    "check_counting",
+    "check_hyperparams",
+    "init_state",
+]
 
 Params = Any
 Replaced = dict[str, Bool[Tensor, "units"]]
@@ -45,6 +55,20 @@ class CBPState(NamedTuple):
     """Replacements carried over: the fraction not yet due, and what ``capacity`` deferred."""
     key: Int64[Tensor, ""]
     """The key of the next draws."""
+
+
+def check_counting(rounding: str, rate_counts: str, capacity: int | None, replaced: str) -> None:
+    """Check the options that say how many are replaced; ``replaced`` names what: units or weights.
+
+    Raises:
+        ValueError: an option is unknown, or ``capacity`` is no number of them.
+    """
+    if rounding not in ("accumulate", "stochastic"):
+        raise unknown("rounding", rounding, ("accumulate", "stochastic"))
+    if rate_counts not in ("eligible", "all"):
+        raise unknown("rate_counts", rate_counts, ("eligible", "all"))
+    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
+        raise ValueError(f"capacity is {capacity!r}; expected a number of {replaced}, 0 or more, or None")
 
 
 def check_hyperparams(hyper: Hyperparams) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree
 from fcbp.cbp import bias_correction, replacements_due
+from fcbp.cbp.state import check_counting
 from fcbp.concrete import is_concrete
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw
@@ -138,12 +139,7 @@ def select_and_reset(
     check_hyperparams(hyper)
     if selection not in SELECTIONS:
         raise unknown("selection", selection, SELECTIONS)
-    if rounding not in ("accumulate", "stochastic"):
-        raise unknown("rounding", rounding, ("accumulate", "stochastic"))
-    if rate_counts not in ("eligible", "all"):
-        raise unknown("rate_counts", rate_counts, ("eligible", "all"))
-    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
-        raise ValueError(f"capacity is {capacity!r}; expected a number of weights, 0 or more, or None")
+    check_counting(rounding, rate_counts, capacity, "weights")
     weights = flat("params", params, state.born)
     shapes = {tree.show(path): (path, leaf.shape) for path, leaf in leaves_of(params)}
     check_initializer(initializer, {name: shapes[name][1] for name in state.born})
