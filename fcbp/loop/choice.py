@@ -54,7 +54,7 @@ class LaneProgram:
             return f"the step uses what a block holds {reuse} times; more than {REUSE} are for products of matrices"
         if self.draft.lines > LONGEST:
             return f"the program has {self.draft.lines} lines; more than {LONGEST} compile for too long"
-        if count == 1 and self.draft.width > 1 and self.draft.work > SMALL:
+        if count == 1 and self.draft.work > SMALL:
             return f"1 of {self.draft.width} lanes would be used, for {self.draft.work} elements a step"
         return ""
 
