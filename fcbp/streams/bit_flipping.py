@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fcbp import random
-from fcbp.streams.base import Stream
+from fcbp.streams.base import Spec, Stream
 
 __all__ = ["BitFlippingState", "BitFlippingWindow", "bit_flipping"]
 
@@ -214,7 +214,9 @@ def bit_flipping(
         bits = words.unsqueeze(-1) >> torch.arange(min(random_bits, 64), device=words.device)
         return (bits & 1).flatten(-2).to(torch.float32)
 
-    return Stream(init, sample, window, at, skip)
+    spec = Spec((input_bits,), 1)
+    whole_tasks = flip_period % batch_size == 0
+    return Stream(init, sample, window, at, skip, spec, task_length=flip_period // batch_size if whole_tasks else None)
 
 
 def check_length(length: int) -> None:

@@ -135,7 +135,7 @@ class Advance:
             self.window_lengths[len(carry.stream_of)] = 0
             return None
         *_, learners, _, totals = done
-        problem = torch.vmap(lambda state: self.program.stream.skip(state, steps))(carry.problem)
+        problem = torch.vmap(lambda state: self.program.stream.skip(state, steps))(carry.problem)  # type: ignore[misc]
         self.ahead = Ahead(problem, carry.stream_of, ahead.window, ahead.next + steps)
         return carry._replace(problem=problem, learners=learners), totals
 
@@ -144,7 +144,7 @@ class Advance:
         return window, torch.full_like(carry.stream_of, index), carry.learners, carry.hyper, self.zeros(carry)
 
     def windows(self, problem: Any, length: int) -> Any:
-        return torch.vmap(lambda state: self.program.stream.window(state, length))(problem)
+        return torch.vmap(lambda state: self.program.stream.window(state, length))(problem)  # type: ignore[misc]
 
     def members_windows(self, carry: Carry, length: int) -> Any:
         return optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), self.windows(carry.problem, length))
@@ -223,7 +223,7 @@ def _steps(program: Program) -> Steps:
 
     def making(carry: Any, _: None) -> Any:
         window, index, *ours = carry
-        ours, _ = given(ours, program.stream.at(window, index))
+        ours, _ = given(ours, program.stream.at(window, index))  # type: ignore[misc]
         return (window, index + 1, *ours), ()
 
     side_by_side = torch.vmap(learn)
