@@ -21,26 +21,21 @@ from typing import Any, NamedTuple
 
 import optree
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 
-from fcbp import initializers, random
+from fcbp import initializers, losses, random
 from fcbp.cbp import Hyperparams
 from fcbp.concrete import is_plain
-from fcbp.methods import Method, backprop
+from fcbp.losses import LOSSES, Loss
+from fcbp.methods import METHODS, Kind, Method
 from fcbp.names import lookup
-from fcbp.optim import Optimizer, sgd
+from fcbp.optim import OPTIMIZERS, Optimizer
 from fcbp.units import UnitGroup, check_units, forward_with_features
 
 __all__ = ["LOSSES", "Learner", "LearnerHyperparams", "LearnerState", "draw_params", "make_learner"]
 
-Loss = Callable[[Tensor, Tensor], Float[Tensor, ""]]
 Params = dict[str, Tensor]
-
-LOSSES: dict[str, Loss] = {
-    "mse": nn.functional.mse_loss,
-    "cross_entropy": nn.functional.cross_entropy,
-}
 
 
 class LearnerHyperparams(NamedTuple):
@@ -74,8 +69,9 @@ class Learner(NamedTuple):
     """``init(key) -> state``"""
     step: Callable[..., tuple[LearnerState, dict[str, Any]]]
     """``step(state, (inputs, targets), hyper) -> (state, info)``: ``info["loss"]`` is the loss before the step,
-    ``info["replaced"]`` the mask ``(units,)`` of each group. A third entry of the batch, a 0-d bool tensor, says
-    whether a new task begins with it."""
+    ``info["replaced"]`` the mask ``(units,)`` of each group; on request ``info["output"]`` is the model's output before
+    the step, and where the loss gives more than its value, ``info["aux"]`` is what it gives. A third entry of the
+    batch, a 0-d bool tensor, says whether a new task begins with it."""
 
 
 def make_learner(
@@ -83,29 +79,49 @@ def make_learner(
     units: Iterable[UnitGroup],
     *,
     loss: str | Loss = "mse",
-    optimizer: Optimizer | Callable[..., Optimizer] | None = None,
-    method: Method | None = None,
+    optimizer: str | Optimizer | Callable[..., Optimizer] | None = None,
+    method: str | Kind | Method | None = None,
     draw: Callable[[Int64[Tensor, ""]], Params] | None = None,
+    with_output: bool = False,
 ) -> Learner:
-    """A learner from its parts.
+    """Make a learner from its parts.
 
     Args:
         model: any module; it is copied.
         units: the groups that the method manages.
-        loss: a name of :data:`LOSSES`, or a function ``(output, targets) -> scalar``.
-        optimizer: by default plain :func:`fcbp.optim.sgd`. A function that makes one, such as
-            :func:`fcbp.optim.adamw`, is called in every step with ``hyper.optimizer``, so that its numbers can be
-            vmapped; the state has the shape of the one that it makes of its defaults.
-        method: by default plain backpropagation.
+        loss: a name of :data:`LOSSES`, or a function ``(output, targets) -> scalar``. It may give ``(scalar, aux)``,
+            ``aux`` being a pytree of tensors, which is then ``info["aux"]``.
+        optimizer: a name of :data:`fcbp.optim.OPTIMIZERS`, or an optimiser; by default plain :func:`fcbp.optim.sgd`. A
+            function that makes one, such as :func:`fcbp.optim.adamw`, is called in every step with ``hyper.optimizer``,
+            so that its numbers can be vmapped, and so is a name's; the state has the shape of the one that it makes of
+            its defaults.
+        method: a name of :data:`fcbp.methods.METHODS`, or a method; by default plain backpropagation.
         draw: ``key -> params``; by default :func:`draw_params`'s kaiming-uniform weights.
+        with_output: give the model's output in the forward pass before the step as ``info["output"]``: the online
+            prediction, without a second forward pass.
 
     Raises:
-        ValueError: the loss is unknown, or a group does not fit the model.
+        ValueError: an argument is unknown or of another kind than described, or a group does not fit the model. In a
+            step: the loss does not suit the output and the targets, or gives no scalar.
+
+    Example:
+        >>> import torch, fcbp
+        >>> model = fcbp.nets.mlp(20, (5,), 3)
+        >>> units = fcbp.find_units(model, torch.zeros(1, 20))
+        >>> learner = make_learner(model, units, loss="cross_entropy", optimizer="adam", method="cbp", with_output=True)
+        >>> batch = torch.ones(4, 20), torch.tensor([0, 1, 2, 0])
+        >>> state, info = learner.step(learner.init(fcbp.random.key(0)), batch, LearnerHyperparams())
+        >>> info["output"].shape
+        torch.Size([4, 3])
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is {model!r}; expected a module such as fcbp.nets.mlp(20, (5,), 1)")
     units = tuple(units)
-    make_optimizer = _constant(sgd() if optimizer is None else optimizer)
-    method = backprop() if method is None else method
-    loss_function = loss if callable(loss) else lookup("loss", loss, LOSSES)
+    loss_function = losses.get(loss)
+    make_optimizer = _optimizer("sgd" if optimizer is None else optimizer)
+    method = _method("bp" if method is None else method)
+    if draw is not None and (isinstance(draw, nn.Module) or not callable(draw)):
+        raise ValueError(f"draw is {draw!r}; expected a function key -> params, or None")
     model = copy.deepcopy(model)
     check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
     forward = forward_with_features(model, units)
@@ -120,15 +136,16 @@ def make_learner(
 
     def objective(
         params: Params, buffers: Params, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, tuple[dict[str, Tensor], Params]]:
+    ) -> tuple[Tensor, tuple[dict[str, Tensor], Params, dict[str, Any]]]:
         output, features, buffers = forward(params, buffers, inputs)
-        return loss_function(output, targets), (features, buffers)
+        value, told = _value(loss_function(output, targets))
+        return value, (features, buffers, {"output": output, **told} if with_output else told)
 
     def step(
         state: LearnerState, batch: tuple[Tensor, ...], hyper: LearnerHyperparams
     ) -> tuple[LearnerState, dict[str, Any]]:
         inputs, targets, *signal = batch
-        grads, (value, (features, buffers)) = _gradient(objective, state.params, state.buffers, inputs, targets)
+        grads, (value, (features, buffers, told)) = _gradient(objective, state.params, state.buffers, inputs, targets)
         given = {
             "units": units,
             "features": features,
@@ -142,13 +159,26 @@ def make_learner(
         params, opt_state, buffers, method_state, info = update(
             method_state, params, opt_state, buffers, grads=grads, previous=state.params, **given
         )
-        return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **info}
+        return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **told, **info}
 
     return Learner(init, step)
 
 
+def _value(given: Any) -> tuple[Tensor, dict[str, Any]]:
+    """A loss's value, and what it gives beside it, as the entry ``"aux"``."""
+    value, *aux = given if isinstance(given, tuple) and len(given) == 2 else (given,)
+    if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+        words = f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(given)
+        raise ValueError(f"loss gives {words}; expected a 0-d floating-point tensor, or (value, aux)")
+    leaves: list[Any] = optree.tree_leaves(aux, none_is_leaf=True)  # type: ignore[arg-type]
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise ValueError(f"loss gives {leaf!r} in its aux; expected a pytree of tensors")
+    return value, {"aux": aux[0]} if aux else {}
+
+
 def _gradient(objective: Callable[..., Any], params: Params, *rest: Any) -> tuple[Params, tuple[Tensor, Any]]:
-    """``torch.func.grad_and_value`` of an objective that returns dicts of tensors beside its value.
+    """``torch.func.grad_and_value`` of an objective that returns pytrees of tensors beside its value.
 
     Where nothing is transformed torch's tape gives the same, without the levels that cost a small network more than all
     its arithmetic.
@@ -162,8 +192,13 @@ def _gradient(objective: Callable[..., Any], params: Params, *rest: Any) -> tupl
             grads = tuple(torch.zeros_like(p) for p in params.values())
         else:
             grads = torch.autograd.grad(value, list(own.values()), materialize_grads=True)
-    detached = tuple({name: x.detach() for name, x in other.items()} for other in others)
+    features, buffers, told = others
+    detached = (*({name: x.detach() for name, x in other.items()} for other in (features, buffers)), _detached(told))
     return dict(zip(own, grads, strict=True)), (value.detach(), detached)
+
+
+def _detached(tree: Any) -> Any:
+    return optree.tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, tree) if tree else tree
 
 
 def _is_on_tape(tree: Any) -> bool:
@@ -172,9 +207,45 @@ def _is_on_tape(tree: Any) -> bool:
     return any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
 
 
-def _constant(optimizer: Optimizer | Callable[..., Optimizer]) -> Callable[..., Optimizer]:
+def _optimizer(given: str | Optimizer | Callable[..., Optimizer]) -> Callable[..., Optimizer]:
     """A function that makes the optimiser; one that is made already has its numbers."""
-    return (lambda: optimizer) if isinstance(optimizer, Optimizer) else optimizer
+    if isinstance(given, Optimizer):
+        return lambda: given
+    if isinstance(given, str):
+        return lookup("optimizer", given, OPTIMIZERS)
+    expected = (
+        f"expected one of {', '.join(sorted(OPTIMIZERS))}, an optimiser such as fcbp.optim.adam(), or a function that "
+        "makes one"
+    )
+    if isinstance(given, (nn.Module, type, torch.optim.Optimizer)) or not callable(given):
+        raise ValueError(f"optimizer is {_named(given)}; {expected}")
+    try:
+        made = given()
+    except TypeError as error:
+        raise ValueError(f"optimizer is {_named(given)}, which cannot be called without numbers; {expected}") from error
+    if not isinstance(made, Optimizer):
+        raise ValueError(f"optimizer is {_named(given)}, which makes {_named(made)}; {expected}")
+    return given
+
+
+def _method(given: str | Kind | Method) -> Method:
+    if isinstance(given, str):
+        given = lookup("method", given, METHODS)
+    method = given.build() if isinstance(given, Kind) else given
+    if not isinstance(method, Method):
+        hint = "; call it first" if callable(given) and not isinstance(given, nn.Module) else ""
+        raise ValueError(
+            f"method is {_named(given)}; expected one of {', '.join(sorted(METHODS))}, or a method such as "
+            f"fcbp.methods.cbp(){hint}"
+        )
+    return method
+
+
+def _named(value: Any) -> str:
+    """A wrong argument in a message."""
+    if isinstance(value, nn.Module):
+        return f"a model, {type(value).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
 
 
 def _taking_what_it_reads(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fcbp import tree
 
-__all__ = ["AdamState", "Optimizer", "SGDState", "adam", "adamw", "cast_like", "moving_average", "sgd"]
+__all__ = ["OPTIMIZERS", "AdamState", "Optimizer", "SGDState", "adam", "adamw", "cast_like", "moving_average", "sgd"]
 
 Number = float | Tensor
 Params = Any  # a pytree of tensors
@@ -159,6 +159,10 @@ def _adam(betas: tuple[Number, Number], eps: Number) -> Optimizer:
         return optree.tree_map(move, params, mean, square, step), AdamState(mean, square, step)
 
     return Optimizer(init, update)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+"""The functions that make optimisers, by name."""
 
 
 def cast_like(number: Number, leaf: Tensor) -> Number:

@@ -257,6 +257,113 @@ def test_states_are_tensors_only():
     assert all(isinstance(leaf, torch.Tensor) and not leaf.requires_grad for leaf in pytree.tree_leaves(state))
 
 
+# --- parts by name, and what a step gives on request ------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", fcbp.optim.OPTIMIZERS)
+@pytest.mark.parametrize("loss", fcbp.losses.LOSSES)
+def test_parts_by_name_are_the_parts(name, loss):
+    model, units = mlp()
+    parts = {"optimizer": fcbp.optim.OPTIMIZERS[name](), "method": methods.METHODS["cbp"].build()}
+    by_name = make_learner(model, units, loss=loss, optimizer=name, method="cbp")
+    by_hand = make_learner(model, units, loss=fcbp.losses.LOSSES[loss], **parts)
+    states = [by_name.init(KEY), by_hand.init(KEY)]
+    for t in range(4):
+        states = [learner.step(s, batch_at(t), HYPER)[0] for learner, s in zip((by_name, by_hand), states, strict=True)]
+    tree_equal(*states)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_every_method_can_be_named(name):
+    kind = methods.METHODS[name]
+    hyper = LearnerHyperparams(0.01, kind.hyperparams())
+    batch = (*batch_at(0), torch.tensor(True))
+    states = [
+        learner.step(learner.init(KEY), batch, hyper)
+        for learner in (make_learner(*mlp(), method=given) for given in (name, kind, kind.build()))
+    ]
+    tree_equal(states[0], states[1])
+    tree_equal(states[0], states[2])
+
+
+def test_the_numbers_of_a_named_optimizer_are_hypers():
+    model, units = mlp()
+    learner = make_learner(model, units, optimizer="adamw")
+    decayed = make_learner(model, units, optimizer=fcbp.optim.adamw(weight_decay=0.5))
+    found = learner.step(learner.init(KEY), batch_at(0), HYPER._replace(optimizer={"weight_decay": 0.5}))
+    tree_equal(found, decayed.step(decayed.init(KEY), batch_at(0), HYPER))
+
+
+def class_indices(t, columns=2):
+    return batch_at(t)[0], (batch_at(t)[1][:, 0] > 0).long() % columns
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("transformed", [False, True], ids=["plain", "vmapped"])
+def test_class_indices_are_torchs_training_loop(optimizer, transformed):
+    model, units = mlp()
+    learner = make_learner(model, units, loss="cross_entropy", optimizer=optimizer)
+    state = learner.init(KEY)
+    reference = copy.deepcopy(model)
+    reference.load_state_dict(state.params)
+    theirs = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer](reference.parameters(), lr=0.02)
+    step = torch.vmap(learner.step, in_dims=(0, None, None)) if transformed else learner.step
+    state = pytree.tree_map(lambda leaf: leaf[None], state) if transformed else state
+    for t in range(20):
+        inputs, targets = class_indices(t)
+        theirs.zero_grad()
+        torch.nn.functional.cross_entropy(reference(inputs), targets).backward()
+        theirs.step()
+        state, _ = step(state, (inputs, targets), HYPER)
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(state.params[name].reshape(value.shape), value, rtol=1e-3, atol=1e-5)
+
+
+def both_ways(learner, state, batch):
+    """A step where nothing is transformed, and one in ``vmap``."""
+    plain = learner.step(state, batch, HYPER)
+    many = torch.vmap(lambda s: learner.step(s, batch, HYPER))(pytree.tree_map(lambda leaf: leaf[None], state))
+    return plain, pytree.tree_map(lambda leaf: leaf[0], many)
+
+
+def test_the_output_is_the_online_prediction_from_the_one_forward_pass():
+    model, units = mlp()
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    learner = make_learner(model, units, method="cbp", with_output=True)
+    state = learner.init(KEY)
+    with_output = learner.step(state, batch_at(0), HYPER)
+    assert len(passes) == 1
+    expected = torch.func.functional_call(model, state.params, (batch_at(0)[0],))
+    plain, vmapped = both_ways(learner, state, batch_at(0))
+    tree_equal(plain, with_output)
+    for _, info in (plain, vmapped):
+        torch.testing.assert_close(info["output"], expected.detach())
+        assert not info["output"].requires_grad
+    without = make_learner(model, units, method="cbp").step(state, batch_at(0), HYPER)
+    assert "output" not in without[1]
+    tree_equal(with_output[0], without[0])
+
+
+def test_a_loss_may_give_more_than_its_value():
+    model, units = mlp()
+
+    def loss(output, targets):
+        wrong = output - targets
+        return wrong.square().mean(), {"worst": wrong.abs().amax(), "each": (wrong, targets > 0)}
+
+    learner = make_learner(model, units, loss=loss, optimizer="adam", method="cbp", with_output=True)
+    state = learner.init(KEY)
+    plain, vmapped = both_ways(learner, state, batch_at(0))
+    for new, info in (plain, vmapped):
+        wrong = info["output"] - batch_at(0)[1]
+        tree_equal(info["aux"], {"worst": wrong.abs().amax(), "each": (wrong, batch_at(0)[1] > 0)})
+        assert not any(leaf.requires_grad for leaf in pytree.tree_leaves((new, info)))
+    alone = make_learner(model, units, optimizer="adam", method="cbp").step(state, batch_at(0), HYPER)
+    tree_equal(plain[0], alone[0])
+    assert "aux" not in alone[1]
+
+
 # --- draws ----------------------------------------------------------------------------------------------
 
 
@@ -320,10 +427,121 @@ def test_tied_and_parametrised_weights_get_no_second_name():
 # --- bad input ------------------------------------------------------------------------------------------
 
 
+FLOATS, INDICES = torch.zeros(8, 2), torch.zeros(8, dtype=torch.int64)
+MISFITS = [
+    ("mse", 2, INDICES, r"\(8,\) of torch\.int64; expected floating-point targets; class indices go with loss='cross_"),
+    ("mse", 1, INDICES, r"class indices go with"),
+    ("mse", 2, INDICES.int(), r"class indices go with"),
+    ("mse", 2, FLOATS.long(), r"class indices go with"),
+    ("mse", 2, FLOATS > 0, r"torch\.bool; expected floating-point targets$"),
+    (
+        "mse",
+        2,
+        FLOATS[:, 0],
+        r"\(8, 2\) of torch\.float32 and targets \(8,\) of torch\.float32; expected targets of",
+    ),
+    ("mse", 1, FLOATS[:, 0], r"expected targets of the output's shape"),
+    ("mse", 2, FLOATS[:, :1], r"expected targets of the output's shape"),
+    ("mse", 2, FLOATS[:1], r"expected targets of the output's shape"),
+    ("mse", 2, FLOATS[0, 0], r"expected targets of the output's shape"),
+    ("cross_entropy", 1, INDICES, r"\(8, 1\) of.*expected an output \(batch, classes\) of 2 classes or more"),
+    ("cross_entropy", 1, FLOATS[:, :1], r"2 classes or more"),
+    ("cross_entropy", 2, INDICES[:, None], r"targets \(8, 1\) of torch\.int64; expected class indices of shape \(8,\)"),
+    ("cross_entropy", 2, FLOATS.long(), r"expected class indices of shape \(8,\)"),
+    ("cross_entropy", 2, INDICES[:1], r"expected class indices of shape \(8,\)"),
+    (
+        "cross_entropy",
+        2,
+        FLOATS[:, 0],
+        r"class indices \(8,\), torch\.int64, or probabilities of the output's",
+    ),
+    ("cross_entropy", 2, INDICES > 0, r"targets \(8,\) of torch\.bool; expected class indices \(8,\), torch\.int64"),
+]
+
+
+@pytest.mark.parametrize("transformed", [False, True], ids=["plain", "vmapped"])
+@pytest.mark.parametrize(("loss", "columns", "targets", "message"), MISFITS)
+def test_a_loss_that_does_not_suit_is_an_error(loss, columns, targets, message, transformed):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, columns))
+    learner = make_learner(model, (group("0", "0", "2", 6),), loss=loss)
+    state, batch = learner.init(KEY), (batch_at(0)[0], targets)
+    step = torch.vmap(learner.step, in_dims=(0, None, None)) if transformed else learner.step
+    state = pytree.tree_map(lambda leaf: leaf[None], state) if transformed else state
+    with pytest.raises(ValueError, match=rf"^loss is '{loss}' with an output .*{message}"):
+        step(state, batch, HYPER)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.uint8])
+def test_class_indices_may_be_of_any_integer_dtype_and_targets_be_probabilities(dtype):
+    output, indices = torch.arange(24.0).reshape(8, 3).sin(), torch.tensor([0, 2, 1, 0, 0, 1, 2, 2])
+    expected = torch.nn.functional.cross_entropy(output, indices)
+    assert fcbp.losses.cross_entropy(output, indices.to(dtype)).equal(expected)
+    one_hot = torch.nn.functional.one_hot(indices).float()
+    torch.testing.assert_close(fcbp.losses.cross_entropy(output, one_hot), expected)
+    images = output.reshape(2, 3, 4)
+    labels = indices.reshape(2, 4)
+    assert fcbp.losses.cross_entropy(images, labels).equal(torch.nn.functional.cross_entropy(images, labels))
+
+
+WRONG_PARTS = [
+    ({"loss": torch.nn.Linear(2, 2)}, "loss is a model, Linear; expected one of cross_entropy, mse, or a function"),
+    ({"loss": torch.nn.Sequential()}, "loss is a model, Sequential; expected"),
+    ({"loss": torch.nn.MSELoss}, r"loss is the class MSELoss; expected .*MSELoss\(\) makes one"),
+    ({"loss": lambda output: output.sum()}, r"loss is <function .*which does not take \(output, targets\)"),
+    ({"loss": None}, "loss is None; expected one of"),
+    ({"loss": 3}, "loss is 3; expected one of"),
+    ({"loss": "crossentropy"}, "loss is 'crossentropy'.*did you mean 'cross_entropy'"),
+    ({"optimizer": "adm"}, "optimizer is 'adm'.*did you mean .*'adam'"),
+    ({"optimizer": torch.optim.Adam}, "optimizer is the class Adam; expected one of adam, adamw, sgd"),
+    ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer is SGD"),
+    ({"optimizer": torch.nn.ReLU()}, "optimizer is a model, ReLU; expected"),
+    ({"optimizer": lambda step: step}, "optimizer is <function .*cannot be called without numbers"),
+    ({"optimizer": lambda: 3}, "optimizer is <function .*which makes 3; expected"),
+    ({"optimizer": 3}, "optimizer is 3; expected"),
+    ({"method": "cpb"}, "method is 'cpb'.*did you mean .*'cbp'"),
+    ({"method": methods.cbp}, r"method is <function cbp.*expected one of .*call it first"),
+    ({"method": torch.nn.Linear(2, 2)}, r"method is a model, Linear; expected one of .*, or a method such as[^;]*$"),
+    ({"method": 3}, "method is 3; expected"),
+    ({"draw": torch.nn.Linear(2, 2)}, "draw is Linear"),
+    ({"draw": 3}, "draw is 3; expected a function key -> params"),
+]
+
+
+@pytest.mark.parametrize(("parts", "message"), WRONG_PARTS)
+def test_a_part_of_another_kind_is_named(parts, message):
+    with pytest.raises(ValueError, match=message):
+        make_learner(*mlp(), **parts)
+
+
+@pytest.mark.parametrize("loss", [torch.nn.MSELoss(), torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0]))])
+def test_a_loss_without_parameters_may_be_a_module(loss):
+    learner = make_learner(*mlp(), loss=loss)
+    _, info = learner.step(learner.init(KEY), batch_at(0), HYPER)
+    assert info["loss"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda y, t: (y - t).square(), r"loss gives a tensor \(8, 2\) of torch\.float32; expected a 0-d"),
+        (lambda y, t: (y > t).sum(), r"loss gives a tensor \(\) of torch\.int64; expected a 0-d floating-point"),
+        (lambda y, t: 3.0, r"loss gives 3\.0; expected"),
+        (lambda y, t: (y.sum(), {"best": 3.0}), r"loss gives 3\.0 in its aux; expected a pytree of tensors"),
+        (lambda y, t: (y.sum(), None), r"loss gives None in its aux"),
+    ],
+)
+def test_a_loss_that_gives_no_scalar_is_an_error(loss, message):
+    learner = make_learner(*mlp(), loss=loss)
+    with pytest.raises(ValueError, match=message):
+        learner.step(learner.init(KEY), batch_at(0), HYPER)
+
+
 def test_bad_input():
     model, units = mlp()
     with pytest.raises(ValueError, match=r"loss is 'mes'.*'mse'"):
         make_learner(model, units, loss="mes")
+    with pytest.raises(ValueError, match="model is 3; expected a module"):
+        make_learner(3, units)
     with pytest.raises(ValueError, match="sizes disagree"):
         make_learner(model, (group("0", "0", "2", 7),))
     with pytest.raises(ValueError, match=r"names no leaf"):
