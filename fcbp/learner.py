@@ -15,7 +15,6 @@ batch -> forward with features -> gradients -> optimiser -> utility -> selection
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from fcbp.cbp import Hyperparams
 from fcbp.concrete import is_plain
 from fcbp.losses import LOSSES, Loss
 from fcbp.methods import METHODS, Kind, Method
+from fcbp.methods.base import given_what_it_takes
 from fcbp.names import lookup
 from fcbp.optim import OPTIMIZERS, Optimizer
 from fcbp.units import UnitGroup, check_units, forward_with_features
@@ -125,7 +125,7 @@ def make_learner(
     model = copy.deepcopy(model)
     check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
     forward = forward_with_features(model, units)
-    update, adjust = _taking_what_it_reads(method.update), _taking_what_it_reads(method.adjust)
+    update, adjust = given_what_it_takes(method.update), given_what_it_takes(method.adjust)
     initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
 
     def init(key: Int64[Tensor, ""]) -> LearnerState:
@@ -246,18 +246,6 @@ def _named(value: Any) -> str:
     if isinstance(value, nn.Module):
         return f"a model, {type(value).__name__}"
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-
-
-def _taking_what_it_reads(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, given of the keywords of a method's protocol those that it takes."""
-    parameters = inspect.signature(function).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return function
-
-    def given(*args: Any, **keywords: Any) -> Any:
-        return function(*args, **{name: value for name, value in keywords.items() if name in parameters})
-
-    return given
 
 
 def draw_params(

@@ -123,7 +123,7 @@ def shrink_perturb(
         state = ShrinkPerturbState(since.masked_fill(due, 0), key)
         return optree.tree_unflatten(spec, new), opt_state, buffers, state, {"replaced": {}}
 
-    return Method(init, update)
+    return Method(init, update, reads_new_task=event == "new_task")
 
 
 def _noise(

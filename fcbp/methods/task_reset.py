@@ -147,4 +147,4 @@ def _task_reset(chosen: Any, method: str, whole: bool) -> Method:
         state = state._replace(key=key)
         return tree.replace(params, new), opt_state, buffers, state, {"replaced": replaced, "reset_weights": reset}
 
-    return Method(init, update)
+    return Method(init, update, reads_new_task=True)
