@@ -17,6 +17,7 @@ from fcbp.experiment import Experiment
 from fcbp.sweeps import folder as folders
 from fcbp.sweeps import places
 from fcbp.sweeps.execution import Execution
+from fcbp.sweeps.files import expanded
 from fcbp.sweeps.folder import Folder
 from fcbp.sweeps.plan import Plan, compiling_for, surprises
 from fcbp.sweeps.store import need
@@ -103,7 +104,7 @@ def sweep(
         warnings.warn(message, UserWarning, stacklevel=2)
     if out is None:
         return Execution(plan, place, None, progress, math.inf, members_at_once).run()
-    folder = Folder(Path(out))
+    folder = Folder(expanded("out", out))
     try:
         if folder.holds_run():
             if not resume:
@@ -143,11 +144,10 @@ def resume(
         ValueError: there is no run, or it was killed before it began.
     """
     need("xarray")
-    path = Path(run)
-    folders.state(path)
+    folders.state(run)
     place = places.choose(device, devices, backend, address)
     places.check_number("checkpoint_every", checkpoint_every, 0)
-    folder = Folder(path)
+    folder = Folder(expanded("run", run))
     try:
         plan = folders.read_plan(folder)
         return Execution(plan, place, folder, progress, checkpoint_every, None).run()
