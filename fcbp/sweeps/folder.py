@@ -26,6 +26,7 @@ __all__ = [
     "compiling",
     "digest",
     "read_chunks",
+    "read_config",
     "read_fixed",
     "read_plan",
     "state",
@@ -109,6 +110,15 @@ def state(run: Path | str) -> str:
     if written not in STATES:
         raise ValueError(f"{directory.path / CONFIG} is damaged: state is {written!r}; expected one of {STATES}")
     return "killed" if written == "running" and not files.is_locked(directory, LOCK) else written
+
+
+def read_config(run: Path | str) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    return files.read_sealed(run_directory(run), CONFIG)
 
 
 def describe(plan: Plan) -> dict[str, Any]:

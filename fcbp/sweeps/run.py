@@ -44,6 +44,7 @@ def sweep(
     address: str | None = None,
     members_at_once: int | None = None,
     checkpoint_every: float = 60.0,
+    notes: str | None = None,
 ) -> xarray.Dataset:
     """Train every member side by side and measure it in bins.
 
@@ -72,6 +73,7 @@ def sweep(
         address: of the Ray cluster, such as ``"auto"``; by default Ray starts on this machine.
         members_at_once: the most members of a chunk; by default what fits into memory.
         checkpoint_every: seconds between two checkpoints.
+        notes: a text to keep in ``out`` as ``experiment.yaml``; ``fcbp run`` keeps there what runs the sweep again.
 
     Returns:
         A dataset with the swept names and ``step`` (the last of each bin) as dimensions. A member whose loss or
@@ -118,6 +120,8 @@ def sweep(
                 f"out is {str(out)!r}, which holds {', '.join(foreign[:3])} and no run; expected a new or an empty "
                 "directory"
             )
+        if notes is not None:
+            folder.keep(notes)
         return Execution(plan, place, folder, progress, checkpoint_every, members_at_once).run()
     finally:
         folder.release()
