@@ -122,7 +122,7 @@ def dataset(files: Mapping[str, bytes]) -> xarray.Dataset:
         if key.endswith(".zarray"):
             described = json.loads(data)
             used = [described.get("compressor"), *(described.get("filters") or [])]
-            if strange := {str(codec.get("id")) for codec in used if codec} - CODECS:
+            if strange := {str(codec.get("id")) for codec in used if codec is not None} - CODECS:
                 raise ValueError(f"{key} names the codec {', '.join(sorted(strange))}")
     xarray = need("xarray")
     return xarray.open_zarr(_store(dict(files)), consolidated=False, zarr_format=2).load()
