@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -143,13 +145,14 @@ KINDS = [
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("which", ["finished", "killed"])
-def test_no_name_of_a_run_leads_out_of_it(made, kind, which, tmp_path):
+def test_no_name_of_a_run_leads_out_of_it(made, kind, tmp_path):
     base, results, written = made
     folders = {str(Path(name).parent) for name in written} - {"."}
     parts = {f"{name}.part" for name in (*written, store.STORE)}
-    few = {name for name in written | parts if name.count("/") < 2 or name.startswith(f"{store.STORE}/loss/")}
-    names = sorted({*few, *folders, folder.LOCK, folder.CHECKPOINTS, f"{store.STORE}.part"})
+    alike = (f"{store.STORE}/", f"{folder.CHECKPOINTS}/")
+    few = {name for name in written | parts | folders if not name.startswith(alike)}
+    few |= {name for name in written if name.startswith(f"{store.STORE}/loss/")}
+    names = sorted({*few, f"{store.STORE}/loss", f"{folder.CHECKPOINTS}/000001.000000", folder.LOCK})
     assert {"config.json", "plan.json", "experiment.yaml", "learning_curves.png", "replaced.png", "units.png"} <= {
         *names
     }
@@ -161,9 +164,9 @@ def test_no_name_of_a_run_leads_out_of_it(made, kind, which, tmp_path):
     (outside / "file").write_bytes(b"theirs")
     before = tree(outside)
     for number, name in enumerate(names):
-        out = copy(base, which, tmp_path / f"run-{number}")
+        out = copy(base, "killed" if number % 3 else "finished", tmp_path / f"run-{number}")
         put_in_place(out / name, kind, outside)
-        calls = (fcbp.open, fcbp.sweeps.state, resumed, lambda out: sweep(out, resume=True), fcbp.open)
+        calls = (fcbp.open, fcbp.sweeps.state, resumed)
         if ".png" in name:
             calls = (lambda out, name=name: files.write(out / name.removesuffix(".part"), b"a picture"),)
         for call in calls:
@@ -528,3 +531,100 @@ def test_a_run_moves_with_its_process(made, tmp_path, monkeypatch):
         same(sweep("run"), results)
     same(fcbp.open(tmp_path / "run"), results)
     np.testing.assert_array_equal(sorted(os.listdir(tmp_path)), ["run"])
+
+
+# --- what others named ----------------------------------------------------------------------------------
+
+
+def listed(runs, capsys):
+    from fcbp import cli
+
+    assert cli.main(["ls", "--runs", str(runs)]) == 0
+    return capsys.readouterr().out
+
+
+def test_the_good_runs_are_listed_beside_broken_ones_and_nothing_reaches_the_terminal(made, tmp_path, capsys):
+    base, _, _ = made
+    copy(base, "finished", tmp_path / "good")
+    config = json.loads((base / "finished" / "config.json").read_text())
+    broken = [b"", b"{", b"[]", b"null", b"[" * 10_000, b"\xff\xfe", b'{"sizes": 3}', b"9" * 5000]
+    for changed in (
+        {"sizes": []},
+        {"seconds": "x"},
+        {"seconds": float("inf")},
+        {"state": "\x1b[31mred"},
+        {"steps": {}},
+    ):
+        broken.append(json.dumps({**config, **changed}).encode())
+    for number, data in enumerate(broken):
+        (tmp_path / f"broken-{number}").mkdir()
+        (tmp_path / f"broken-{number}" / "config.json").write_bytes(data)
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "config.json")
+    (tmp_path / "folder" / "config.json").mkdir(parents=True)
+    copy(base, "finished", tmp_path / "\x1b]0;title\x07\u202e\n")
+    shown = listed(tmp_path, capsys)
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    rows = [line for line in shown.splitlines() if str(tmp_path) in line and "runs in" not in line]
+    assert len(rows) == len(broken) + 4
+    assert sum("finished" in row for row in rows) == 2
+    assert sum("damaged" in row for row in rows) == len(broken) + 2
+
+
+def test_control_characters_of_settings_and_states_are_escaped(tmp_path, capsys):
+    held = folder.Folder(tmp_path / "run")
+    settings = {"activation": "\x1b[2J\r", "method": "\x9b31m"}
+    held.write(
+        {"state": "finished", "seconds": 1.0, "sizes": {"\x07seed": 2}, "experiment": settings, "steps": 1,
+         "members_with_nan": 0}
+    )  # fmt: skip
+    held.release()
+    shown = listed(tmp_path, capsys)
+    assert "finished" in shown
+    assert r"\x1b[2J" in shown
+    assert all(c.isprintable() or c == "\n" for c in shown)
+
+
+NINE = [("a", "b"), ("b", "c"), ("c", "d"), ("d", "e"), ("e", "f"), ("f", "g")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(f"{y}: &{y} [{','.join(['*' + x] * 9)}]\n" for x, y in NINE),
+            "repeat",
+        ),
+        ("a: &a {x: 1}\n" + "".join(f"{y}: &{y} {{<<: [{','.join(['*' + x] * 9)}]}}\n" for x, y in NINE), "repeat"),
+        ("[" * 5000, "nested"),
+        ("{a: " * 5000, "nested"),
+        ("- " * 3000 + "a", "nested"),
+        ("hidden: &a [*a]", "within what it repeats"),
+    ],
+)
+def test_a_yaml_text_that_grows_or_goes_deep_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        fcbp.experiment.from_yaml(text)
+
+
+def test_aliases_of_a_few_values_are_read():
+    text = "step_size: &a 0.1\nsweep: {decay_rate: &b [*a, 0.2], init_scale: *b}"
+    assert fcbp.experiment.from_yaml(text)[1] == {"decay_rate": (0.1, 0.2), "init_scale": (0.1, 0.2)}
+
+
+def test_a_closed_stderr_and_a_plain_locale_lose_no_run(made, tmp_path):
+    """Also where descriptor 2 is free: no file of the run gets it, for whatever writes to stderr would write there."""
+    script = (
+        "import os, sys, fcbp\n"
+        "out = sys.argv[1]\n"
+        "fcbp.sweep(fcbp.Experiment(steps=40, bin=10, method='bp'), {'seed': [0, 1]}, out=out, checkpoint_every=0)\n"
+        "print(fcbp.sweeps.state(out))\n"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "OMP_NUM_THREADS": "1"}
+    for number, redirect in enumerate(("2>&-", "2>/dev/full", "<&- 2>&-")):
+        command = f'"{sys.executable}" -c "$1" "$2" {redirect}'
+        run = subprocess.run(
+            ["sh", "-c", command, "sh", script, str(tmp_path / f"run-{number}")],
+            stdout=subprocess.PIPE, text=True, check=False, env=environment,
+        )  # fmt: skip
+        assert (run.returncode, run.stdout) == (0, "finished\n"), redirect
