@@ -548,14 +548,14 @@ def test_the_good_runs_are_listed_beside_broken_ones_and_nothing_reaches_the_ter
     copy(base, "finished", tmp_path / "good")
     config = json.loads((base / "finished" / "config.json").read_text())
     broken = [b"", b"{", b"[]", b"null", b"[" * 10_000, b"\xff\xfe", b'{"sizes": 3}', b"9" * 5000]
-    for changed in (
+    changes = (
         {"sizes": []},
         {"seconds": "x"},
         {"seconds": float("inf")},
         {"state": "\x1b[31mred"},
         {"steps": {}},
-    ):
-        broken.append(json.dumps({**config, **changed}).encode())
+    )
+    broken += [json.dumps({**config, **changed}).encode() for changed in changes]
     for number, data in enumerate(broken):
         (tmp_path / f"broken-{number}").mkdir()
         (tmp_path / f"broken-{number}" / "config.json").write_bytes(data)
