@@ -35,22 +35,21 @@ def sweep(out: Path) -> None:
 
 def die_while_writing(number: int, where: str) -> None:
     """Kill this process in its ``number``-th write of a checkpoint: half-way, before the rename, or just after."""
-    write, sync = files.write, files.sync
+    write = files.Directory.write
     count = 0
 
-    def dying(path: Path, data: bytes) -> None:
+    def dying(folder: files.Directory, name: str, data: bytes, sync: bool = True) -> None:
         nonlocal count
-        count += path.parent.name == "checkpoints"
+        count += folder.path.name == "checkpoints"
         if count == number and where == "half-way":
-            path.with_name(f"{path.name}.part").write_bytes(data[: len(data) // 2])
+            (folder.path / f"{name}.part").write_bytes(data[: len(data) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         if count == number:
-            name = "fsync" if where == "before the rename" else "sync"
-            module = os if name == "fsync" else files
-            setattr(module, name, lambda _: os.kill(os.getpid(), signal.SIGKILL))
-        write(path, data)
+            module, name_of_it = (os, "fsync") if where == "before the rename" else (files.Directory, "sync")
+            setattr(module, name_of_it, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        write(folder, name, data, sync)
 
-    files.write, files.sync = dying, sync
+    files.Directory.write = dying
 
 
 def child(out: Path, number: int = 0, where: str = "") -> int:

@@ -283,11 +283,10 @@ def test_the_file_of_a_run_of_methods_makes_the_same_members(compared, swept, ca
 
 
 def test_a_run_that_was_interrupted_has_its_file(capsys, tmp_path, monkeypatch):
-    def stop(*args, **options):
-        (tmp_path / "run").mkdir()
+    def stop(*args):
         raise sweeps.Interrupted("stopped at 10%; to go on: fcbp resume")
 
-    monkeypatch.setattr(sweeps, "sweep", stop)
+    monkeypatch.setattr(Execution, "run", stop)
     status, _, errors = command("run", "bit-flipping", "--no-grid", "--out", tmp_path / "run", capsys=capsys)
     assert (status, "to go on: fcbp resume" in errors) == (130, True)
     text = (tmp_path / "run" / "experiment.yaml").read_text()

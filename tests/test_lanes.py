@@ -631,3 +631,27 @@ def test_names_of_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert build._folder() == tmp_path / ".cache" / "fcbp" / "lanes"
     assert os.stat(build._folder()).st_mode & 0o077 == 0
+
+
+def test_the_caches_folders_are_ones_own_whatever_the_umask(tmp_path, monkeypatch):
+    monkeypatch.setenv("FCBP_CACHE_DIR", str(tmp_path / "a" / "b"))
+    before = os.umask(0)
+    try:
+        build._folder()
+    finally:
+        os.umask(before)
+    assert [os.stat(tmp_path / name).st_mode & 0o777 for name in ("a", "a/b", "a/b/lanes")] == [0o700] * 3
+
+
+def test_what_a_killed_compiler_left_is_removed_with_the_next_program(tmp_path, monkeypatch):
+    monkeypatch.setenv("FCBP_CACHE_DIR", str(tmp_path / "cache"))
+    folder = build._folder()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "file").write_text("")
+    for name in (build.WORKSHOP, "tmpabcd1234"):
+        (folder / name).mkdir()
+        (folder / name / "lanes.cpp").write_text("")
+    (folder / "tmplink").symlink_to(tmp_path / "theirs")
+    build.build('extern "C" void run() {}')
+    assert sorted(path.suffix or path.name for path in folder.iterdir()) == [".so", "lock", "tmplink"]
+    assert (tmp_path / "theirs" / "file").exists()

@@ -402,7 +402,7 @@ def test_no_space_wherever_it_is_missed(tmp_path, undisturbed, what, monkeypatch
 
     module, name = {
         "checkpoint": (checkpoint.OnDisk, "write"),
-        "results": (store, "_open_array"),
+        "results": (store.Results, "_write_block"),
         "plan": (os, "fsync"),
     }[what]
     real = getattr(module, name)
@@ -555,19 +555,24 @@ def test_a_checkpoint_gives_back_what_it_was_given():
 
 
 def test_two_checkpoints_are_kept_and_a_failing_write_harms_neither(tmp_path, monkeypatch):
-    kept = checkpoint.OnDisk(tmp_path / "checkpoints")
-    for step in range(5):
-        kept.write(7, checkpoint.pack({"step": step}, []))
-        assert len(list(kept.folder.iterdir())) == min(step + 1, 2)
-    kept.write(70, checkpoint.pack({"step": 9}, []))
+    kept = checkpoint.OnDisk(files.Directory(tmp_path), "checkpoints")
+    owner = checkpoint.Owner("sweep", (0, 1), 10)
+
+    def names():
+        return [path.name for path in (tmp_path / "checkpoints").iterdir()]
+
+    for step in range(1, 6):
+        kept.write(7, checkpoint.pack(owner.about(step), []))
+        assert len(names()) == min(step, 2)
+    kept.write(70, checkpoint.pack(owner.about(9), []))
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="Input/output error"):
-        kept.write(7, checkpoint.pack({"step": 5}, []))
-    assert checkpoint.unpack(kept.read(7))[0] == {"step": 4}
-    assert len(list(kept.folder.iterdir())) == 3
+        kept.write(7, checkpoint.pack(owner.about(6), []))
+    assert checkpoint.restore(kept.read(7, owner), owner)[0] == 5
+    assert len(names()) == 3
     kept.drop(7)
-    assert kept.read(7) is None
-    assert checkpoint.unpack(kept.read(70))[0] == {"step": 9}
+    assert kept.read(7, owner) is None
+    assert checkpoint.restore(kept.read(70, owner), owner)[0] == 9
 
 
 def test_checkpoints_come_when_they_are_due(tmp_path, monkeypatch):

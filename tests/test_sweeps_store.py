@@ -197,7 +197,7 @@ def test_a_million_steps_of_500_members_stay_under_50_mb(tmp_path):
     assert count == 500 * 1000 * len(MEASURED) >= 500 * 1000 * 16
     assert size < 4.01 * count < 50e6
     again = results_of(fcbp.grid(seed=range(500)), 1_000_000, 1000, tmp_path / store.STORE)
-    assert again.load(dict.fromkeys(range(500), 1000)) == set()
+    assert again.load(dict.fromkeys(range(500), 1000), {}) == set()
     for name, values in results.values.items():
         np.testing.assert_array_equal(again.values[name], values)
 

@@ -8,6 +8,7 @@ TensorBoard.
 
 from __future__ import annotations
 
+import io
 import sys
 
 from fcbp.cli.flags import run_arguments
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError:
         print("fcbp: the command needs tyro; install it with: pip install 'fcbp[cli]'", file=sys.stderr)
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without some sign loses no results
     kinds = run_arguments()
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
     command = tyro.extras.subcommand_cli_from_dict(

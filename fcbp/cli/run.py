@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fcbp import experiment as experiments
 from fcbp.cli.flags import given
 from fcbp.designs import Members
 from fcbp.experiment import Experiment, parts
+from fcbp.sweeps.files import expanded, fresh
 
 if TYPE_CHECKING:
     import xarray
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["members_of", "notes_on_stderr", "report", "run"]
 
 SEEDS = 10
+MOST_SEEDS = 100_000
+"""A sweep lists its members before it starts: more of them take minutes and the memory of the machine."""
 CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
 """What CBP alone is swept over where the command line names no numbers: a run shows the loss of plasticity as well."""
 
@@ -34,29 +38,27 @@ def run(arguments: Any) -> int:
         raise ValueError("--resume is given without --out; expected the directory of the run to go on with")
     base, swept = _read(arguments.experiment)
     values = {**{name: tuple(column) for name, column in swept.items()}, **given(arguments)}
-    if arguments.seeds is not None and arguments.seeds < 1:
-        raise ValueError(f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more")
+    if arguments.seeds is not None and not 1 <= arguments.seeds <= MOST_SEEDS:
+        raise ValueError(
+            f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more and at most {MOST_SEEDS:,}"
+        )
     if arguments.seeds is not None or "seed" not in values:
         values["seed"] = tuple(range(arguments.seeds or SEEDS))
     base, members = members_of(base, values, grid=arguments.grid)
-    name = Path(arguments.experiment).stem
-    out = arguments.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{Path(arguments.experiment).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     written = ("" if arguments.grid else "# run with --no-grid\n") + experiments.to_yaml(base, _swept(members, values))
-    try:
-        with notes_on_stderr():
-            results = sweeps.sweep(
-                base,
-                members,
-                out=out,
-                resume=arguments.resume,
-                compile=arguments.compile,
-                **places(arguments),
-                members_at_once=arguments.members_at_once,
-            )
-    except sweeps.Interrupted:
-        (out / "experiment.yaml").write_text(written)
-        raise
-    (out / "experiment.yaml").write_text(written)
+    place = fresh(Path("runs") / name) if arguments.out is None else nullcontext(expanded("--out", arguments.out))
+    with place as out, notes_on_stderr():
+        results = sweeps.sweep(
+            base,
+            members,
+            out=out,
+            resume=arguments.resume,
+            compile=arguments.compile,
+            **places(arguments),
+            members_at_once=arguments.members_at_once,
+            notes=written,
+        )
     report(results, out)
     return 0
 
@@ -148,8 +150,13 @@ def notes_on_stderr() -> Iterator[None]:
     """Warnings as lines that a person reads."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+        warnings.showwarning = _note
         yield
+
+
+def _note(message: Warning | str, *_: Any, **__: Any) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody reads them: stderr is closed
+        print(f"note: {message}", file=sys.stderr)
 
 
 def report(results: xarray.Dataset, out: Path) -> None:
@@ -185,5 +192,5 @@ def draw(results: xarray.Dataset, out: Path) -> None:
     matplotlib.use("Agg")
     from fcbp import plots
 
-    for path in plots.save(results, out):
+    for path in plots.save(results, expanded("run", out)):
         print(f"picture   {path}")

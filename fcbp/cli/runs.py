@@ -12,6 +12,7 @@ import numpy as np
 from fcbp import analysis, sweeps
 from fcbp import experiment as experiments
 from fcbp.cli.run import draw, duration, notes_on_stderr, places, report
+from fcbp.sweeps.folder import read_config
 
 __all__ = ["COMMANDS"]
 
@@ -73,16 +74,13 @@ class List:
 
 
 def _described(path: Path) -> dict[str, str]:
-    """A run in a line."""
+    """A run in a line, of characters that can be shown."""
     row = {"run": str(path), "state": "damaged", "members": "", "steps": "", "time": "", "NaN": "", "settings": ""}
     try:
-        config = json.loads((path / sweeps.CONFIG).read_text())
+        config = read_config(path)
         sizes = {name: size for name, size in config["sizes"].items() if name != "step"}
         changed = {k: v for k, v in config["experiment"].items() if v != DEFAULTS.get(k) and k not in ("steps", "bin")}
-        changed = {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in changed.items()}
-        return {
-            "run": str(path),
-            "state": sweeps.state(path),
+        row |= {
             "members": " x ".join(f"{size} {name}" for name, size in sizes.items()) or "1",
             "steps": f"{config['steps']:,}",
             "time": duration(config["seconds"]),
@@ -90,9 +88,17 @@ def _described(path: Path) -> dict[str, str]:
             "settings": analysis.describe(
                 {k: " ".join(map(str, v)) if isinstance(v, list) else v for k, v in changed.items()}
             ),
+            "state": sweeps.state(path),
         }
-    except (ValueError, KeyError, TypeError):
-        return row
+    except Exception:  # whatever a file of somebody's may hold, the other runs are listed
+        row = {**dict.fromkeys(row, ""), "run": str(path), "state": "damaged"}
+    return {name: _printable(text) for name, text in row.items()}
+
+
+def _printable(text: str, most: int = 300) -> str:
+    """Text without what would move a terminal's cursor or change its colours."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return shown if len(shown) <= most else f"{shown[:most]}..."
 
 
 DEFAULTS = json.loads(json.dumps(experiments.Experiment().to_dict()))

@@ -91,12 +91,47 @@ def _line(name: str, value: Any) -> str:
     return f"{name}: {text.strip()[1:-1]}\n"
 
 
+DEPTH = 50
+"""Levels of lists and mappings in a file."""
+REPEATED = 10_000
+"""Values that aliases may add to those that are written."""
+
+
 @functools.cache
 def _loader() -> Any:
-    """YAML's safe loader, that reads 1e-4 as a number, as YAML 1.2 does, and takes no key twice."""
+    """YAML's safe loader, that reads 1e-4 as a number, as YAML 1.2 does, takes no key twice, and refuses a text that a
+    few aliases make large, or that is nested deeply."""
     yaml = _yaml()
 
     class Loader(yaml.SafeLoader):
+        def __init__(self, stream: Any) -> None:
+            super().__init__(stream)
+            self.level = self.written = 0
+            self.sizes: dict[int, tuple[int, int]] = {}  # by node: values with all that aliases repeat, and the depth
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            anew = not self.check_event(yaml.AliasEvent)
+            self.level += 1
+            if self.level > DEPTH:
+                raise ValueError(f"the text is nested more than {DEPTH} deep; expected settings and lists")
+            node = super().compose_node(parent, index)
+            self.level -= 1
+            if anew:
+                self.written += 1
+                self.sizes[id(node)] = self.measured(node)
+            return node
+
+        def measured(self, node: Any) -> tuple[int, int]:
+            parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+            nodes = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+            if any(id(part) not in self.sizes for part in nodes):
+                raise ValueError("an alias stands within what it repeats; expected settings and lists")
+            size = 1 + sum(self.sizes[id(part)][0] for part in nodes)
+            depth = 1 + max((self.sizes[id(part)][1] for part in nodes), default=0)
+            if size - self.written > REPEATED or depth > DEPTH:
+                raise ValueError(f"aliases repeat more than {REPEATED:,} values; expected these written out")
+            return size, depth
+
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
             for key in keys:

@@ -15,7 +15,6 @@ import platform
 import shutil
 import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +39,8 @@ FLAGS = [
 MACHINE = "-march=native"
 """The instructions that the compiler may use."""
 COMPILERS = ("g++", "clang++")
+WORKSHOP = "building"
+"""The folder, within the cache's, in which compilers work."""
 
 
 class Arguments(NamedTuple):
@@ -86,6 +87,7 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     library = folder / f"{key}.so"
     try:
         with _locked(folder / "lock"):
+            _clear(folder)
             if not library.exists():
                 _compile(compiler, flags, source, library)
         _check_owner(library)
@@ -153,12 +155,13 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
 
 def _compile(compiler: str, flags: list[str], source: str, library: Path) -> None:
     """Compile beside the library and rename, so that nobody sees half of one."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
-        code, made = Path(temporary) / "lanes.cpp", Path(temporary) / "lanes.so"
+    with _workshop(library.parent) as workshop:
+        code, made = workshop / "lanes.cpp", workshop / "lanes.so"
         code.write_text(source)
         vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
         command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "TMPDIR": str(workshop)}  # for what a compiler that is killed would leave
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if result.returncode or not made.exists():
             first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
             raise BuildError(f"{compiler} failed with status {result.returncode}: {first.strip()}")
@@ -200,11 +203,31 @@ def _folder() -> Path:
     try:
         general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for missing in reversed([folder, *folder.parents]):
+            if not missing.exists():
+                missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes them by the umask alone
         _check_owner(folder)
     except (OSError, RuntimeError) as error:
         raise BuildError(f"no cache directory: {error}; set FCBP_CACHE_DIR to one that can be written") from error
     return folder
+
+
+@contextlib.contextmanager
+def _workshop(folder: Path) -> Iterator[Path]:
+    """A folder to compile in, for whoever holds the lock: always the same, so that a kill leaves one at the most."""
+    path = folder / WORKSHOP
+    path.mkdir(mode=0o700)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what kills left, for whoever holds the lock."""
+    for path in folder.iterdir():
+        if path.name == WORKSHOP or path.name.startswith("tmp"):
+            shutil.rmtree(path, ignore_errors=True)  # which follows no link
 
 
 def _check_owner(path: Path) -> None:

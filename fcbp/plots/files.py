@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from fcbp.analysis import Setting
 from fcbp.experiment import METRICS, Experiment, variables_of
 from fcbp.plots.charts import histogram, learning_curves, methods, sensitivity
 from fcbp.plots.parts import MOST_LINES, add_legend, add_legend_below, matplotlib, what_is_drawn
+from fcbp.sweeps import files
 
 if TYPE_CHECKING:
     import xarray
@@ -38,8 +40,10 @@ def save(results: xarray.Dataset, folder: Path) -> list[Path]:
         pictures.append(("units.png", _units_picture(drawn)))
     paths = []
     for name, figure in pictures:
-        figure.savefig(folder / name, dpi=120)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=120)
         matplotlib("pyplot").close(figure)
+        files.write(folder / name, picture.getvalue())
         paths.append(folder / name)
     return paths
 

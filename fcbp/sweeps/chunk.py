@@ -160,7 +160,7 @@ def run_chunk(
                     break
                 asked = stop()
                 if asked or time.monotonic() - saved_at >= task.checkpoint_every:
-                    yield Saved(chunk.id, _pack(task, state, step))
+                    yield Saved(chunk.id, _pack(task, chunk.members, state, step))
                     saved_at = time.monotonic()
                 if asked:
                     yield Stopped(chunk.id)
@@ -185,16 +185,14 @@ def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
     state = _State(carry, totals, torch.zeros(chunk.size, dtype=torch.bool, device=device))
     if task.saved is None:
         return state, 0
-    about, tensors = checkpoint.unpack(task.saved)
-    if about["sweep"] != task.digest:
-        raise ValueError("the checkpoint is of another sweep; expected one of this experiment and these members")
+    step, tensors = checkpoint.restore(task.saved, checkpoint.Owner(task.digest, chunk.members, plan.steps))
     leaves, spec = _flat(state)
     found, expected = [[(tuple(x.shape), x.dtype) for x in xs] for xs in (tensors, leaves)]
     if found != expected:
         raise ValueError(f"the checkpoint holds tensors {found}; expected {expected}: use the version that wrote it")
     moved = [tensor.to(leaf.device) for tensor, leaf in zip(tensors, leaves, strict=True)]
     resumed: Any = optree.tree_unflatten(spec, moved)
-    return resumed, about["step"]
+    return resumed, step
 
 
 def _advance(
@@ -228,8 +226,9 @@ def _flat(state: _State) -> tuple[list[Tensor], Any]:
     return leaves, spec
 
 
-def _pack(task: Task, state: _State, step: int) -> bytes:
-    return checkpoint.pack({"sweep": task.digest, "chunk": task.chunk.id, "step": step}, _flat(state)[0])
+def _pack(task: Task, members: tuple[int, ...], state: _State, step: int) -> bytes:
+    owner = checkpoint.Owner(task.digest, members, task.plan.steps)
+    return checkpoint.pack(owner.about(step), _flat(state)[0])
 
 
 def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
@@ -248,7 +247,8 @@ def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
             continue
         index = torch.tensor([*rows, *rows[-1:] * (size - len(rows))], device=state.failed.device)
         totals = {name: total[index] for name, total in state.totals.items()}
-        saved.append(_pack(task, _State(select(state.carry, index), totals, state.failed[index]), step))
+        half = _State(select(state.carry, index), totals, state.failed[index])
+        saved.append(_pack(task, tuple(task.chunk.members[row] for row in rows), half, step))
     return Split(task.chunk.id, size, tuple(saved), reason)
 
 

@@ -64,7 +64,7 @@ class Execution:
         self.stop = _Stop()
         self.began = time.monotonic()
         self.programs, variables = self._programs()
-        self.results = Results(plan, variables, None if folder is None else folder.store)
+        self.results = Results(plan, variables, None if folder is None else folder.store, self.digest)
         if folder is not None and folder.holds_run():
             self._take_up(folder)
         else:
@@ -131,7 +131,6 @@ class Execution:
         """Read how far an earlier process came."""
         self.config = {"programs": self._programs_told(), **folder.read()}
         self.began -= self.config["seconds"]
-        self.places = dataclasses.replace(self.places, threads=self.config["threads"])
         for name, now in folders.circumstances(self.places.devices[0]).items():
             if name in ("fcbp", "torch") and now != self.config[name]:
                 warnings.warn(
@@ -148,7 +147,10 @@ class Execution:
             for chunk in chunks
             for member in chunk.members
         }
-        lost = self.results.load(bins)
+        fixed, checksums = folders.read_fixed(folder)
+        self.config.update(fixed)
+        self.places = dataclasses.replace(self.places, threads=self.config["threads"])
+        lost = self.results.load(bins, self._attributes(), checksums)
         again = [chunk for chunk in chunks if lost.intersection(chunk.members)]
         if again:
             members = sum(len(chunk.members) for chunk in again)
@@ -162,14 +164,15 @@ class Execution:
             self.done.discard(chunk.id)
             self.steps[chunk.id] = 0
             self.results.forget(chunk.members)
-        if again:
+        if again or checksums != self.results.checksums()["files"]:
             self._write_plan()
 
     def _saved_step(self, chunk: Chunk) -> int:
         if chunk.id in self.done:
             return self.plan.steps
-        data = self.checkpoints.read(chunk.id)
-        return checkpoint.unpack(data)[0]["step"] if data else 0
+        owner = checkpoint.Owner(self.digest, chunk.members, self.plan.steps)
+        data = self.checkpoints.read(chunk.id, owner)
+        return checkpoint.restore(data, owner)[0] if data else 0
 
     def run(self) -> xarray.Dataset:
         """Carry the plan out.
@@ -225,7 +228,7 @@ class Execution:
             yield from run_chunk(self._task(self.pending.popleft(), self.places.devices[0]), self.stop, self.programs)
 
     def _task(self, chunk: Chunk, device: str) -> Task:
-        saved = self.checkpoints.read(chunk.id)
+        saved = self.checkpoints.read(chunk.id, checkpoint.Owner(self.digest, chunk.members, self.plan.steps))
         return Task(self.plan, chunk, saved, self.digest, device, self.places.threads, self.checkpoint_every)
 
     def _handle(self, event: Event) -> None:
@@ -299,7 +302,8 @@ class Execution:
 
     def _write_plan(self) -> None:
         if self.folder is not None:
-            folders.write_plan(self.folder, self.plan, list(self.chunks.values()), self.done)
+            chunks = list(self.chunks.values())
+            folders.write_plan(self.folder, self.plan, chunks, self.done, self.config, self.results.checksums())
 
     def _write_config(self, state: str) -> None:
         self.config["state"] = state

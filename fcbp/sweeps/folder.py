@@ -15,8 +15,9 @@ import torch
 from fcbp.designs import Members, plain
 from fcbp.experiment import Experiment
 from fcbp.sweeps import checkpoint, files
+from fcbp.sweeps.files import PART, Directory
 from fcbp.sweeps.plan import Chunk, Plan
-from fcbp.sweeps.store import CONFIG, STORE
+from fcbp.sweeps.store import CHANGING, CONFIG, PLAN, STORE, run_directory
 
 __all__ = [
     "Folder",
@@ -25,18 +26,22 @@ __all__ = [
     "compiling",
     "digest",
     "read_chunks",
+    "read_config",
+    "read_fixed",
     "read_plan",
     "state",
     "write_plan",
 ]
 
 LOCK = "lock"
-PLAN = "plan.json"
 CHECKPOINTS = "checkpoints"
+NOTES = "experiment.yaml"
+"""What the command line keeps beside a run, for ``fcbp run``."""
+STATES = ("running", "finished", "interrupted", "failed")
 
 
 class Folder:
-    """A run directory, held for this process alone.
+    """A run directory, held for this process alone. No link in it is followed.
 
     Args:
         path: made where there is none.
@@ -44,44 +49,51 @@ class Folder:
     Raises:
         BlockingIOError: another process is at work in it.
         OSError: it cannot be written.
+        ValueError: a link, or whatever else is no file, has the name of one of its files.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = files.Lock(path / LOCK)
+            self.directory = Directory(path, create=True)
+            self._lock = files.Lock(self.directory, LOCK)
         except BlockingIOError:
             raise
         except OSError as error:
             raise files.explained(error, path) from error
-        self.checkpoints = checkpoint.OnDisk(path / CHECKPOINTS)
+        self.checkpoints = checkpoint.OnDisk(self.directory, CHECKPOINTS)
 
     @property
     def store(self) -> Path:
         return self.path / STORE
 
     def holds_run(self) -> bool:
-        return (self.path / CONFIG).is_file()
+        return self.directory.kind(CONFIG) == "file"
 
     def foreign(self) -> list[str]:
         """What lies in it that a sweep that was killed before it began would not have left."""
-        ours = {LOCK, STORE, PLAN, f"{PLAN}.part", f"{CONFIG}.part"}
-        return sorted(path.name for path in self.path.iterdir() if path.name not in ours)
+        ours = {LOCK, STORE, PLAN, NOTES, *(f"{name}{PART}" for name in (STORE, PLAN, CONFIG, NOTES))}
+        return [name for name in self.directory.names() if name not in ours]
 
     def read(self) -> dict[str, Any]:
-        return files.read_json(self.path / CONFIG)
+        """The configuration, of which only what tells how far the run has come is trusted."""
+        config = files.read_json(self.directory, CONFIG)
+        config.pop("sha256", None)
+        if config.get("state") not in STATES or not isinstance(config.get("seconds"), (int, float)):
+            raise ValueError(f"{self.path / CONFIG} is damaged: it tells no state, or no seconds")
+        return config
 
     def write(self, config: Mapping[str, Any]) -> None:
-        files.write_json(self.path / CONFIG, config)
+        files.write_sealed(self.directory, CONFIG, config, indent=2)
+
+    def keep(self, notes: str) -> None:
+        """Keep a text beside the run, where there is none."""
+        if self.directory.kind(NOTES) is None:
+            self.directory.write(NOTES, notes.encode())
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs."""
-        folder = self.path / CHECKPOINTS
-        if folder.is_dir():
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
+        self.checkpoints.clear()
 
     def release(self) -> None:
         self._lock.release()
@@ -93,11 +105,20 @@ def state(run: Path | str) -> str:
     Raises:
         ValueError: there is no run.
     """
-    path = Path(run)
-    if not (path / CONFIG).is_file():
-        raise ValueError(f"run is {str(path)!r}, which holds no {CONFIG}; expected the directory of a sweep")
-    written = files.read_json(path / CONFIG).get("state", "finished")
-    return "killed" if written == "running" and not files.is_locked(path / LOCK) else written
+    directory = run_directory(run)
+    written = files.read_json(directory, CONFIG).get("state")
+    if written not in STATES:
+        raise ValueError(f"{directory.path / CONFIG} is damaged: state is {written!r}; expected one of {STATES}")
+    return "killed" if written == "running" and not files.is_locked(directory, LOCK) else written
+
+
+def read_config(run: Path | str) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    return files.read_sealed(run_directory(run), CONFIG)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -118,16 +139,15 @@ def read_plan(folder: Folder) -> Plan:
     Raises:
         ValueError: a file is damaged, or the experiment is one that this version of the library does not know.
     """
-    stored = files.read_json(folder.path / PLAN)
+    stored = files.read_sealed(folder.directory, PLAN)
     axes = {name: plain(values) for name, values in stored["axes"].items()}
     members = Members(axes, tuple({k: plain(v) for k, v in settings.items()} for settings in stored["settings"]))
-    return Plan(Experiment(**stored["experiment"]), members, stored["steps"], stored["bin"], compiling(folder))
+    return Plan(Experiment(**stored["experiment"]), members, stored["steps"], stored["bin"], stored["compile"])
 
 
 def compiling(folder: Folder) -> bool | str:
     """:attr:`Plan.compile` of a run."""
-    stored = folder.read()["compiled"]
-    return stored if isinstance(stored, str) else bool(stored)
+    return files.read_sealed(folder.directory, PLAN)["compile"]
 
 
 def check_same(folder: Folder, plan: Plan) -> None:
@@ -136,7 +156,7 @@ def check_same(folder: Folder, plan: Plan) -> None:
     Raises:
         ValueError: it is of another; the message names the first difference.
     """
-    stored, ours = files.read_json(folder.path / PLAN), describe(plan)
+    stored, ours = files.read_sealed(folder.directory, PLAN), describe(plan)
     pairs = [(name, stored[name], ours[name]) for name in ("steps", "bin")]
     names = sorted({*stored["experiment"], *ours["experiment"]} - {"steps", "bin"})
     pairs += [(name, stored["experiment"].get(name), ours["experiment"].get(name)) for name in names]
@@ -155,15 +175,39 @@ def _short(value: Any) -> str:
     return text if len(text) < 80 else f"{text[:77]}..."
 
 
-def write_plan(folder: Folder, plan: Plan, chunks: Sequence[Chunk], done: Collection[int]) -> None:
-    """Keep the plan, and which of its chunks are done."""
+def write_plan(
+    folder: Folder,
+    plan: Plan,
+    chunks: Sequence[Chunk],
+    done: Collection[int],
+    config: Mapping[str, Any],
+    store: Mapping[str, Any],
+) -> None:
+    """Keep the plan, and all that is not to change from now on.
+
+    Args:
+        folder: the run directory.
+        plan: the sweep.
+        chunks: its chunks.
+        done: those that are done.
+        config: the configuration; what tells how far the run has come is left out.
+        store: the checksums of the store.
+    """
+    fixed = {name: value for name, value in config.items() if name not in (*CHANGING, "programs")}
     table = [{**chunk._asdict(), "done": chunk.id in done} for chunk in chunks]
-    files.write(folder.path / PLAN, json.dumps({**describe(plan), "chunks": table}).encode())
+    kept = {"compile": plan.compile, "digest": digest(plan), "config": fixed, "store": store, "chunks": table}
+    files.write_sealed(folder.directory, PLAN, {**describe(plan), **kept})
+
+
+def read_fixed(folder: Folder) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a run's configuration says that does not change, and the checksums of its store's files."""
+    stored = files.read_sealed(folder.directory, PLAN)
+    return stored["config"], stored["store"]["files"]
 
 
 def read_chunks(folder: Folder) -> tuple[list[Chunk], set[int]]:
     """The chunks of a run, and which are done."""
-    table = files.read_json(folder.path / PLAN)["chunks"]
+    table = files.read_sealed(folder.directory, PLAN)["chunks"]
     done = {row["id"] for row in table if row.pop("done")}
     return [Chunk(**{**row, "members": tuple(row["members"])}) for row in table], done
 

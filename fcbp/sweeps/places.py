@@ -14,7 +14,9 @@ from fcbp.names import unknown
 __all__ = ["RETRIES", "Places", "check_whole", "choose", "cores"]
 
 RETRIES = 3
-"""How often a chunk goes on after the process that ran it died."""
+"""How often a chunk goes on after the process that ran it died, and a process starts anew that died as it started."""
+MOST = {None: 1024, "ray": 65_536}
+"""Devices at most, by backend: more processes than a machine can start, more tasks at a time than a cluster runs."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def choose(
         gpus = torch.cuda.device_count()
         chosen = tuple(f"cuda:{i}" for i in range(gpus)) or ("cpu",) * cores()
     elif isinstance(devices, int):
-        check_whole("devices", devices)
+        check_whole("devices", devices, MOST[backend])
         chosen = ("cpu",) * devices
     elif isinstance(devices, str):
         chosen = (devices,)
@@ -65,6 +67,8 @@ def choose(
         chosen = tuple(map(str, devices))
     if not chosen:
         raise ValueError(f"devices is {devices!r}; expected at least one")
+    if len(chosen) > MOST[backend]:
+        raise ValueError(f"devices has {len(chosen):,} names; expected at most {MOST[backend]:,}")
     for name in {*chosen}:
         try:
             found = torch.device(name)
@@ -79,9 +83,10 @@ def choose(
     return Places(chosen, backend, address, threads, elastic)
 
 
-def check_whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more")
+def check_whole(name: str, value: Any, most: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+        limit = "" if most is None else f" and at most {most:,}"
+        raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more{limit}")
 
 
 def check_number(name: str, value: Any, low: float) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,8 @@ SHOW_EVERY = 1.0
 class Progress:
     """Member-steps per second, the time left, members with NaN and units replaced.
 
+    Where stderr is closed, or becomes so, nothing more is shown and the sweep goes on.
+
     Args:
         members: of the sweep.
         steps: of each.
@@ -26,36 +30,50 @@ class Progress:
     """
 
     def __init__(self, members: int, steps: int, done: int, show: bool) -> None:
-        self._bar = need("tqdm.auto").tqdm(
-            total=members * steps,
-            initial=done,
-            unit=" member-steps",
-            unit_scale=True,
-            desc=f"{members:,} members",
-            disable=not show,
-            dynamic_ncols=True,
-        )
+        self._bar: Any = None
+        if show and sys.stderr is not None:
+            self._show(
+                lambda: need("tqdm.auto").tqdm(
+                    total=members * steps,
+                    initial=done,
+                    unit=" member-steps",
+                    unit_scale=True,
+                    desc=f"{members:,} members",
+                    dynamic_ncols=True,
+                )
+            )
         self._shown = -SHOW_EVERY
+
+    def _show(self, act: Callable[[], Any]) -> None:
+        """Do what writes to stderr; the first ``act`` makes the bar."""
+        try:
+            made = act()
+            self._bar = made if self._bar is None else self._bar
+        except (OSError, ValueError):  # a pipe that nobody reads any more, a file that is closed
+            if self._bar is not None:
+                self._bar.disable = True
+            self._bar = None
 
     def say(self, text: str) -> None:
         """A line of its own."""
-        if not self._bar.disable:
-            self._bar.write(text, file=sys.stderr)
+        if self._bar is not None:
+            self._show(lambda: self._bar.write(text, file=sys.stderr))
 
     def update(self, done: int, results: Results) -> None:
         """Show how many member-steps are done, and what the results say."""
-        if self._bar.disable:
+        if self._bar is None:
             return
         if time.monotonic() - self._shown >= SHOW_EVERY:
             self._shown = time.monotonic()
             self._bar.set_postfix_str(summary(results), refresh=False)
         # A chunk that goes on from its checkpoint has fewer steps than before.
-        self._bar.update(max(0, done - self._bar.n))
+        self._show(lambda: self._bar.update(max(0, done - self._bar.n)))
 
     def close(self, results: Results) -> None:
-        if not self._bar.disable:
-            self._bar.set_postfix_str(summary(results))
-        self._bar.close()
+        if self._bar is not None:
+            self._show(lambda: self._bar.set_postfix_str(summary(results)))
+        if self._bar is not None:
+            self._show(self._bar.close)
 
 
 def summary(results: Results) -> str:

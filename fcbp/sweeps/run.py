@@ -17,6 +17,7 @@ from fcbp.experiment import Experiment
 from fcbp.sweeps import folder as folders
 from fcbp.sweeps import places
 from fcbp.sweeps.execution import Execution
+from fcbp.sweeps.files import expanded
 from fcbp.sweeps.folder import Folder
 from fcbp.sweeps.plan import Plan, compiling_for, surprises
 from fcbp.sweeps.store import need
@@ -43,6 +44,7 @@ def sweep(
     address: str | None = None,
     members_at_once: int | None = None,
     checkpoint_every: float = 60.0,
+    notes: str | None = None,
 ) -> xarray.Dataset:
     """Train every member side by side and measure it in bins.
 
@@ -71,6 +73,7 @@ def sweep(
         address: of the Ray cluster, such as ``"auto"``; by default Ray starts on this machine.
         members_at_once: the most members of a chunk; by default what fits into memory.
         checkpoint_every: seconds between two checkpoints.
+        notes: a text to keep in ``out`` as ``experiment.yaml``; ``fcbp run`` keeps there what runs the sweep again.
 
     Returns:
         A dataset with the swept names and ``step`` (the last of each bin) as dimensions. A member whose loss or
@@ -103,7 +106,7 @@ def sweep(
         warnings.warn(message, UserWarning, stacklevel=2)
     if out is None:
         return Execution(plan, place, None, progress, math.inf, members_at_once).run()
-    folder = Folder(Path(out))
+    folder = Folder(expanded("out", out))
     try:
         if folder.holds_run():
             if not resume:
@@ -117,6 +120,8 @@ def sweep(
                 f"out is {str(out)!r}, which holds {', '.join(foreign[:3])} and no run; expected a new or an empty "
                 "directory"
             )
+        if notes is not None:
+            folder.keep(notes)
         return Execution(plan, place, folder, progress, checkpoint_every, members_at_once).run()
     finally:
         folder.release()
@@ -143,11 +148,10 @@ def resume(
         ValueError: there is no run, or it was killed before it began.
     """
     need("xarray")
-    path = Path(run)
-    folders.state(path)
+    folders.state(run)
     place = places.choose(device, devices, backend, address)
     places.check_number("checkpoint_every", checkpoint_every, 0)
-    folder = Folder(path)
+    folder = Folder(expanded("run", run))
     try:
         plan = folders.read_plan(folder)
         return Execution(plan, place, folder, progress, checkpoint_every, None).run()

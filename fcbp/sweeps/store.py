@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
+import errno
+import hashlib
+import itertools
 import json
 import math
+import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,16 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcbp.experiment import VARIABLES
-from fcbp.sweeps import files
+from fcbp.sweeps import blocks, files
+from fcbp.sweeps.blocks import need
+from fcbp.sweeps.files import Directory
 from fcbp.sweeps.plan import Plan
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["CONFIG", "STORE", "Results", "need", "open", "progress_attributes"]
+__all__ = ["CHANGING", "CONFIG", "PLAN", "STORE", "Results", "need", "open", "progress_attributes"]
 
 STORE = "results.zarr"
 CONFIG = "config.json"
+PLAN = "plan.json"
 CHANGING = ("state", "seconds", "members_with_nan")
 """What the configuration says of a run's progress."""
 FLUSH_EVERY = 5.0
@@ -38,17 +45,22 @@ class Results:
         plan: the sweep.
         variables: what is measured.
         path: a Zarr store to keep beside, or ``None``.
+        sweep: the digest of the plan, which blocks are marked with.
     """
 
-    def __init__(self, plan: Plan, variables: Sequence[str], path: Path | None = None) -> None:
+    def __init__(self, plan: Plan, variables: Sequence[str], path: Path | None = None, sweep: str = "") -> None:
         self.plan = plan
         self.path = path
+        self.sweep = sweep
         self.values = {name: np.full((len(plan.members), len(plan.ends)), np.nan, np.float32) for name in variables}
         self.bins_done = np.zeros(len(plan.members), np.int64)
+        self.derived: dict[str, bytes] = {}
+        """The files of the store that follow from the plan and the attributes, by name."""
+        self._run = None if path is None else Directory(path.parent)
         self._shape = (*map(len, plan.members.axes.values()), len(plan.ends))
         self._bins = max(1, min(len(plan.ends), BLOCK // len(plan.members)))
         self._dirty: dict[tuple[str, int], None] = {}
-        self._written: set[Path] = set()
+        self._written: set[tuple[str, int]] = set()
         self._flushed = time.monotonic()
 
     def put(self, members: Sequence[int], bin: int, values: Mapping[str, np.ndarray]) -> None:
@@ -71,72 +83,108 @@ class Results:
         self._flushed = time.monotonic()
         if self.path is None:
             return
-        arrays: dict[str, Any] = {}
         try:
             while self._dirty:
                 name, block = next(iter(self._dirty))
-                if name not in arrays:
-                    arrays[name] = _open_array(self.path / name)
-                region = self._region(block)
-                arrays[name][..., region] = self.values[name].reshape(self._shape)[..., region]
+                self._write_block(name, block)
                 del self._dirty[name, block]
-                self._written.add(self._file(name, block))
+                self._written.add((name, block))
             if sync:
-                for path in self._written:
-                    files.sync(path)
+                for name, block in self._written:
+                    self._array(name).sync(self._file(block))
+                for name in {name for name, _ in self._written}:
+                    self._array(name).sync()
                 self._written.clear()
         except OSError as error:
             raise files.explained(error, self.path) from error
 
+    def _write_block(self, name: str, block: int) -> None:
+        region = self._region(block)
+        values = np.full((*self._shape[:-1], self._bins), np.nan, np.float32)  # the last block is as long as the others
+        values[..., : region.stop - region.start] = self.values[name].reshape(self._shape)[..., region]
+        file = self._file(block)
+        self._array(name).write(file, blocks.encode(self.sweep, f"{name}/{file}", values), sync=False)
+
     def create(self, attributes: Mapping[str, Any]) -> None:
-        """Write the store: every name, dimension and attribute, and no values."""
-        need("zarr")
+        """Write the store, every name, dimension and attribute, and no values: whole, or not at all."""
         assert self.path is not None
-        nothing = np.broadcast_to(np.float32(np.nan), self._shape)
-        data = self._dataset(dict.fromkeys(self.values, nothing), attributes)
-        chunks = (*self._shape[:-1], self._bins)
-        stored = {"chunks": chunks, "_FillValue": np.float32(np.nan), **_compression()}
+        assert self._run is not None
+        self._derive(attributes)
+        name = self.path.name
+        part = f"{name}{files.PART}"
         try:
-            # Format 3 has no settled way to store the text of a swept activation.
-            data.to_zarr(
-                self.path,
-                mode="w",
-                encoding=dict.fromkeys(self.values, stored),
-                consolidated=False,
-                zarr_format=2,
-                write_empty_chunks=False,
-            )
+            blocks.clear(self._run, part)
+            blocks.clear(self._run, name)
+            store = self._run.child(part, create=True)
+            assert store is not None
+            blocks.write(store, self.derived)
+            self._run.rename(part, name)
         except OSError as error:
             raise files.explained(error, self.path) from error
 
-    def load(self, bins_done: Mapping[int, int]) -> set[int]:
-        """Read the store back.
+    def checksums(self) -> dict[str, Any]:
+        """What :func:`open` checks a store by."""
+        return {
+            "variables": list(self.values),
+            "files": {key: hashlib.sha256(data).hexdigest() for key, data in self.derived.items()},
+        }
+
+    def load(
+        self, bins_done: Mapping[int, int], attributes: Mapping[str, Any], known: Mapping[str, str] | None = None
+    ) -> set[int]:
+        """Read the store back, and make again what of it follows from the plan where it is damaged.
 
         Args:
             bins_done: the bins that ought to be there of a member.
+            attributes: as for :meth:`create`.
+            known: checksums of the files that were made then, another version of Zarr perhaps.
 
         Returns:
             Members of whom something is lost: a block of theirs is damaged or missing.
         """
-        assert self.path is not None
+        self._derive(attributes)
+        self._mend(known or {})
         for member, bins in bins_done.items():
             self.bins_done[member] = bins
-        for part in self.path.rglob("*.partial"):
-            part.unlink()  # of a write that a kill cut short
         lost = np.zeros(len(self.bins_done), bool)
-        for name in self.values:
-            array = _open_array(self.path / name)
-            for block in range(-(-len(self.plan.ends) // self._bins)):
-                region = self._region(block)
-                present = self._file(name, block).exists()
-                try:
-                    values = array[..., region] if present else np.nan
-                except Exception:
-                    present, values = False, np.nan
-                self.values[name].reshape(self._shape)[..., region] = values
-                if not present:
-                    lost |= self.bins_done > region.start
+        for name, block in itertools.product(self.values, range(-(-len(self.plan.ends) // self._bins))):
+            region, file, array = self._region(block), self._file(block), self._array(name)
+            data = array.read(file)
+            sound = data is not None and blocks.is_sealed(self.sweep, f"{name}/{file}", data)
+            target = self.values[name].reshape(self._shape)[..., region]
+            if sound and data:
+                shape = (*self._shape[:-1], self._bins)
+                target[...] = blocks.decode(data, shape)[..., : region.stop - region.start]
+            else:
+                target[...] = np.nan
+                lost |= self.bins_done > region.start
         return set(np.flatnonzero(lost).tolist())
+
+    def _derive(self, attributes: Mapping[str, Any]) -> None:
+        nothing = np.broadcast_to(np.float32(np.nan), self._shape)
+        described = blocks.encoding((*self._shape[:-1], self._bins))
+        data = self._dataset(dict.fromkeys(self.values, nothing), attributes)
+        self.derived = blocks.derived(data, dict.fromkeys(self.values, described))
+
+    def _mend(self, known: Mapping[str, str]) -> None:
+        """Write again those derived files that are not as they ought to be."""
+        assert self.path is not None
+        assert self._run is not None
+        arrays = list(dict.fromkeys(key.partition("/")[0] for key in self.derived if "/" in key))
+        try:
+            store = self._run.child(self.path.name, create=True)
+            assert store is not None
+            for name in arrays:
+                blocks.remove_leftovers(store, name)
+            there = blocks.read(store, arrays)
+            other = {key: data for key, data in self.derived.items() if there.get(key) != data}
+            blocks.write(store, other)
+        except OSError as error:
+            raise files.explained(error, self.path) from error
+        damaged = [key for key in other if hashlib.sha256(there.get(key, b"")).hexdigest() != known.get(key)]
+        if damaged:
+            named = ", ".join(damaged[:3]) + (", ..." if len(damaged) > 3 else "")
+            warnings.warn(f"{self.path} was damaged and is mended: {named}", UserWarning, stacklevel=2)
 
     def forget(self, members: Sequence[int]) -> None:
         """Of members that start anew nothing is there."""
@@ -166,13 +214,24 @@ class Results:
     def _region(self, block: int) -> slice:
         return slice(block * self._bins, min((block + 1) * self._bins, len(self.plan.ends)))
 
-    def _file(self, name: str, block: int) -> Path:
+    def _file(self, block: int) -> str:
+        return ".".join([*["0"] * (len(self._shape) - 1), str(block)])
+
+    def _array(self, name: str) -> Directory:
+        """The folder of a variable's blocks."""
+        assert self._run is not None
         assert self.path is not None
-        return self.path / name / ".".join([*["0"] * (len(self._shape) - 1), str(block)])
+        store = self._run.child(self.path.name)
+        array = None if store is None else store.child(name)
+        if array is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path / name))
+        return array
 
 
 def open(run: Path | str) -> xarray.Dataset:
     """The results of a run directory, also while a sweep is writing them: what is not there yet is NaN.
+
+    Nothing that the directory holds is run or imported, and no link in it is followed.
 
     Args:
         run: the ``out`` of :func:`fcbp.sweep`.
@@ -181,55 +240,91 @@ def open(run: Path | str) -> xarray.Dataset:
         A dataset in memory, with the swept names and ``step`` as dimensions; its ``to_dataframe()`` is the tidy table.
 
     Raises:
-        ValueError: there is no run, or part of its results is damaged.
+        ValueError: there is no run, or part of its results is damaged or missing.
     """
-    xarray = need("xarray")
-    path = Path(run)
-    if not (path / STORE / ".zgroup").is_file():
-        raise ValueError(f"run is {str(path)!r}, which holds no {STORE}; expected the directory of a sweep")
+    need("xarray")
+    directory = run_directory(run, STORE)
+    path = directory.path
+    # What says how much is there is read before what is there.
+    config, plan = (files.read_sealed(directory, name) for name in (CONFIG, PLAN))
+    store = directory.child(STORE)
+    assert store is not None
     try:
-        data = xarray.open_zarr(path / STORE, consolidated=False).load()
+        found = blocks.read(store, _arrays(plan))
+        _check(found, plan, everything=config.get("state") == "finished" or any(row["done"] for row in plan["chunks"]))
+        data = blocks.dataset(found)
     except Exception as error:
-        raise ValueError(
-            f"{path / STORE} is damaged ({error}); fcbp.resume({str(path)!r}) computes what is lost again"
-        ) from error
-    config = path / CONFIG
-    return data.assign_attrs(progress_attributes(files.read_json(config) if config.is_file() else {}))
+        raise ValueError(f"{path / STORE} is damaged ({error}); {_cure(path)}") from error
+    return data.assign_attrs(progress_attributes(config))
+
+
+def _arrays(plan: Mapping[str, Any]) -> list[str]:
+    """Names of a store's arrays."""
+    return list(dict.fromkeys(key.partition("/")[0] for key in plan["store"]["files"] if "/" in key))
+
+
+def _check(found: dict[str, bytes], plan: Mapping[str, Any], everything: bool) -> None:
+    """Check the files of a store.
+
+    Args:
+        found: by name; those that are none of the sweep's are taken out.
+        plan: the sweep's file.
+        everything: whether there is a bin of every block.
+
+    Raises:
+        ValueError: one is damaged, missing, or in the place of another.
+    """
+    derived = plan["store"]["files"]
+    for key, checksum in derived.items():
+        if key not in found:
+            raise ValueError(f"{key} is missing")
+        if hashlib.sha256(found[key]).hexdigest() != checksum:
+            raise ValueError(f"{key} is not as it was written")
+    values = {}
+    for name in plan["store"]["variables"]:
+        described = json.loads(found[f"{name}/.zarray"])
+        counts = [-(-size // chunk) for size, chunk in zip(described["shape"], described["chunks"], strict=True)]
+        for position in itertools.product(*map(range, counts)):
+            key = f"{name}/{'.'.join(map(str, position))}"
+            if key not in found and not everything:
+                continue
+            if not blocks.is_sealed(plan["digest"], key, found.get(key)):
+                raise ValueError(f"{key} is {'changed' if key in found else 'missing'}")
+            values[key] = found[key]
+    for key in found.keys() - derived.keys() - values.keys():
+        del found[key]
+
+
+def _cure(path: Path) -> str:
+    return f"fcbp.resume({str(path)!r}) computes what is lost again"
+
+
+def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
+    """The directory of a run, by the name that a person gave.
+
+    Args:
+        run: the name.
+        holding: what it holds beside the configuration.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    path = files.expanded("run", run)
+    try:
+        directory = Directory(path)
+        missing = [name for name in (holding, CONFIG) if directory.kind(name) is None]
+    except (FileNotFoundError, NotADirectoryError):
+        missing = [holding, CONFIG]
+    if missing:
+        what = "expected the directory of a sweep" if CONFIG in missing else _cure(path)
+        raise ValueError(f"run is {str(path)!r}, which holds no {missing[0]}; {what}")
+    return directory
 
 
 def progress_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of a run's configuration what changes while it runs, as a dataset's attributes."""
     found = {name: config[name] for name in CHANGING if name in config}
     return {**found, **({"programs": json.dumps(config["programs"])} if "programs" in config else {})}
-
-
-def need(name: str) -> Any:
-    """The module of an extra.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ImportError(f"sweeps need {name}; install it with: pip install 'fcbp[sweep]'") from None
-
-
-def _open_array(path: Path) -> Any:
-    # Written even where all is NaN: a block that is missing is then one that was lost.
-    zarr = need("zarr")
-    if zarr.__version__ < "3":
-        return zarr.open_array(str(path), mode="r+", write_empty_chunks=True)
-    # The argument `config` is not heeded for arrays that exist.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(str(path), mode="r+")
-
-
-def _compression() -> dict[str, Any]:
-    numcodecs, zarr = need("numcodecs"), need("zarr")
-    codec = numcodecs.Zstd(level=3, checksum=True)
-    compressor = {"compressor": codec} if zarr.__version__ < "3" else {"compressors": [codec]}
-    return {"filters": [numcodecs.Shuffle(4)], **compressor}
 
 
 def _coordinate(values: Sequence[Any]) -> list[Any]:

@@ -38,14 +38,16 @@ class _Failed(NamedTuple):
 class _Worker:
     """A process that waits for chunks."""
 
-    def __init__(self, device: str, threads: int) -> None:
+    def __init__(self, device: str, threads: int, failed: int = 0) -> None:
         self.device = device
+        self.failed = failed
+        """Processes in this one's place that ended before they began."""
         self.chunk: Chunk | None = None
         self.ready = False
         self.connection, theirs = Pipe()
         path = os.pathsep.join(filter(None, sys.path))
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(threads)}
-        with theirs:
+        with theirs, _held_back():
             self.process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -53,9 +55,11 @@ class _Worker:
                 env=environment,
             )
 
-    def end(self) -> int:
+    def end(self, at_once: bool = False) -> int:
         """The exit status of a process that is over or that nobody needs any more."""
         self.connection.close()
+        if at_once:
+            self.process.kill()
         try:
             return self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
@@ -78,10 +82,11 @@ def run(
         RuntimeError: a process could not start, or died again and again with the same chunk.
     """
     number = min(len(places.devices), len(pending))
-    workers = [_Worker(device, places.threads) for device in places.devices[:number]]
+    workers: list[_Worker] = []
     deaths: Counter[int] = Counter()
     asked = False
     try:
+        workers += (_Worker(device, places.threads) for device in places.devices[:number])
         while (pending and not asked) or any(worker.chunk for worker in workers):
             if stop() and not asked:
                 asked = True
@@ -101,7 +106,8 @@ def run(
                 if message is None:
                     worker.ready = True
                 elif isinstance(message, _Failed):
-                    sys.stderr.write(message.report)
+                    with contextlib.suppress(AttributeError, OSError, ValueError):  # there may be no stderr
+                        sys.stderr.write(message.report)
                     raise message.error
                 else:
                     if isinstance(message, ENDINGS):
@@ -111,7 +117,7 @@ def run(
         for worker in workers:
             worker.connection.close()
         for worker in workers:
-            worker.end()
+            worker.end(at_once=not worker.ready)  # it imports, and has nothing to lose
 
 
 def _tell(worker: _Worker, message: Task | None) -> None:
@@ -123,10 +129,11 @@ def _replaced(worker: _Worker, pending: deque[Chunk], deaths: Counter[int], thre
     """A new process for one that died; its chunk goes on from its checkpoint."""
     status = worker.end()
     how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-    if not worker.ready:
+    failed = 0 if worker.ready else worker.failed + 1
+    if failed > RETRIES:
         raise RuntimeError(
-            f"a worker process ended {how} before it began; its message is above. It runs {sys.executable}, which must "
-            "be able to import fcbp"
+            f"a worker process ended {how} before it began, and so did {RETRIES} before it; what they said is above. "
+            f"They run {sys.executable}, which must be able to import fcbp"
         )
     if worker.chunk is not None:
         deaths[worker.chunk.id] += 1
@@ -136,13 +143,28 @@ def _replaced(worker: _Worker, pending: deque[Chunk], deaths: Counter[int], thre
                 "members; if the machine was out of memory, use fewer devices or a smaller members_at_once"
             )
         pending.appendleft(worker.chunk)
-    return _Worker(worker.device, threads)
+    return _Worker(worker.device, threads, failed)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""They are the parent's, which asks to stop."""
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals to a process that starts here wait until it has begun: Ctrl-C goes to all, and imports cannot take it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def serve(descriptor: int) -> None:
     """What a worker process does: run chunks until the other end of the connection is closed."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # they are the parent's, which asks to stop
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     connection = Connection(descriptor)
     programs: dict[Any, Any] = {}
     try:
