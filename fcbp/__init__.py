@@ -37,6 +37,7 @@ from fcbp.designs import grid, paired
 from fcbp.designs import paired as zip
 from fcbp.experiment import Experiment
 from fcbp.learner import LearnerHyperparams, make_learner
+from fcbp.program import Program
 from fcbp.sweeps import open, resume, sweep
 from fcbp.units import Slice, UnitGroup, find_units, forward_with_features
 
@@ -45,6 +46,7 @@ __all__ = [
     "Experiment",
     "Hyperparams",
     "LearnerHyperparams",
+    "Program",
     "Slice",
     "UnitGroup",
     "analysis",

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import optree
 import torch
-from jaxtyping import Bool, Float, Int32, Num
+from jaxtyping import Bool, Float, Int, Int32, Num
 from torch import Tensor
 
 from fcbp.cbp import CBPState, Hyperparams, bias_correction
@@ -29,11 +29,13 @@ from fcbp.cbp import CBPState, Hyperparams, bias_correction
 __all__ = [
     "Spectrum",
     "Summary",
+    "accuracy",
     "age_summary",
     "approximate_rank",
     "dead_units",
     "dormant_units",
     "effective_rank",
+    "error",
     "gradient_magnitude",
     "mature_fraction",
     "rank",
@@ -56,6 +58,30 @@ Activation = Float[Tensor, "*samples units"]
 def squared_error(output: Float[Tensor, "..."], targets: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     """Mean squared difference."""
     return (output - targets).square().mean()
+
+
+def accuracy(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """Fraction of the examples whose largest output is that of their class.
+
+    Args:
+        output: of a network, one number for each class.
+        targets: class indices.
+
+    Example:
+        >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+        tensor(0.5000)
+    """
+    return (output.argmax(-1) == targets).to(torch.float32).mean()
+
+
+def error(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """Fraction of the examples whose largest output is not that of their class: ``1 - accuracy``.
+
+    Example:
+        >>> error(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+        tensor(0.5000)
+    """
+    return (output.argmax(-1) != targets).to(torch.float32).mean()
 
 
 def dead_units(activation: Activation) -> Bool[Tensor, "units"]:

@@ -11,7 +11,7 @@ import torch
 
 import fcbp
 from fcbp import Experiment, experiment
-from fcbp.experiment import build_program
+from fcbp.experiment import assemble as build_program
 from fcbp.methods import METHODS, Kind
 
 
@@ -230,7 +230,7 @@ def test_a_method_by_object():
         ({"steps": 0}, "steps is 0"),
         ({"steps": 10, "bin": 11}, "bin is 11; expected at most steps, 10"),
         ({"metrics": ("efective_rank",)}, "metrics is 'efective_rank'.*'effective_rank'"),
-        ({"metrics": ("loss", "age")}, "metrics is 'loss'; expected one of age, approximate_rank, dead_units"),
+        ({"metrics": ("loss", "age")}, "metrics is 'loss'; expected one of accuracy, age, approximate_rank"),
         (
             {"metrics": ("rank", "saturated_units")},
             "metrics has 'saturated_units', which there is none of with .* relu units",

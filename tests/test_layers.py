@@ -14,12 +14,12 @@ ROOT = Path(fcbp.__file__).parent
 
 # A module imports only from lower layers and from its own; a package is one module here.
 LAYERS = [
-    {"random", "tree", "names", "concrete", "designs"},
+    {"random", "tree", "names", "concrete", "designs", "addresses"},
     {"units", "utility", "initializers", "losses"},
     {"cbp", "weights", "optim", "methods", "metrics"},
-    {"learner", "nets", "streams"},
+    {"learner", "nets", "streams", "program"},
     {"loop", "lanes"},
-    {"experiment", "sweep", "sweeps"},
+    {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
     {"plots", "cli"},
 ]

@@ -15,7 +15,7 @@ from fcbp import grid, lanes, paired, sweeps
 from fcbp.designs import Members
 from fcbp.experiment import EXPERIMENTS, Experiment, build_program
 from fcbp.experiment.measurements import PROBES
-from fcbp.sweeps import advance, chunk, population, probe
+from fcbp.sweeps import advance, chunk, execution, population, probe
 from fcbp.sweeps.execution import Execution
 
 MEASURED = ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank")
@@ -33,6 +33,11 @@ SEEDS, RATES = [0, 7, 3], [0.0, 0.02, 0.1]
 @functools.cache
 def results():
     return run(grid(seed=SEEDS, replacement_rate=RATES), experiment=QUICK)
+
+
+def seeds_and_numbers(runs):
+    """As a population takes its members."""
+    return [run.seed for run in runs], [run.numbers() for run in runs]
 
 
 def same(a, b):
@@ -185,15 +190,15 @@ def test_measurements_traced_are_the_same(chosen, monkeypatch):
     experiment = QUICK.replace(metrics=tuple(PROBES), **chosen)
     runs = [experiment.replace(seed=seed, step_size=step_size) for seed in (7, 3) for step_size in (0.01, 1e30)]
     side_by_side = population.population(build_program(runs), compile=False, device=None)
-    carry, _ = side_by_side.advance(side_by_side.start(runs, 4, 2), 30)
+    carry, _ = side_by_side.advance(side_by_side.start(*seeds_and_numbers(runs), 4, 2), 30)
     expected = side_by_side.probe(carry)
     assert expected["weight_magnitude"].isfinite().tolist() == [True, False, True, False]
     monkeypatch.setattr(probe, "TRACE_AFTER", 4)
     traces = []
     trace = probe.operations_of
     monkeypatch.setattr(probe, "operations_of", lambda *args: traces.append(args) or trace(*args))
-    for now in (carry, side_by_side.advance(carry, 7)[0], side_by_side.start(runs[:3], 3, 2)):
-        found, expected = side_by_side.probe(now), probe.Probe(side_by_side.probe.program).measure(now)
+    for now in (carry, side_by_side.advance(carry, 7)[0], side_by_side.start(*seeds_and_numbers(runs[:3]), 3, 2)):
+        found, expected = side_by_side.probe(now), side_by_side.probe.measure(now)
         assert set(found) == set(expected)
         for name in expected:
             np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
@@ -328,7 +333,13 @@ def test_weights_that_break_in_the_last_step_are_seen():
 def test_a_member_that_failed_once_counts_as_failed_from_there_on(monkeypatch):
     """Also where its numbers come back: parameters that a reset made finite again are no result of the method."""
     sick = iter([[False, False], [False, True], [False, False]])
-    monkeypatch.setattr(chunk, "is_broken", lambda loss, learners: torch.tensor(next(sick)))
+    made = chunk.population_of
+
+    def sometimes_sick(*args):
+        return made(*args)._replace(failed=lambda carry, sums: torch.tensor(next(sick)))
+
+    monkeypatch.setattr(chunk, "population_of", sometimes_sick)
+    monkeypatch.setattr(execution, "population_of", sometimes_sick)
     data = run(grid(seed=[0, 1]), experiment=QUICK)
     for name in VARIABLES:
         np.testing.assert_array_equal(data[name].isnull(), [[False, False, False], [False, True, True]])
@@ -527,7 +538,7 @@ def test_members_put_in_another_order_see_their_own_examples(monkeypatch):
     runs = [QUICK.replace(seed=seed) for seed in (7, 3)]
     rows = torch.tensor([1, 0])
     side_by_side = population.population(build_program(runs), compile=True, device=None)
-    carry, _ = side_by_side.advance(side_by_side.start(runs, 2, 2), 20)
+    carry, _ = side_by_side.advance(side_by_side.start(*seeds_and_numbers(runs), 2, 2), 20)
     assert side_by_side.piece(carry) == 50
     _, found = side_by_side.advance(population.select(carry, rows), 20)
     _, expected = side_by_side.advance(carry, 20)

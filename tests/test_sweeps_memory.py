@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import fcbp
-from fcbp.experiment import build_program
+from fcbp.experiment import ExperimentMaker, build_program
 from fcbp.sweeps import advance, memory, plan, population
 from fcbp.sweeps.chunk import Advanced, Split
 from fcbp.sweeps.execution import Execution, Interrupted
@@ -67,16 +67,17 @@ def test_the_last_chunk_is_padded(sizes):
 def test_chunks_are_what_the_free_memory_holds(whole, sizes, monkeypatch):
     program = build_program([EXPERIMENT])
     side_by_side = population.population(program, compile=False, device="cpu")
-    two = side_by_side.start([EXPERIMENT, EXPERIMENT.replace(seed=1)], 2, 2)
-    per_member = memory.COPIES * advance.size_of((two.learners, two.hyper)) // 2
+    two = side_by_side.start([0, 1], [EXPERIMENT.numbers()] * 2, 2, 2)
+    per_member = memory.COPIES * advance.size_of((two.members, two.settings)) // 2
     per_member += advance.size_of(two.problem) // 2
     free = (2 * memory.PIECE_BYTES + 2.5 * per_member) / memory.USED
     monkeypatch.setattr(memory, "available", lambda device: free)
     equal(sweep(), whole)
     assert {size for size, _ in sizes} == {2}
-    assert memory.members_that_fit(side_by_side, [EXPERIMENT], "cpu", workers=2) == 1
+    member = (0, EXPERIMENT.numbers())
+    assert memory.members_that_fit(side_by_side, [member], "cpu", workers=2) == 1
     monkeypatch.setattr(memory, "available", lambda device: 0)
-    assert memory.members_that_fit(side_by_side, [EXPERIMENT], "cpu") == 1
+    assert memory.members_that_fit(side_by_side, [member], "cpu") == 1
 
 
 def test_on_cuda_what_members_take_is_measured(monkeypatch):
@@ -102,7 +103,9 @@ def test_free_memory_of_this_machine():
     ],
 )
 def test_members_are_divided_evenly(members, at_once, workers, expected):
-    divided = plan.divide(plan.Plan(EXPERIMENT, fcbp.grid(seed=range(members)), 10, 10, False), [at_once], workers)
+    divided = plan.divide(
+        plan.Plan(ExperimentMaker(EXPERIMENT), fcbp.grid(seed=range(members)), 10, 10, False), [at_once], workers
+    )
     assert [len(chunk.members) for chunk in divided] == expected
     assert list(itertools.chain(*(chunk.members for chunk in divided))) == list(range(members))
     assert [chunk.id for chunk in divided] == list(range(len(expected)))
@@ -111,7 +114,7 @@ def test_members_are_divided_evenly(members, at_once, workers, expected):
 
 def test_programs_have_chunks_of_their_own():
     members = fcbp.grid(activation=["relu", "tanh"], seed=range(3))
-    divided = plan.divide(plan.Plan(EXPERIMENT, members, 10, 10, False), [2, 2])
+    divided = plan.divide(plan.Plan(ExperimentMaker(EXPERIMENT), members, 10, 10, False), [2, 2])
     assert [(chunk.group, chunk.members) for chunk in divided] == [
         (0, (0, 1)), (0, (2,)), (1, (3, 4)), (1, (5,)),
     ]  # fmt: skip

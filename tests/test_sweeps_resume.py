@@ -55,7 +55,7 @@ def same(out, undisturbed):
     assert found.keys() == expected.keys()
     assert found == expected
     assert fcbp.sweeps.state(out) == "finished"
-    assert sorted(path.name for path in out.iterdir()) == ["config.json", "plan.json", store.STORE]
+    assert sorted(path.name for path in out.iterdir()) == ["config.json", "experiment.yaml", "plan.json", store.STORE]
 
 
 class Enough(BaseException):

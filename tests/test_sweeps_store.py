@@ -11,7 +11,7 @@ import torch
 import xarray
 
 import fcbp
-from fcbp.experiment import build_program
+from fcbp.experiment import ExperimentMaker, assemble
 from fcbp.sweeps import execution, folder, store
 from fcbp.sweeps.chunk import Measured
 from fcbp.sweeps.execution import Execution
@@ -19,7 +19,7 @@ from fcbp.sweeps.plan import Plan
 from fcbp.sweeps.store import Results
 
 EXPERIMENT = fcbp.Experiment(maturity_threshold=5, replacement_rate=0.1, steps=30, bin=10)
-MEASURED = list(build_program([EXPERIMENT]).measurements)
+MEASURED = assemble([EXPERIMENT]).measurements
 MEMBERS = {"seed": [3, 4], "activation": ["relu", "tanh"], "replacement_rate": [0.1, 0.2]}
 
 
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
 
 
 def results_of(members, steps, bin, path=None):
-    plan = Plan(EXPERIMENT.replace(steps=steps), members, steps, bin, False)
+    plan = Plan(ExperimentMaker(EXPERIMENT.replace(steps=steps)), members, steps, bin, False)
     return Results(plan, MEASURED, path)
 
 
@@ -117,14 +117,14 @@ BACKPROP = fcbp.Experiment(method="bp", steps=10, bin=5)
 )
 def test_every_design_comes_back(experiment, members, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fcbp.sweeps.run.surprises", lambda *args: [])
+        patch.setattr(ExperimentMaker, "surprises", lambda *args: [])
         results = sweep(tmp_path, members, experiment)
     assert fcbp.open(tmp_path).identical(results)
     opened = folder.Folder(tmp_path)
     plan = folder.read_plan(opened)
     folder.check_same(opened, plan)
     opened.release()
-    assert plan.experiment == experiment
+    assert plan.maker.base == experiment
     assert plan.members == members
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import fcbp
+from fcbp.experiment import ExperimentMaker
 from fcbp.sweeps import chunk, cluster, places, workers
 from fcbp.sweeps.chunk import Advanced
 from fcbp.sweeps.execution import Execution, Interrupted
@@ -310,15 +311,15 @@ def test_a_ray_worker_without_the_package_and_ctrl_c(ray, in_chunks, gate, monke
 
 def test_a_ray_worker_builds_a_program_once(ray, monkeypatch):
     built = []
-    build = chunk.build_program
-    monkeypatch.setattr(chunk, "build_program", lambda *args: (built.append(args), build(*args))[1])
+    build = chunk.population_of
+    monkeypatch.setattr(chunk, "population_of", lambda *args: (built.append(args), build(*args))[1])
     monkeypatch.setattr(ray, "get", lambda answer: answer)
     told = []
     mailbox = SimpleNamespace(
         saved=SimpleNamespace(remote=lambda number: None),
         post=SimpleNamespace(remote=lambda events: told.extend(events)),
     )
-    runs = Plan(EXPERIMENT, fcbp.grid(**MEMBERS), 20, 10, False)
+    runs = Plan(ExperimentMaker(EXPERIMENT), fcbp.grid(**MEMBERS), 20, 10, False)
     for digest, number in {"one": 1, "another": 2}.items():
         for part in divide(runs, [7]):
             cluster.work(chunk.Task(runs, part, None, digest, "cpu", 1, 60.0), mailbox)

@@ -7,7 +7,20 @@
 [({'step_size': 0.003}, False), ({'step_size': 0.03}, True)]
 """
 
-from fcbp.analysis.members import ROWS, Setting, apart, describe, identity, is_unset, others, settings, show
+from fcbp.analysis.members import (
+    BINS,
+    ROWS,
+    Setting,
+    apart,
+    bins_of,
+    describe,
+    identity,
+    is_unset,
+    main_variable,
+    others,
+    settings,
+    show,
+)
 from fcbp.analysis.numbers import (
     COUNTS,
     LEVEL,
@@ -21,9 +34,10 @@ from fcbp.analysis.numbers import (
     experiment_of,
     summary,
 )
-from fcbp.analysis.tables import columns, differences_table, ranking, table, times
+from fcbp.analysis.tables import columns, differences_table, label, ranking, table, times
 
 __all__ = [
+    "BINS",
     "COUNTS",
     "LEVEL",
     "ROWS",
@@ -32,6 +46,7 @@ __all__ = [
     "Setting",
     "apart",
     "best_of_each",
+    "bins_of",
     "bootstrap",
     "by_seed",
     "columns",
@@ -42,6 +57,8 @@ __all__ = [
     "experiment_of",
     "identity",
     "is_unset",
+    "label",
+    "main_variable",
     "others",
     "ranking",
     "settings",

@@ -13,11 +13,38 @@ from fcbp.designs import plain
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["ROWS", "Setting", "apart", "describe", "identity", "is_unset", "others", "settings", "show"]
+__all__ = [
+    "BINS",
+    "ROWS",
+    "Setting",
+    "apart",
+    "bins_of",
+    "describe",
+    "identity",
+    "is_unset",
+    "main_variable",
+    "others",
+    "settings",
+    "show",
+]
 
 Setting = dict[str, Any]
 ROWS = ("member", "setting")
 """Dimensions along which settings are listed, each a coordinate of its own."""
+
+
+BINS = ("step", "task")
+"""Dimensions of the bins of a run, of which results have one."""
+
+
+def bins_of(results: xarray.Dataset | xarray.DataArray) -> str:
+    """The dimension of the bins: ``"step"``, or ``"task"`` where each bin is a task."""
+    return next((name for name in BINS if name in results.dims), "step")
+
+
+def main_variable(results: xarray.Dataset) -> str:
+    """The variable that settings are judged by where none is named: ``"loss"``, or the first that was measured."""
+    return "loss" if "loss" in results.data_vars else str(next(iter(results.data_vars)))
 
 
 def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> Iterator[tuple[Setting, Setting]]:
@@ -27,7 +54,7 @@ def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> 
         results: a sweep's.
         over: the dimension that settings are averaged over.
     """
-    dims = [str(dim) for dim in results.dims if dim not in (over, "step")]
+    dims = [str(dim) for dim in results.dims if dim not in (over, *BINS)]
     names = apart(results, over)
     for index in itertools.product(*(range(results.sizes[dim]) for dim in dims)):
         at = dict(zip(dims, index, strict=True))
@@ -39,7 +66,7 @@ def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> lis
 
     A setting that only one method has, and always with one value, says no more than the method does.
     """
-    names = [str(dim) for dim in results.dims if dim not in (over, "step", *ROWS) and results.sizes[dim] > 1]
+    names = [str(dim) for dim in results.dims if dim not in (over, *BINS, *ROWS) and results.sizes[dim] > 1]
     for dim in ROWS:
         if results.sizes.get(dim, 1) > 1:
             listed = {str(n): v.values.astype(str) for n, v in results.coords.items() if v.dims == (dim,) and n != dim}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from fcbp.analysis.members import Setting, settings
+from fcbp.analysis.members import Setting, bins_of, main_variable, settings
 
 if TYPE_CHECKING:
     import xarray
@@ -38,9 +38,10 @@ COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
 def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
     """The mean over the last bins; NaN where a member failed before the end."""
     _check_fraction(last)
-    bins = max(1, round(last * values.sizes["step"]))
+    dimension = bins_of(values)
+    bins = max(1, round(last * values.sizes[dimension]))
     # A member that failed has NaN at the end, and its mean says so.
-    return values.isel(step=slice(-bins, None)).mean("step", skipna=False, keep_attrs=True)
+    return values.isel({dimension: slice(-bins, None)}).mean(dimension, skipna=False, keep_attrs=True)
 
 
 def bootstrap(values: Float[np.ndarray, "seeds"], *, level: float = LEVEL, key: int = 0) -> tuple[float, float]:
@@ -90,6 +91,8 @@ class Row:
     """Seeds that became NaN."""
     best: bool = False
     """Whether it is the best, of its method where there are several."""
+    higher: bool = False
+    """Whether the best are those of the highest end."""
 
     @property
     def method(self) -> Any:
@@ -97,39 +100,45 @@ class Row:
         return self.setting.get("method")
 
 
-def summary(results: xarray.Dataset, variable: str = "loss", *, last: float = 0.2) -> list[Row]:
-    """A row for every setting, in the order of the results; lower is better.
+def summary(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> list[Row]:
+    """A row for every setting, in the order of the results; lower is better, but of an accuracy.
 
     The best are chosen by the same seeds that their errors are of, so of many settings the best looks a little better
     than it is.
 
     Args:
         results: what :func:`fcbp.sweep` or :func:`fcbp.open` gave.
-        variable: by which settings are judged.
+        variable: by which settings are judged; by default the loss, or the first variable where there is none.
         last: the fraction of the run that counts as its end, and as its start.
 
     Raises:
         ValueError: ``variable`` is not in ``results``, or ``last`` is no fraction.
     """
     _check_fraction(last)
+    named, variable = variable is not None, variable or main_variable(results)
     if variable not in results.data_vars:
         raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
-    bins = max(1, round(last * results.sizes["step"]))
+    bins = max(1, round(last * results.sizes[bins_of(results)]))
     rows = [_row(results.isel(at), setting, at, variable, last, bins) for at, setting in settings(results)]
-    best = {method: _best(row for row in rows if row.method == method) for method in {row.method for row in rows}}
-    several = len(rows) > 1
-    return [dataclasses.replace(row, best=several and row is best[row.method]) for row in rows]
+    higher = variable.endswith("accuracy")
+    best = {
+        method: _best((row for row in rows if row.method == method), higher) for method in {row.method for row in rows}
+    }
+    # Of a program's own variable nobody knows which end is good.
+    several = len(rows) > 1 and (named or variable == "loss")
+    return [dataclasses.replace(row, best=several and row is best[row.method], higher=higher) for row in rows]
 
 
 def _row(chosen: xarray.Dataset, setting: Setting, at: Setting, variable: str, last: float, bins: int) -> Row:
     ends = np.atleast_1d(end_of_run(chosen[variable], last).values).astype(float)
     good = ends[np.isfinite(ends)]
     low, high = bootstrap(good)
-    counts = {name: float(chosen[name].sum("step").mean()) for name in COUNTS if name in chosen}
+    dimension = bins_of(chosen)
+    counts = {name: float(chosen[name].sum(dimension).mean()) for name in COUNTS if name in chosen}
     return Row(
         setting,
         at,
-        start=float(chosen[variable].isel(step=slice(0, bins)).mean()),
+        start=float(chosen[variable].isel({dimension: slice(0, bins)}).mean()),
         end=float(good.mean()) if good.size else float("nan"),
         error=float(good.std(ddof=1) / np.sqrt(good.size)) if good.size > 1 else float("nan"),
         low=low,
@@ -140,15 +149,17 @@ def _row(chosen: xarray.Dataset, setting: Setting, at: Setting, variable: str, l
     )
 
 
-def _best(rows: Any) -> Row | None:
-    return min((row for row in rows if np.isfinite(row.end)), key=lambda row: row.end, default=None)
+def _best(rows: Any, higher: bool = False) -> Row | None:
+    sign = -1 if higher else 1
+    return min((row for row in rows if np.isfinite(row.end)), key=lambda row: sign * row.end, default=None)
 
 
 def best_of_each(rows: Sequence[Row]) -> list[Row]:
     """The best setting of each method, the best method first; those that failed altogether last."""
     by_method = {row.method: row for row in rows}  # of a method that failed altogether: any
     by_method |= {row.method: row for row in rows if row.best}
-    return sorted(by_method.values(), key=lambda row: (not np.isfinite(row.end), row.end))
+    higher = rows[0].higher if rows else False
+    return sorted(by_method.values(), key=lambda row: (not np.isfinite(row.end), -row.end if higher else row.end))
 
 
 @dataclass(frozen=True)
@@ -171,15 +182,16 @@ class Difference:
 
 
 def compare(
-    first: xarray.Dataset, second: xarray.Dataset, variable: str = "loss", *, last: float = 0.2
+    first: xarray.Dataset, second: xarray.Dataset, variable: str | None = None, *, last: float = 0.2
 ) -> list[Difference]:
     """Paired differences between two runs, over the seeds of both: of their best settings, then of those of both.
 
     Raises:
         ValueError: ``variable`` is not in both, or they have no seed in common.
     """
+    variable = variable or main_variable(first)
     sides = [(results, summary(results, variable, last=last)) for results in (first, second)]
-    best = [_best(rows) or rows[0] for _, rows in sides]
+    best = [_best(rows, variable.endswith("accuracy")) or rows[0] for _, rows in sides]
     pairs = [(best[0], best[1])]
     pairs += [(a, b) for a in sides[0][1] for b in sides[1][1] if a.setting == b.setting and (a, b) != pairs[0]]
     return [_difference((first, a), (second, b), variable, last) for a, b in pairs]

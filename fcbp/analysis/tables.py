@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcbp.analysis.members import describe, others, show
+from fcbp.analysis.members import describe, main_variable, others, show
 from fcbp.analysis.numbers import COUNTS, LEVEL, Difference, Row, best_of_each, summary
 
 if TYPE_CHECKING:
@@ -18,18 +18,20 @@ __all__ = ["columns", "differences_table", "ranking", "table", "times"]
 
 
 def table(results: xarray.Dataset) -> str:
-    """A line for each setting: loss at the start and at the end of the run, and what happened to its units.
+    """A line for each setting: the loss, or the first variable, at the start and at the end of the run, and what
+    happened to its units.
 
     Errors are means over seeds, the last with its standard error and its 95% bootstrap interval; the best is marked, of
     each method where there are several.
     """
     rows = summary(results)
+    what = label(results)
     names = list(dict.fromkeys(name for row in rows for name in row.setting))
     methods = len({row.method for row in rows}) > 1
     marks = [(f"best {row.method}" if methods else "best") if row.best else "" for row in rows]
     return columns(
         {name: [show(row.setting[name]) if name in row.setting else "" for row in rows] for name in names}
-        | _measured(rows)
+        | _measured(rows, what)
         | {"": marks}
     )
 
@@ -37,10 +39,11 @@ def table(results: xarray.Dataset) -> str:
 def ranking(results: xarray.Dataset) -> str:
     """Each method at its best, the best first."""
     rows = best_of_each(summary(results))
+    what = label(results)
     return columns(
         {"": [str(i + 1) for i in range(len(rows))], "method": [str(row.method) for row in rows]}
         | {"at its best": [describe(others(row.setting)) or "-" for row in rows]}
-        | _measured(rows)
+        | _measured(rows, what)
     )
 
 
@@ -64,12 +67,17 @@ def _told(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else show(value)
 
 
-def _measured(rows: Sequence[Row]) -> dict[str, list[str]]:
+def label(results: xarray.Dataset) -> str:
+    """The name of the main variable."""
+    return main_variable(results).replace("_", " ")
+
+
+def _measured(rows: Sequence[Row], what: str) -> dict[str, list[str]]:
     ends = [abs(row.end) for row in rows if np.isfinite(row.end) and row.end]
     digits = max(3, 2 - int(np.floor(np.log10(min(ends))))) if ends else 3
     cells = {
-        "loss, first fifth": [f"{row.start:.{digits}f}" for row in rows],
-        "loss, last fifth": [
+        f"{what}, first fifth": [f"{row.start:.{digits}f}" for row in rows],
+        f"{what}, last fifth": [
             f"{row.end:.{digits}f}" + (f" ± {row.error:.{digits}f}" if np.isfinite(row.error) else "") for row in rows
         ],
     }

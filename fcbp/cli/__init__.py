@@ -1,9 +1,9 @@
 """The ``fcbp`` command.
 
-``fcbp run NAME`` runs an experiment, named or in a YAML file (several values after a flag sweep it; several methods are
-compared), ``fcbp resume RUN`` goes on with a run, ``fcbp ls`` tells which there are, ``fcbp plot RUN`` draws its
-pictures again, ``fcbp compare RUN RUN`` tells how two differ, and ``fcbp export RUN --tensorboard DIR`` writes it for
-TensorBoard.
+``fcbp run NAME`` runs an experiment or a program, named, in a YAML file, or of your own (``mine.py:experiment``).
+Several values after a flag sweep it, several methods are compared. ``fcbp resume RUN`` goes on with a run, ``fcbp ls``
+tells which there are, ``fcbp plot RUN`` draws its pictures again, ``fcbp compare RUN RUN`` tells how two differ, and
+``fcbp export RUN --tensorboard DIR`` writes it for TensorBoard.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import io
 import sys
 
-from fcbp.cli.flags import run_arguments
+from fcbp.cli.flags import flags_of, run_arguments
 from fcbp.cli.run import run
 from fcbp.cli.runs import COMMANDS
+from fcbp.cli.subject import Subject, subject_of
+from fcbp.experiment import Experiment
 
 __all__ = ["main"]
 
@@ -35,17 +37,20 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without some sign loses no results
-    kinds = run_arguments()
-    positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}},
-        prog="fcbp",
-        description="Continual Backpropagation, vmapped over seeds and settings.",
-        args=arguments,
-        sort_subcommands=False,
-    )
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        return run(command) if isinstance(command, kinds) else command()
+        subject = (subject_of(words[1:]) if words[:1] == ["run"] else None) or Subject(Experiment(), {}, ())
+        flags = flags_of(subject.given, subject.own)
+        kinds = run_arguments(flags)
+        positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}},
+            prog="fcbp",
+            description="Continual Backpropagation, vmapped over seeds and settings.",
+            args=words,
+            sort_subcommands=False,
+        )
+        return run(command, flags) if isinstance(command, kinds) else command()
     except OSError as error:
         print(f"fcbp: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
         return 2

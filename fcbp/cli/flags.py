@@ -1,4 +1,4 @@
-"""The flags of ``fcbp run``: one for every setting of an experiment and of any part."""
+"""The flags of ``fcbp run``: one for every setting of an experiment and of any part, or of a program."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import functools
 import inspect
 import itertools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from fcbp import experiment as experiments
-from fcbp.experiment import parts
+from fcbp.experiment import Experiment, parts
+from fcbp.experiment.parts import Part
 from fcbp.methods import METHODS
+from fcbp.program import Program
+from fcbp.sweeps.makers import FunctionMaker
 
-__all__ = ["Unset", "given", "run_arguments"]
+__all__ = ["Flag", "Unset", "flags_of", "given", "run_arguments"]
 
-ONE_VALUE = ("hidden", "metrics")
-"""Settings that are several values themselves."""
 LENGTHS = ("steps", "bin")
 """Settings of the whole run, which cannot be swept."""
 
@@ -31,20 +33,93 @@ class Unset(tuple):
 UNSET = Unset()
 
 
-def run_arguments() -> type:
-    """A dataclass with a flag for every setting."""
+@dataclass(frozen=True)
+class Flag:
+    """A setting on the command line."""
+
+    name: str
+    kind: type
+    """Of one value."""
+    help: str
+    default: str
+    """In words."""
+    several: bool = False
+    """Whether one value of the setting is several words."""
+
+    @property
+    def field(self) -> str:
+        return self.name.replace(".", "__")
+
+    @property
+    def dashed(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+def flags_of(subject: Experiment | FunctionMaker, own: Sequence[Part] = ()) -> list[Flag]:
+    """A flag for every setting: of an experiment and of any part, or of a program.
+
+    Args:
+        subject: what is run.
+        own: parts of the user's own, whose settings have flags as well.
+    """
+    if not isinstance(subject, Experiment):
+        return _flags_of_program(subject)
+    documents, sequences = _documents(own), _sequences(own)
+    all_parts = [*own, *parts.every()]
+    flags = [
+        Flag(
+            name,
+            _kind(name, default, all_parts),
+            documents.get(name, ""),
+            _default(name, default, all_parts),
+            name in sequences,
+        )
+        for name, default in experiments.setting_names(*own).items()
+        if name != "seed"
+    ]
+    return flags + [
+        Flag(full, _kind(name, part.defaults[name], [part]), documents.get(name, ""), _text(part.defaults[name]))
+        for part in own
+        for name, full in subject.number_names(part).items()
+        if full != name
+    ]
+
+
+def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
+    documents = {} if isinstance(maker.function, Program) else _arguments(maker.function)
+    flags = [Flag("steps", int, "steps of every member", "must be given"), Flag("bin", str, BIN, "a fiftieth")]
+    for name, default in maker.defaults.items():
+        if default is inspect.Parameter.empty:
+            raise ValueError(
+                f"program is {maker.name!r}, whose option {name!r} has no default; give it one to run it from here"
+            )
+        kind = type(default[0]) if isinstance(default, tuple) and default else type(default)
+        kind = str if default is None or kind in (tuple, list) else kind
+        flags.append(Flag(name, kind, documents.get(name, ""), _text(default), isinstance(default, (tuple, list))))
+    program = maker.make([{}])
+    for name, value in program.numbers.items():
+        flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
+    return flags
+
+
+BIN = "steps averaged into one value, or task"
+
+
+def run_arguments(flags: Sequence[Flag]) -> type:
+    """A dataclass with a field for every flag of ``fcbp run``."""
     import tyro
 
-    def flag(kind: Any, help: str, default: str) -> Any:
-        return Annotated[kind, tyro.conf.arg(help=help, help_behavior_hint=f"({default})")]
+    def flag(kind: Any, help: str, default: str, name: str | None = None) -> Any:
+        return Annotated[kind, tyro.conf.arg(name=name, help=help, help_behavior_hint=f"({default})")]
 
-    names = f"one of: {', '.join(experiments.EXPERIMENTS)}; or a YAML file"
+    names = f"one of: {', '.join(experiments.EXPERIMENTS)}; or a YAML file; or module:name or file.py:name"
     fields: list[tuple[str, Any, Any]] = [
         ("experiment", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=names)], dataclasses.MISSING),
         ("seeds", flag(int | None, "number of seeds, from 0 on", "10"), None),
         ("grid", flag(bool, "try each method over its small grid of the numbers that are not given", "True"), True),
         ("out", flag(Path | None, "run directory, new or empty", "runs/NAME-TIME"), None),
         ("resume", flag(bool, "go on with the run in --out, where there is one", "False"), False),
+        ("accept_changes", flag(bool, "go on although the source of a part has changed", "False"), False),
         ("compile", flag(bool | None, "compile the loop", "where it pays back"), None),
         ("device", flag(str | None, "cpu or cuda", "cpu"), None),
         ("devices", flag(tuple[str, ...], "all, a number of processes, or names", "one, in this process"), UNSET),
@@ -53,10 +128,13 @@ def run_arguments() -> type:
         ("members_at_once", flag(int | None, "the most members side by side", "what fits into memory"), None),
         ("checkpoint_every", flag(float, "seconds between two checkpoints", "60"), 60.0),
     ]
-    documents = _documents()
-    for name, default in experiments.setting_names().items():
-        if name != "seed":
-            fields.append((name, flag(_kind(name, default), documents.get(name, ""), _default(name, default)), UNSET))
+    taken = {name for name, *_ in fields}
+    for one in flags:
+        if one.name in taken:
+            raise ValueError(f"setting is {one.name!r}, which is a flag of `fcbp run`; expected another name")
+        many: Any = tuple[one.kind, ...]
+        dashed = one.dashed.removeprefix("--") if "." in one.name else None
+        fields.append((one.field, flag(many, one.help, one.default, dashed), UNSET))
     arguments = dataclasses.make_dataclass(
         "Run",
         [
@@ -65,52 +143,82 @@ def run_arguments() -> type:
         ],
     )
     arguments.__doc__ = (
-        "Run an experiment; several values after a flag sweep it, and several methods are compared, each at its best."
+        "Run an experiment or a program; several values after a flag sweep it, and several methods are compared, each "
+        "at its best."
     )
     return arguments
 
 
-def given(arguments: Any) -> dict[str, tuple[Any, ...]]:
+def given(arguments: Any, flags: Sequence[Flag]) -> dict[str, tuple[Any, ...]]:
     """The values of every setting that is on the command line.
 
     Raises:
         ValueError: a flag has no value, or one of the whole run has several.
     """
     found: dict[str, tuple[Any, ...]] = {}
-    for name in experiments.setting_names():
-        values = getattr(arguments, name, UNSET)
+    for flag in flags:
+        values = getattr(arguments, flag.field, UNSET)
         if isinstance(values, Unset):
             continue
-        dashed = f"--{name.replace('_', '-')}"
-        if name in ONE_VALUE:
+        if flag.several:
             values = (tuple(values),)
         if not values:
-            raise ValueError(f"{dashed} has no value; expected at least one")
-        if name in LENGTHS and len(values) > 1:
-            raise ValueError(f"{dashed} has {len(values)} values; expected one for all members")
-        found[name] = values
+            raise ValueError(f"{flag.dashed} has no value; expected at least one")
+        if flag.name in LENGTHS and len(values) > 1:
+            raise ValueError(f"{flag.dashed} has {len(values)} values; expected one for all members")
+        found[flag.name] = tuple(map(_bin, values)) if flag.name == "bin" else values
     return found
 
 
-def _kind(name: str, default: Any) -> Any:
-    if name in ONE_VALUE:
-        return tuple[type(default[0]), ...]  # type: ignore[misc]
+def _bin(value: str) -> int | str:
+    if value == "task":
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"--bin is {value!r}; expected a number of steps, or task") from None
+
+
+def _kind(name: str, default: Any, all_parts: Sequence[Part]) -> type:
     if name in LENGTHS:
-        return tuple[int, ...]
-    if any(name in part.numbers for part in parts.every()):
-        return tuple[float, ...]
-    return tuple[str if default is None else type(default), ...]  # type: ignore[misc]
+        return int if name == "steps" else str
+    if isinstance(default, tuple):
+        return type(default[0]) if default else int
+    if any(name in part.numbers for part in all_parts):
+        return float
+    if name == "edges":
+        return int
+    return str if default is None or not isinstance(default, (bool, int, float)) else type(default)
 
 
-def _default(name: str, default: Any) -> str:
+def _sequences(own: Sequence[Part]) -> set[str]:
+    """Settings of which one value is several words: by their default, or by what the builder's annotation says."""
+    found = {name for name, default in experiments.setting_names(*own).items() if isinstance(default, tuple)}
+    for part in (*own, *parts.every()):
+        for name in part.options:
+            annotation = str(_signature(part.build).get(name, ""))
+            if "Sequence" in annotation or "tuple[" in annotation:
+                found.add(name)
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _signature(build: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a builder's parameters."""
+    try:
+        return {name: p.annotation for name, p in inspect.signature(build).parameters.items()}
+    except (TypeError, ValueError):
+        return {}
+
+
+def _default(name: str, default: Any, all_parts: Sequence[Part]) -> str:
     """The default of every part that has the setting, where they differ by part."""
-    readers = [part for part in parts.every() if name in part.defaults]
+    readers = [part for part in all_parts if name in part.defaults]
     values = {part.name: part.defaults[name] for part in readers}
-    if len({str(value) for value in values.values()}) > 1:
+    is_field = name in {f.name for f in dataclasses.fields(Experiment)}
+    if len({str(value) for value in values.values()}) > 1 and not is_field:
         return ", ".join(f"{part}: {_text(value)}" for part, value in values.items())
-    if name in {f.name for f in dataclasses.fields(experiments.Experiment)}:
-        return _text(default)
-    return f"{', '.join(values)}: {_text(default)}"
+    return _text(default) if is_field else f"{', '.join(values)}: {_text(default)}"
 
 
 def _text(value: Any) -> str:
@@ -124,10 +232,11 @@ def _text(value: Any) -> str:
 # --- what the settings mean ------------------------------------------------------------------------------
 
 
-def _documents() -> dict[str, str]:
+def _documents(own: Sequence[Part]) -> dict[str, str]:
     """What each setting means, from where it is documented."""
     found = {f.name: str(f.metadata.get("help", "")) for f in dataclasses.fields(experiments.Experiment)}
-    builders = [*experiments.STREAMS.values(), *experiments.NETWORKS.values()]
+    builders = [part.build for part in own]
+    builders += [kind.build for table in (experiments.STREAMS, experiments.NETWORKS) for kind in table.values()]
     builders += [kind.build for kind in METHODS.values()]
     for build in builders:
         for name, text in _arguments(build).items():

@@ -8,17 +8,19 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcbp import analysis, designs, sweeps
+from fcbp import addresses, analysis, designs, sweeps
 from fcbp import experiment as experiments
-from fcbp.cli.flags import given
+from fcbp.cli.flags import LENGTHS, Flag, given
+from fcbp.cli.subject import read
 from fcbp.designs import Members
 from fcbp.experiment import Experiment, parts
 from fcbp.sweeps.files import expanded, fresh
+from fcbp.sweeps.makers import FunctionMaker
 
 if TYPE_CHECKING:
     import xarray
@@ -32,42 +34,57 @@ CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
 """What CBP alone is swept over where the command line names no numbers: a run shows the loss of plasticity as well."""
 
 
-def run(arguments: Any) -> int:
+def run(arguments: Any, flags: Sequence[Flag]) -> int:
     """Sweep, save, draw, and print a table."""
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume is given without --out; expected the directory of the run to go on with")
-    base, swept = _read(arguments.experiment)
-    values = {**{name: tuple(column) for name, column in swept.items()}, **given(arguments)}
     if arguments.seeds is not None and not 1 <= arguments.seeds <= MOST_SEEDS:
         raise ValueError(
             f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more and at most {MOST_SEEDS:,}"
         )
+    subject, swept = read(arguments.experiment)
+    values = {**swept, **given(arguments, flags)}
     if arguments.seeds is not None or "seed" not in values:
         values["seed"] = tuple(range(arguments.seeds or SEEDS))
-    base, members = members_of(base, values, grid=arguments.grid)
-    name = f"{Path(arguments.experiment).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    written = ("" if arguments.grid else "# run with --no-grid\n") + experiments.to_yaml(base, _swept(members, values))
+    lengths: dict[str, Any] = {}
+    notes: str | None = None
+    if isinstance(subject, Experiment):
+        subject, members = members_of(subject, values, grid=arguments.grid)
+        notes = experiments.to_yaml(subject, _swept(members, values))
+        notes = notes if arguments.grid else f"# run with --no-grid\n{notes}"
+    else:
+        lengths = {name: values.pop(name)[0] for name in LENGTHS if name in values}
+        subject, members = _members_of_program(subject, values)
+    name = f"{_short(arguments.experiment)}-{time.strftime('%Y%m%d-%H%M%S')}"
     place = fresh(Path("runs") / name) if arguments.out is None else nullcontext(expanded("--out", arguments.out))
     with place as out, notes_on_stderr():
         results = sweeps.sweep(
-            base,
+            subject,
             members,
+            **lengths,
             out=out,
             resume=arguments.resume,
+            accept_changes=arguments.accept_changes,
             compile=arguments.compile,
             **places(arguments),
             members_at_once=arguments.members_at_once,
-            notes=written,
+            notes=notes,
         )
     report(results, out)
     return 0
 
 
-def _read(name: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
-    """An experiment by name or from a file."""
-    if name in experiments.EXPERIMENTS or not (Path(name).suffix or Path(name).exists()):
-        return experiments.get(name), {}
-    return experiments.load(name)
+def _short(name: str) -> str:
+    """A name for a run directory: of a file its stem, of an address its last word."""
+    return name.rpartition(":")[2] if addresses.is_address(name) else Path(name).stem
+
+
+def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ...]]) -> tuple[FunctionMaker, Members]:
+    """The program with all that has one value, and the grid of the rest."""
+    fixed = {name: column[0] for name, column in values.items() if len(column) == 1 and name != "seed"}
+    crossed = {name: column for name, column in values.items() if name not in fixed}
+    options = {**dict(maker.options), **fixed}
+    return FunctionMaker(maker.given, tuple(options.items())), designs.grid(**crossed)
 
 
 def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
@@ -166,7 +183,7 @@ def report(results: xarray.Dataset, out: Path) -> None:
         print(f"\n{analysis.ranking(results)}")
     if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
         print(f"\n{analysis.times(results)}")
-    members = results["loss"].size // results.sizes["step"]
+    members = results[analysis.main_variable(results)].size // results.sizes[analysis.bins_of(results)]
     print(
         f"\n{members} members x {results.attrs['steps']:,} steps in {duration(results.attrs['seconds'])}; "
         f"{results.attrs['members_with_nan']} members with NaN"

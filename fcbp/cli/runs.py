@@ -33,10 +33,12 @@ class Resume:
     """of the Ray cluster, such as auto"""
     checkpoint_every: float = 60.0
     """seconds between two checkpoints"""
+    accept_changes: bool = False
+    """go on although the source of a part has changed since the run began"""
 
     def __call__(self) -> int:
         with notes_on_stderr():
-            results = sweeps.resume(self.run, **places(self))
+            results = sweeps.resume(self.run, **places(self), accept_changes=self.accept_changes)
         report(results, self.run)
         return 0
 
@@ -78,8 +80,9 @@ def _described(path: Path) -> dict[str, str]:
     row = {"run": str(path), "state": "damaged", "members": "", "steps": "", "time": "", "NaN": "", "settings": ""}
     try:
         config = read_config(path)
-        sizes = {name: size for name, size in config["sizes"].items() if name != "step"}
-        changed = {k: v for k, v in config["experiment"].items() if v != DEFAULTS.get(k) and k not in ("steps", "bin")}
+        sizes = {name: size for name, size in config["sizes"].items() if name not in analysis.BINS}
+        what = config["experiment"] if "experiment" in config else config["program"]
+        changed = {k: v for k, v in what.items() if v != DEFAULTS.get(k) and k not in ("steps", "bin")}
         row |= {
             "members": " x ".join(f"{size} {name}" for name, size in sizes.items()) or "1",
             "steps": f"{config['steps']:,}",
@@ -112,15 +115,16 @@ class Compare:
     """a run directory"""
     second: Path
     """another"""
-    variable: str = "loss"
-    """what is compared"""
+    variable: str | None = None
+    """what is compared: by default the loss, or the first that was measured"""
     last: float = 0.2
     """the fraction of the runs that counts as their end"""
 
     def __call__(self) -> int:
         first, second = sweeps.open(self.first), sweeps.open(self.second)
-        differences = analysis.compare(first, second, self.variable, last=self.last)
-        print(f"{self.variable}, last {self.last:.0%} of the run: {self.second} less {self.first}, paired by seed")
+        variable = self.variable or analysis.main_variable(first)
+        differences = analysis.compare(first, second, variable, last=self.last)
+        print(f"{variable}, last {self.last:.0%} of the run: {self.second} less {self.first}, paired by seed")
         print(analysis.differences_table(differences))
         return 0
 
@@ -166,11 +170,12 @@ def _there(results: Any) -> Any:
     """The bins that are there for every member; of a finished run all."""
     if results.attrs.get("state", "finished") == "finished":
         return results
-    loss = results["loss"]
-    there = loss.notnull().all([dim for dim in loss.dims if dim != "step"]).values
+    values = results[analysis.main_variable(results)]
+    dimension = analysis.bins_of(values)
+    there = values.notnull().all([dim for dim in values.dims if dim != dimension]).values
     if not there.any():
         raise ValueError("RUN has no bin yet that every member has passed; expected at least one")
-    return results.isel(step=there)
+    return results.isel({dimension: there})
 
 
 COMMANDS: dict[str, Any] = {

@@ -9,16 +9,17 @@
 equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 """
 
-from fcbp.experiment.files import from_yaml, load, to_yaml
-from fcbp.experiment.measurements import AVERAGED, METRICS, PER_STEP, VARIABLES, variables_of
-from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS
-from fcbp.experiment.program import Program, build_program, check
+from fcbp.experiment.files import from_yaml, lines, load, read, to_yaml
+from fcbp.experiment.maker import ExperimentMaker, check
+from fcbp.experiment.measurements import METRICS, PER_STEP, VARIABLES, variables_of
+from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS, NetworkKind, StreamKind
+from fcbp.experiment.program import Assembled, assemble, build_program
 from fcbp.experiment.settings import Experiment, setting_names
+from fcbp.experiment.surprises import surprises
 from fcbp.names import lookup
 
 __all__ = [
     "ACTIVATIONS",
-    "AVERAGED",
     "EXPERIMENTS",
     "METRICS",
     "NETWORKS",
@@ -26,14 +27,21 @@ __all__ = [
     "PER_STEP",
     "STREAMS",
     "VARIABLES",
+    "Assembled",
     "Experiment",
-    "Program",
+    "ExperimentMaker",
+    "NetworkKind",
+    "StreamKind",
+    "assemble",
     "build_program",
     "check",
     "from_yaml",
     "get",
+    "lines",
     "load",
+    "read",
     "setting_names",
+    "surprises",
     "to_yaml",
     "variables_of",
 ]

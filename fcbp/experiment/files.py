@@ -19,7 +19,7 @@ from typing import Any
 from fcbp.designs import plain
 from fcbp.experiment.settings import Experiment
 
-__all__ = ["from_yaml", "load", "to_yaml"]
+__all__ = ["from_yaml", "lines", "load", "read", "to_yaml"]
 
 
 def to_yaml(experiment: Experiment, sweep: Mapping[str, Any] | None = None) -> str:
@@ -33,12 +33,20 @@ def to_yaml(experiment: Experiment, sweep: Mapping[str, Any] | None = None) -> s
         ImportError: the extra ``fcbp[sweep]`` is not installed.
     """
     written = experiment.to_dict()
-    lines = [_line(name, value) for name, value in written.items()]
     rest = {name: value for name, value in experiment.with_defaults().items() if name not in written}
-    lines += ["# Defaults:\n", *(f"# {_line(name, value)}" for name, value in rest.items())]
+    return lines(written, rest, sweep)
+
+
+def lines(
+    settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, sweep: Mapping[str, Any] | None = None
+) -> str:
+    """Settings as YAML, a line each; ``defaults`` as comments."""
+    found = [_line(name, value) for name, value in settings.items()]
+    if defaults:
+        found += ["# Defaults:\n", *(f"# {_line(name, value)}" for name, value in defaults.items())]
     if sweep:
-        lines += ["sweep:\n", *(f"  {_line(name, list(values))}" for name, values in sweep.items())]
-    return "".join(lines)
+        found += ["sweep:\n", *(f"  {_line(name, list(values))}" for name, values in sweep.items())]
+    return "".join(found)
 
 
 def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
@@ -48,6 +56,15 @@ def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
         ValueError: it is no YAML, has a key twice or one that is no setting; near misses are offered.
         ImportError: the extra ``fcbp[sweep]`` is not installed.
     """
+    settings, swept = _parse(text)
+    experiment = Experiment(**settings)
+    for name, values in swept.items():
+        experiment.replace(**{name: values[0]})  # says so where there is no such setting
+    return experiment, swept
+
+
+def _parse(text: str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """The settings of a file, and what it sweeps."""
     yaml = _yaml()
     try:
         settings = yaml.load(text, Loader=_loader())
@@ -55,15 +72,27 @@ def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
         raise ValueError(f"the text is no YAML: {error}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"the text is {settings!r}; expected settings, such as step_size: 0.1")
+    settings = _by_name(settings)
     swept = settings.pop("sweep", {}) or {}
     if not isinstance(swept, dict):
         raise ValueError(f"sweep is {swept!r}; expected settings with their values, such as seed: [0, 1, 2]")
-    experiment = Experiment(**_by_name(settings))
-    for name, values in _by_name(swept).items():
+    for name, values in swept.items():
         if not isinstance(values, list) or not values:
             raise ValueError(f"sweep has {name}: {values!r}; expected a list of values, such as [0.1, 0.01]")
-        experiment.replace(**{name: values[0]})  # says so where there is no such setting
-    return experiment, {name: plain(values) for name, values in swept.items()}
+    return settings, {str(name): plain(values) for name, values in swept.items()}
+
+
+def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
+    """The settings of a YAML file, of an experiment or of a program, and what it sweeps.
+
+    Raises:
+        ValueError: as for :func:`from_yaml`, with the file's name.
+        OSError: the file cannot be read.
+    """
+    try:
+        return _parse(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:

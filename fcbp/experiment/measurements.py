@@ -1,4 +1,4 @@
-"""What is measured of a learner, by name: in every step of a bin, or at its end."""
+"""Measurements of a learner by name: in every step of a bin, at its end, or on held-out examples."""
 
 from __future__ import annotations
 
@@ -15,19 +15,27 @@ from torch import Tensor
 
 from fcbp import learner, metrics
 from fcbp.cbp import CBPState
+from fcbp.experiment import parts
+from fcbp.program import RESERVED
 
 __all__ = [
     "AVERAGED",
     "METRICS",
     "OF_GRADIENTS",
+    "ONLINE",
     "PER_STEP",
     "PROBES",
     "VARIABLES",
+    "Metric",
     "Seen",
     "measure",
+    "metric_name",
+    "metrics_of",
     "per_step",
     "variables_of",
 ]
+
+Metric = Callable[[Tensor, Tensor], Tensor]
 
 BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
@@ -130,12 +138,23 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
 OF_GRADIENTS = ("gradient_magnitude",)
 """Those that look at the gradient."""
 
+ONLINE: dict[str, Metric] = {"accuracy": metrics.accuracy, "error": metrics.error}
+"""Functions ``(output, targets) -> scalar`` of the online predictions, before the update; means over a bin."""
+
+TEST = "test_"
+"""The beginning of the name of a measurement on held-out examples: ``test_loss``, ``test_accuracy``."""
+
 METRICS = (*PROBES, "update_magnitude")
-"""What an experiment's ``metrics`` may name."""
+"""The names that the ``metrics`` of any experiment may have."""
 
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "loss": ("mean loss over the bin", "1"),
     **PER_STEP,
+    "accuracy": ("online accuracy", "1"),
+    "error": ("online error", "1"),
+    "test_loss": ("loss on held-out examples", "1"),
+    "test_accuracy": ("accuracy on held-out examples", "1"),
+    "test_error": ("error on held-out examples", "1"),
     "inactive_units": ("fraction of dead or saturated units", "1"),
     "dead_units": ("fraction of dead units", "1"),
     "saturated_units": ("fraction of saturated units", "1"),
@@ -180,6 +199,57 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
     return found
 
 
-def variables_of(metric: str) -> set[str]:
+def variables_of(metric: Any) -> set[str]:
     """The variables that a measurement may give."""
-    return {name for name in VARIABLES if name == metric or name.startswith(f"{metric}_quantile_")}
+    if metric in METRICS:
+        return {name for name in VARIABLES if name == metric or name.startswith(f"{metric}_quantile_")}
+    return {metric if metric in VARIABLES else metric_name(metric)}
+
+
+def metric_name(chosen: Any) -> str:
+    """The variable of a measurement that is given by name, as a function, or by address.
+
+    Raises:
+        ValueError: there is none of that name, or the object is no function of an output and targets.
+    """
+    if isinstance(chosen, str) and (chosen in METRICS or chosen == f"{TEST}loss"):
+        return chosen
+    if isinstance(chosen, str) and chosen.removeprefix(TEST) in ONLINE:
+        return chosen
+    name = chosen.rpartition(":")[2] if isinstance(chosen, str) else getattr(_own_metric(chosen), "__name__", "")
+    if isinstance(chosen, str):
+        _own_metric(chosen)
+    if not name.isidentifier():
+        raise ValueError(f"metrics has {chosen!r}, which has no name; expected a function of a module's")
+    if name in RESERVED or name in VARIABLES:
+        raise ValueError(f"metrics has {chosen!r}, whose name {name!r} is another measurement's; expected another name")
+    return name
+
+
+def _own_metric(chosen: Any) -> Metric:
+    expected = "names such as accuracy, test_accuracy and effective_rank, or functions (output, targets) -> scalar"
+    function = parts.find("metrics", chosen, dict.fromkeys((*METRICS, *ONLINE)), expected)
+    if isinstance(function, torch.nn.Module) or not callable(function):
+        raise ValueError(f"metrics has {chosen!r}, which is {type(function).__name__}; expected {expected}")
+    return function
+
+
+def metrics_of(chosen: Iterable[Any]) -> tuple[dict[str, Metric], dict[str, Metric | None]]:
+    """The functions of predictions among the measurements of an experiment.
+
+    Returns:
+        By variable those of the online predictions, and those on held-out examples; ``None`` is the loss there.
+    """
+    online: dict[str, Metric] = {}
+    held_out: dict[str, Metric | None] = {}
+    for one in chosen:
+        name = metric_name(one)
+        if name == f"{TEST}loss":
+            held_out[name] = None
+        elif name in ONLINE:
+            online[name] = ONLINE[name]
+        elif name.startswith(TEST):
+            held_out[name] = ONLINE.get(name.removeprefix(TEST)) or _own_metric(one)
+        elif name not in METRICS:
+            online[name] = _own_metric(one)
+    return online, held_out

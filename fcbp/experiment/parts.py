@@ -1,4 +1,4 @@
-"""What an experiment is made of: streams, networks, optimisers and methods by name, and what each can be set to."""
+"""An experiment's parts: streams, networks, optimisers and methods, each by name, as an object, or by address."""
 
 from __future__ import annotations
 
@@ -6,19 +6,137 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from fcbp import initializers, nets, optim, streams
-from fcbp.methods import METHODS, Kind
-from fcbp.names import lookup
+from torch import nn
 
-__all__ = ["ACTIVATIONS", "NETWORKS", "OPTIMIZERS", "STREAMS", "Part", "method", "network", "optimizer", "stream"]
+from fcbp import addresses, initializers, nets, optim, streams
+from fcbp.methods import METHODS, Kind, Method
+from fcbp.names import unknown
+from fcbp.streams import Spec
+
+__all__ = [
+    "ACTIVATIONS",
+    "NETWORKS",
+    "OPTIMIZERS",
+    "STREAMS",
+    "NetworkKind",
+    "Part",
+    "Role",
+    "StreamKind",
+    "find",
+    "method",
+    "network",
+    "optimizer",
+    "stream",
+]
+
+Role = Literal["stream", "network", "optimizer", "method"]
+T = TypeVar("T")
 
 ACTIVATIONS = tuple(initializers.GAINS)
-STREAMS: dict[str, Callable[..., streams.Stream]] = {"bit-flipping": streams.bit_flipping}
-NETWORKS: dict[str, Callable[..., Any]] = {"mlp": nets.mlp}
 PAPER = {"cbp": {"measure": "adaptable_contribution"}}
 """Where the experiments of Dohare et al. (Nature 2024) depart from a method's own defaults."""
+
+
+@dataclass(frozen=True)
+class StreamKind:
+    """A stream as experiments and the command know it.
+
+    Example:
+        >>> import fcbp
+        >>> fcbp.experiment.STREAMS["short"] = StreamKind(
+        ...     functools.partial(fcbp.streams.bit_flipping, flip_period=100), task_signal="task_signal"
+        ... )
+        >>> fcbp.Experiment(stream="short").flip_period
+        100
+        >>> del fcbp.experiment.STREAMS["short"]
+    """
+
+    build: Callable[..., streams.Stream]
+    """``build(**options) -> Stream``; its keywords are the stream's settings."""
+    task_signal: str | None = None
+    """The keyword that, set to ``True``, makes batches tell new tasks; ``None`` where they do or do not by
+    themselves."""
+
+
+@dataclass(frozen=True)
+class NetworkKind:
+    """A network as experiments and the command know it.
+
+    Example:
+        >>> import torch
+        >>> def linear(spec, *, bias=True):
+        ...     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(spec.outputs, bias))
+        >>> mine = NetworkKind(linear, activation="linear")
+    """
+
+    build: Callable[..., nn.Module]
+    """``build(spec, **options) -> module``; its keywords are the network's settings."""
+    activation: str | None = None
+    """The option that names the activation of the hidden units, which the scale of initial weights and the bounds of
+    saturated units follow; or that activation itself."""
+
+
+def _mlp(
+    spec: Spec, *, hidden: tuple[int, ...] = (5,), activation: str = "relu", norm: str | None = None
+) -> nn.Sequential:
+    """A multilayer perceptron of the inputs, flattened.
+
+    Args:
+        hidden: units of each hidden layer
+        activation: activation of the hidden units
+        norm: "layer" for a layer norm before each activation
+    """
+    size = 1
+    for n in spec.input_shape:
+        size *= n
+    built = nets.mlp(size, hidden, spec.outputs, activation=activation, norm=norm)
+    return built if len(spec.input_shape) == 1 else nn.Sequential(nn.Flatten(), *built)
+
+
+def _images(spec: Spec, network: str, *, size: int | None = None) -> None:
+    shape = spec.input_shape
+    if len(shape) != 3 or shape[0] != 3 or (size is not None and shape[1:] != (size, size)):
+        wanted = f"(3, {size}, {size})" if size else "(3, height, width)"
+        raise ValueError(f"network is {network!r}, which takes images {wanted}; the stream's inputs are {shape}")
+
+
+def _conv_net(spec: Spec, *, activation: str = "relu") -> nn.Module:
+    """The network of continual ImageNet: three convolutions, three linear layers, 32x32 images.
+
+    Args:
+        activation: activation of the hidden units
+    """
+    _images(spec, "conv-net", size=32)
+    return nets.ConvNet(spec.outputs, activation)
+
+
+def _resnet18(spec: Spec, *, norm: bool = True) -> nn.Module:
+    """The ResNet-18 of class-incremental CIFAR-100, for images.
+
+    Args:
+        norm: whether convolutions are followed by batch norm
+    """
+    _images(spec, "resnet18")
+    return nets.resnet18(spec.outputs, norm=norm)
+
+
+def _vision_transformer(spec: Spec, *, patch: int = 4, width: int = 192, depth: int = 6, heads: int = 3) -> nn.Module:
+    """A small vision transformer, for square images.
+
+    Args:
+        patch: height and width of a patch
+        width: features of a token
+        depth: encoder blocks
+        heads: attention heads a block
+    """
+    shape = spec.input_shape
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise ValueError(f"network is 'vision-transformer', which takes square images; the stream's inputs are {shape}")
+    return nets.VisionTransformer(
+        spec.outputs, image=shape[1], patch=patch, channels=shape[0], width=width, depth=depth, heads=heads
+    )
 
 
 def _adam(
@@ -31,6 +149,13 @@ def _adamw(beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: 
     return optim.adamw((beta1, beta2), eps=eps, weight_decay=weight_decay)
 
 
+STREAMS: dict[str, StreamKind] = {"bit-flipping": StreamKind(streams.bit_flipping, task_signal="task_signal")}
+NETWORKS: dict[str, NetworkKind] = {
+    "mlp": NetworkKind(_mlp, activation="activation"),
+    "conv-net": NetworkKind(_conv_net, activation="activation"),
+    "resnet18": NetworkKind(_resnet18, activation="relu"),
+    "vision-transformer": NetworkKind(_vision_transformer, activation="gelu"),
+}
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"sgd": optim.sgd, "adam": _adam, "adamw": _adamw}
 
 
@@ -38,6 +163,7 @@ OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"sgd": optim.sgd, "adam
 class Part:
     """A stream, a network, an optimiser or a method as an experiment sees it."""
 
+    role: Role
     name: str
     build: Callable[..., Any]
     numbers: Mapping[str, float] = field(default_factory=dict)
@@ -51,57 +177,124 @@ class Part:
         return {**self.options, **self.numbers}
 
 
-def method(chosen: str | Kind) -> Part:
-    """A method by its name in :data:`fcbp.methods.METHODS` (``"backprop"`` is another for ``"bp"``), or itself.
+def find(role: str, chosen: Any, table: Mapping[str, T], expected: str) -> Any:
+    """The object that a setting names: an entry of ``table``, the object at an address, or the object itself.
 
     Raises:
-        ValueError: the name is unknown.
+        ValueError: there is none; near misses are offered.
+    """
+    if not isinstance(chosen, str):
+        return chosen
+    if chosen in table:
+        return table[chosen]
+    if not addresses.is_address(chosen):
+        raise unknown(role, chosen, table)
+    try:
+        return addresses.load(chosen)
+    except ValueError as error:
+        raise ValueError(f"{role} is {chosen!r}, which cannot be found: {error}; expected {expected}") from error
+
+
+def stream(chosen: Any) -> Part:
+    """A stream by name, by address, or as a function ``(**options) -> Stream``, a :class:`StreamKind` or a stream.
+
+    Raises:
+        ValueError: it is unknown, or something else.
+    """
+    expected = f"one of {', '.join(STREAMS)}, or a function (**options) -> Stream, or its address"
+    return _stream(addresses.name_of(chosen), stream_kind(chosen, expected))
+
+
+def stream_kind(chosen: Any, expected: str = "a stream") -> StreamKind:
+    """A stream's record."""
+    found = find("stream", chosen, STREAMS, expected)
+    if isinstance(found, streams.Stream):
+        return StreamKind(_always(found))
+    return found if isinstance(found, StreamKind) else StreamKind(_function("stream", chosen, found, expected))
+
+
+def network(chosen: Any) -> Part:
+    """A network by name, by address, or as a function ``(spec, **options) -> module`` or a :class:`NetworkKind`.
+
+    Raises:
+        ValueError: it is unknown, or something else.
+    """
+    return _network(addresses.name_of(chosen), network_kind(chosen))
+
+
+def network_kind(chosen: Any) -> NetworkKind:
+    """A network's record."""
+    expected = f"one of {', '.join(NETWORKS)}, or a function (spec, **options) -> nn.Module, or its address"
+    found = find("network", chosen, NETWORKS, expected)
+    return found if isinstance(found, NetworkKind) else NetworkKind(_function("network", chosen, found, expected))
+
+
+def optimizer(chosen: Any) -> Part:
+    """An optimiser by name, by address, or as a function ``(**numbers) -> Optimizer`` or an optimiser.
+
+    Raises:
+        ValueError: it is unknown, or something else.
+    """
+    expected = f"one of {', '.join(OPTIMIZERS)}, or a function (**numbers) -> fcbp.optim.Optimizer, or its address"
+    found = find("optimizer", chosen, OPTIMIZERS, expected)
+    build = _always(found) if isinstance(found, optim.Optimizer) else _function("optimizer", chosen, found, expected)
+    settings = _keywords(build)
+    numbers = {key: value for key, value in settings.items() if not isinstance(value, bool)}
+    options = {key: value for key, value in settings.items() if key not in numbers}
+    return Part("optimizer", addresses.name_of(chosen), build, numbers, options)
+
+
+def method(chosen: Any) -> Part:
+    """A method by name (``"backprop"`` is another for ``"bp"``), by address, or as a :class:`fcbp.methods.Kind`, a
+    method, or a function that makes one.
+
+    Raises:
+        ValueError: it is unknown, or something else.
     """
     return _method(method_name(chosen), kind(chosen))
 
 
-def kind(chosen: str | Kind) -> Kind:
-    """What a method's name stands for.
+def kind(chosen: Any) -> Kind:
+    """A method's record.
 
     Raises:
         ValueError: it is unknown.
     """
-    return chosen if isinstance(chosen, Kind) else lookup("method", method_name(chosen), METHODS)
+    expected = f"one of {', '.join(METHODS)}, or a fcbp.methods.Kind, or its address"
+    found = find("method", method_name(chosen) if isinstance(chosen, str) else chosen, METHODS, expected)
+    if isinstance(found, Kind):
+        return found
+    return _plain_kind(found if isinstance(found, Method) else _function("method", chosen, found, expected))
+
+
+@functools.lru_cache(maxsize=256)
+def _plain_kind(found: Any) -> Kind:
+    return Kind("", _always(found) if isinstance(found, Method) else found)
 
 
 @functools.cache
 def _method(name: str, kind: Kind) -> Part:
-    options = {key: value for key, value in _keywords(kind.build).items() if key != "capacity"}
-    if shares_initializer(kind.build):
-        del options["initializer"]  # it is the experiment's
-    return Part(name, kind.build, kind.hyperparams()._asdict(), {**options, **PAPER.get(name, {})})
+    hidden = {"capacity"} if kind.capacity else set()
+    hidden |= {"initializer"} if kind.initializer else set()  # it is the experiment's
+    options = {key: value for key, value in _keywords(kind.build).items() if key not in hidden}
+    return Part("method", name, kind.build, kind.hyperparams()._asdict(), {**options, **PAPER.get(name, {})})
 
 
-def method_name(chosen: str | Kind) -> str:
-    """The name of a method in :data:`fcbp.methods.METHODS`; of one that is not there, its function's."""
+def method_name(chosen: Any) -> str:
+    """The name of a method in :data:`fcbp.methods.METHODS`; of one that is not there, its address or its own."""
     if isinstance(chosen, str):
         return "bp" if chosen == "backprop" else chosen
-    return next((name for name, kind in METHODS.items() if kind is chosen), getattr(chosen.build, "__name__", "method"))
+    return next((name for name, kind in METHODS.items() if kind is chosen), None) or addresses.name_of(chosen)
 
 
-def stream(name: str) -> Part:
-    """A stream by name; whether it signals new tasks is the method's to say."""
-    build = lookup("stream", name, STREAMS)
-    return Part(name, build, options={key: v for key, v in _keywords(build).items() if key != "task_signal"})
+@functools.lru_cache(maxsize=256)
+def _stream(name: str, kind: StreamKind) -> Part:
+    return Part("stream", name, kind.build, options=_options(name, "stream", kind.build, {kind.task_signal}, 0))
 
 
-def network(name: str) -> Part:
-    """A network by name; its activation is the experiment's."""
-    build = lookup("network", name, NETWORKS)
-    return Part(name, build, options={key: v for key, v in _keywords(build).items() if key != "activation"})
-
-
-def optimizer(name: str) -> Part:
-    """An optimiser by name."""
-    build = lookup("optimizer", name, OPTIMIZERS)
-    settings = _keywords(build)
-    numbers = {key: value for key, value in settings.items() if not isinstance(value, bool)}
-    return Part(name, build, numbers, {key: value for key, value in settings.items() if key not in numbers})
+@functools.lru_cache(maxsize=256)
+def _network(name: str, kind: NetworkKind) -> Part:
+    return Part("network", name, kind.build, options=_options(name, "network", kind.build, set(), 1))
 
 
 def every() -> list[Part]:
@@ -115,22 +308,56 @@ def every() -> list[Part]:
     return [make(name) for make, table in makers for name in table]
 
 
-def shares_initializer(build: Callable[..., Any]) -> bool:
-    """Whether a method draws weights as the initial ones are drawn."""
-    return _keywords(build).get("initializer") in initializers.INITIALIZERS
+def _function(role: str, chosen: Any, found: Any, expected: str) -> Callable[..., Any]:
+    if isinstance(found, nn.Module):
+        raise ValueError(
+            f"{role} is a model, {type(found).__name__} ({addresses.name_of(chosen)}); expected {expected}"
+        )
+    if not callable(found):
+        raise ValueError(f"{role} is {chosen!r}, which is {type(found).__name__}; expected {expected}")
+    return found
 
 
-def takes(function: Callable[..., Any], keyword: str) -> bool:
-    """Whether a function has that parameter by name."""
-    return keyword in inspect.signature(function).parameters
+def _options(
+    name: str, role: str, build: Callable[..., Any], hidden: set[str | None], positional: int
+) -> dict[str, Any]:
+    """The keywords of a builder; those before ``positional`` are given by the experiment."""
+    try:
+        parameters = list(inspect.signature(build).parameters.values())
+    except (TypeError, ValueError):
+        return {}
+    given = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    if len(given) < positional:
+        raise ValueError(f"{role} is {name!r}, which takes no argument; expected (spec, **options)")
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for p in parameters[positional:]:
+        if p.default is p.empty and p.kind not in variable:
+            wanted = "(spec, **options)" if positional else "(**options)"
+            raise ValueError(
+                f"{role} is {name!r}, whose argument {p.name!r} has no default; expected a function {wanted} whose "
+                "options have defaults"
+            )
+    first = {p.name for p in parameters[:positional]}
+    return {key: value for key, value in _keywords(build).items() if key not in hidden and key not in first}
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)
+def _always(value: T) -> Callable[[], T]:
+    return lambda: value
+
+
+PLAIN = (bool, int, float, str, tuple, list, type(None))
+
+
+@functools.lru_cache(maxsize=256)
 def _keywords(build: Callable[..., Any]) -> dict[str, Any]:
     """The parameters that have a default that is plain data."""
-    plain = (bool, int, float, str, tuple, type(None))
+    try:
+        parameters = inspect.signature(build).parameters
+    except (TypeError, ValueError):
+        return {}
     return {
-        name: parameter.default
-        for name, parameter in inspect.signature(build).parameters.items()
-        if parameter.default is not parameter.empty and isinstance(parameter.default, plain)
+        name: tuple(parameter.default) if isinstance(parameter.default, list) else parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not parameter.empty and isinstance(parameter.default, PLAIN)
     }

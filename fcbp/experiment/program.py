@@ -1,4 +1,4 @@
-"""From experiments to what runs them: pure functions for one member."""
+"""From experiments to programs: a learner on a stream as pure functions of one member."""
 
 from __future__ import annotations
 
@@ -6,42 +6,47 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcbp import initializers, learner, metrics, optim, random, streams
+from fcbp.addresses import name_of
+from fcbp.cbp import unit_activations
 from fcbp.experiment import parts
-from fcbp.experiment.measurements import OF_GRADIENTS, VARIABLES, Seen, measure, per_step, variables_of
-from fcbp.experiment.settings import Experiment, set_names, unread
+from fcbp.experiment.checks import check_examples, check_fit, check_network
+from fcbp.experiment.initial import module_params
+from fcbp.experiment.measurements import OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
+from fcbp.experiment.parts import Part
+from fcbp.experiment.settings import Experiment, loss_of
 from fcbp.methods import Method
-from fcbp.units import find_units, forward_with_features
+from fcbp.program import Program
+from fcbp.streams import Spec
+from fcbp.units import UnitGroup, find_units, forward_with_features
 
-__all__ = ["Program", "build_program", "check"]
-
-REHEARSED = 32
-"""Of so many values of a number each is tried before a sweep starts."""
+__all__ = ["Assembled", "assemble", "build_program"]
 
 
-class Program(NamedTuple):
-    """What experiments of one :meth:`Experiment.program_key` run, as pure functions for one member."""
+class Assembled(NamedTuple):
+    """The pieces of a learner on a stream, for experiments of one :meth:`Experiment.program_key`."""
 
     stream: streams.Stream
     learner: learner.Learner
     hyper: Callable[[Mapping[str, Any]], learner.LearnerHyperparams]
     """``hyper(numbers)``: the learner's hyperparameters from one tensor, or one float, for each of ``numbers``."""
     numbers: tuple[str, ...]
-    """What members may have different, vmapped: the step size and the numbers of the optimiser and the method."""
+    """The numbers that members may have different, vmapped: step size, those of the optimiser and of the method."""
     number_of: Callable[[Experiment, str], float]
     """``number_of(run, name)``: a member's value of one of ``numbers``."""
     per_step: Callable[[dict[str, Any]], dict[str, Tensor]]
-    """``per_step(info)``: what a step's ``info`` says was reset and changed, scalars by variable; counts are int32."""
-    probe: Callable[[learner.LearnerState, learner.LearnerHyperparams, tuple[Tensor, ...]], dict[str, Tensor]]
-    """``probe(learner_state, hyper, (inputs, targets))``: scalars by variable, from the batches of several steps."""
+    """``per_step(info)``: scalars by variable of a step's ``info``: what was reset and changed; counts are int32."""
+    probe: Callable[..., dict[str, Tensor]]
+    """``probe(learner_state, hyper, batches, held_out=())``: scalars by variable, from the batches of several steps."""
     measurements: Mapping[str, tuple[str, str]]
-    """Long name and unit of every variable: ``loss``, those of ``per_step`` and those of ``probe``."""
+    """Long name and unit of every variable: ``loss``, those of ``per_step``, the online metrics, those of ``probe``."""
     group_sizes: tuple[int, ...]
     """Units of each group."""
+    online: Mapping[str, Metric]
+    """Functions of the online predictions by variable."""
 
 
 def build_program(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Program:
@@ -55,89 +60,246 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
     Raises:
         ValueError: there are no runs, they are of different programs, or a setting is wrong.
     """
+    built = assemble(runs, device)
+
+    def init(key: Tensor, settings: Mapping[str, Tensor]) -> learner.LearnerState:
+        return built.learner.init(random.split(key)[1])
+
+    def step(
+        state: learner.LearnerState, settings: Mapping[str, Tensor], batch: tuple[Tensor, ...]
+    ) -> tuple[learner.LearnerState, dict[str, Tensor]]:
+        state, info = built.learner.step(state, batch, built.hyper(settings))
+        online = {name: metric(info["output"], batch[1]) for name, metric in built.online.items()}
+        return state, {"loss": info["loss"], **built.per_step(info), **_as_means(online)}
+
+    def probe(
+        state: learner.LearnerState, settings: Mapping[str, Tensor], coming: tuple[Tensor, ...], held_out: Any
+    ) -> dict[str, Tensor]:
+        return built.probe(state, built.hyper(settings), coming, held_out)
+
+    def failed(state: learner.LearnerState) -> Tensor:
+        magnitudes = [leaf.abs().mean() for leaf in state.params.values()]
+        return ~torch.stack(magnitudes).isfinite().all()
+
+    first = runs[0]
+    # The step size is the optimiser's, of the parameters' precision; rates are sums of many small ones.
+    numbers = {
+        name: torch.tensor(built.number_of(first, name), dtype=torch.float32 if name == "step_size" else torch.float64)
+        for name in built.numbers
+    }
+    return Program(
+        init,
+        step,
+        probe,
+        numbers,
+        built.stream._replace(init=lambda key: built.stream.init(random.split(key)[0])),
+        failed,
+        ("loss",),
+        built.measurements,
+    )
+
+
+def assemble(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Assembled:
+    """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
     if not runs:
         raise ValueError("runs is empty; expected at least one experiment")
     first = runs[0]
     if len({run.program_key() for run in runs}) > 1:
         raise ValueError("runs have different program keys; expected experiments that share one program")
     stream_part, network_part, optimizer_part, method_part = first.parts()
-    stream = stream_part.build(**first.options(stream_part))
-    _, (inputs, targets, *_) = stream.sample(stream.init(torch.tensor(0)), 1)
-    model = network_part.build(
-        inputs.shape[-1], first.hidden, targets.shape[-1], activation=first.activation, **first.options(network_part)
-    )
-    units = find_units(model, inputs[0])
+    stream, example = _stream(first, stream_part)
+    spec = stream.spec
+    assert spec is not None
+    loss = _loss(first, spec)
+    model = _network(first, network_part, spec)
+    output = check_network(first, model, example[0], spec)
+    online, held_out = metrics_of(first.metrics)
+    check_fit(first, spec, loss, {**online, **held_out}, output, example[1], stream)
+    units = find_units(model, example[0])
     model = model.to(device)
-    method = _method(runs, max(group.size for group in units))
-    if parts.takes(stream_part.build, "task_signal") and _reads_new_task(method):
-        stream = stream_part.build(**{**first.options(stream_part), "task_signal": True})
-
-    own = {name: value for name, value in first.numbers().items() if name in optimizer_part.numbers}
-    options = first.options(optimizer_part)
-
-    def optimizer(**numbers: Any) -> optim.Optimizer:
-        return optimizer_part.build(**options, **{**own, **numbers})
-
-    def draw_params(key: Tensor) -> dict[str, Tensor]:
-        params = learner.draw_params(model, key, initializer=first.initializer, nonlinearity=first.activation)
-        weights = (name for name, p in params.items() if p.ndim > 1 and first.init_scale != 1)
-        return params | {name: first.init_scale * params[name] for name in weights}
-
+    method = _method(runs, max((group.size for group in units), default=0))
+    signal = parts.stream_kind(first.stream).task_signal
+    if method.reads_new_task and signal is not None:
+        stream, _ = _stream(first, stream_part, **{signal: True})
     built = learner.make_learner(
         model,
         units,
-        loss=first.loss_function,
-        optimizer=optimizer,
+        loss=loss,
+        optimizer=_optimizer(first, optimizer_part),
         method=method,
-        draw=draw_params,
+        draw=_draw(first, network_part, spec, model),
+        with_output=bool(online),
     )
     if "update_magnitude" in first.metrics:
         built = built._replace(step=_telling_change(built.step))
-    moving = tuple(name for name, value in own.items() if value != 0)
-    of_method = tuple(name for name in method_part.numbers if name in first.numbers())
-    make = parts.kind(first.method).hyperparams
+    names, hyper = _hyper(first, optimizer_part, method_part)
+    probe = _probe(first, model, units, loss, held_out)
+    assembled = Assembled(
+        stream,
+        built,
+        hyper,
+        names,
+        lambda run, name: float(run.numbers()[name]),
+        per_step,
+        probe,
+        {},
+        tuple(group.size for group in units),
+        online,
+    )
+    return assembled._replace(measurements=_measured(assembled, first, device))
+
+
+def _stream(run: Experiment, part: Part, **more: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
+    """The stream, with its spec, and a first batch of it."""
+    built = part.build(**{**run.options(part), **more})
+    return check_examples(name_of(run.stream), built)
+
+
+def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
+    # Made from the global generator, as torch's modules are, but not moving it.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            model = part.build(spec, **run.options(part))
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"network is {part.name!r}, which fails for {spec}: {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"network is {part.name!r}, which gives {type(model).__name__}; expected an nn.Module")
+    return model
+
+
+def _loss(run: Experiment, spec: Spec) -> learner.Loss:
+    default = "cross_entropy" if spec.kind == "classification" else "mse"
+    return loss_of(default if run.loss_function is None else run.loss_function)
+
+
+def _nonlinearity(run: Experiment) -> str:
+    """The activation of the network's hidden units; ReLU where nothing tells."""
+    declared = parts.network_kind(run.network).activation
+    part = parts.network(run.network)
+    name = run.setting(part, declared) if declared is not None and declared in part.options else declared
+    return name if name in parts.ACTIVATIONS else "relu"
+
+
+def _optimizer(run: Experiment, part: Part) -> Callable[..., optim.Optimizer]:
+    own = {name: run.setting(part, name) for name in part.numbers if run.setting(part, name) is not None}
+    options = run.options(part)
+
+    def optimizer(**numbers: Any) -> optim.Optimizer:
+        return part.build(**options, **{**own, **numbers})
+
+    return optimizer
+
+
+def _draw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
+    if run.initial == "module":
+        return module_params(lambda: _network_again(run, part, spec), model)
+    nonlinearity = _nonlinearity(run)
+
+    def draw_params(key: Tensor) -> dict[str, Tensor]:
+        params = learner.draw_params(model, key, initializer=run.initializer, nonlinearity=nonlinearity)
+        weights = (name for name, p in params.items() if p.ndim > 1 and run.init_scale != 1)
+        return params | {name: run.init_scale * params[name] for name in weights}
+
+    return draw_params
+
+
+def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
+    return part.build(spec, **run.options(part))
+
+
+def _hyper(
+    run: Experiment, optimizer: Part, method: Part
+) -> tuple[tuple[str, ...], Callable[[Mapping[str, Any]], learner.LearnerHyperparams]]:
+    """The names of the numbers that members may have different, and the learner's hyperparameters from them."""
+    numbers = run.numbers()
+    moving = {n: full for n, full in run.number_names(optimizer).items() if full in numbers and numbers[full] != 0}
+    of_method = {name: full for name, full in run.number_names(method).items() if full in numbers}
+    make = parts.kind(run.method).hyperparams
 
     def hyper(numbers: Mapping[str, Any]) -> learner.LearnerHyperparams:
         return learner.LearnerHyperparams(
             numbers["step_size"],
-            make(**{name: numbers[name] for name in of_method}),
-            {name: numbers[name] for name in moving},
+            make(**{name: numbers[full] for name, full in of_method.items()}),
+            {name: numbers[full] for name, full in moving.items()},
         )
 
+    return ("step_size", *moving.values(), *of_method.values()), hyper
+
+
+def _probe(
+    run: Experiment,
+    model: nn.Module,
+    units: Sequence[UnitGroup],
+    loss_function: learner.Loss,
+    on_held_out: Mapping[str, Metric | None],
+) -> Callable[..., dict[str, Tensor]]:
     forward = forward_with_features(model, units)
+    activation = _nonlinearity(run)
 
     def probe(
-        state: learner.LearnerState, hyper: learner.LearnerHyperparams, batch: tuple[Tensor, ...]
+        state: learner.LearnerState,
+        hyper: learner.LearnerHyperparams,
+        batch: tuple[Tensor, ...],
+        held_out: tuple[Tensor, ...] = (),
     ) -> dict[str, Tensor]:
         inputs, targets = (part.flatten(0, 1) for part in batch[:2])
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             output, features, _ = forward(params, state.buffers, inputs)
-            return learner.LOSSES[first.loss_function](output, targets), features
+            return _value(loss_function(output, targets)), features
 
-        if set(OF_GRADIENTS).intersection(first.metrics):
+        if set(OF_GRADIENTS).intersection(run.metrics):
             gradient, features = torch.func.grad(loss, has_aux=True)(state.params)
         else:
             gradient, (_, features) = None, loss(state.params)
-        return measure(first.metrics, Seen(state, hyper, list(features.values()), gradient, first.activation))
+        layers = [_by_unit(group, features[group.name]) for group in units]
+        found = measure(run.metrics, Seen(state, hyper, layers, gradient, activation))
+        if on_held_out:
+            inputs, targets = held_out
+            output, *_ = forward(state.params, state.buffers, inputs)
+            found |= _as_means(
+                {
+                    name: _value(loss_function(output, targets)) if metric is None else metric(output, targets)
+                    for name, metric in on_held_out.items()
+                }
+            )
+        return found
 
-    program = Program(
-        stream,
-        built,
-        hyper,
-        ("step_size", *moving, *of_method),
-        lambda run, name: float(getattr(run, name)),
-        per_step,
-        probe,
-        {},
-        tuple(group.size for group in units),
+    return probe
+
+
+def _by_unit(group: UnitGroup, h: Tensor) -> Tensor:
+    """A group's activations ``(samples, units)``; of feature maps each position is a sample."""
+    if h.ndim == 2 and h.shape[-1] == group.size:
+        return h
+    return unit_activations(group, h).movedim(-2, -1).flatten(0, -2)
+
+
+def _value(given: Any) -> Tensor:
+    return given[0] if isinstance(given, tuple) else given
+
+
+def _as_means(measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Measurements in floating point, so that the results hold their means."""
+    return {name: value if value.is_floating_point() else value.to(torch.float32) for name, value in measured.items()}
+
+
+def _measured(built: Assembled, run: Experiment, device: torch.device | str | None) -> dict[str, tuple[str, str]]:
+    """Long name and unit of each variable. Which ones a method has is seen in a step of it."""
+    problem = built.stream.init(random.key(0, device=device))
+    problem, batches = built.stream.sample(problem, 2)
+    hyper = built.hyper({name: built.number_of(run, name) for name in built.numbers})
+    state, info = built.learner.step(
+        built.learner.init(random.key(1, device=device)), tuple(part[0] for part in batches), hyper
     )
-    # Which measurements a method has is seen in a step of it.
-    state, info = _rehearse(program, first, device)
-    _, batches = stream.sample(stream.init(random.key(0, device=device)), 2)
-    rehearsed = hyper({name: program.number_of(first, name) for name in program.numbers})
-    names = ("loss", *per_step(info), *probe(state, rehearsed, batches))
-    return program._replace(measurements={name: VARIABLES[name] for name in names})
+    held_out = () if built.stream.held_out is None else built.stream.held_out(problem)
+    names = ("loss", *per_step(info), *built.online, *built.probe(state, hyper, batches, held_out))
+    return {name: VARIABLES.get(name, (name.replace("_", " "), "1")) for name in names}
 
 
 def _telling_change(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,79 +314,20 @@ def _telling_change(step: Callable[..., Any]) -> Callable[..., Any]:
     return telling
 
 
-def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
-    """Check experiments before any work: each setting, that each is read, and the numbers by a step of each program.
-
-    Args:
-        runs: the members of a sweep.
-        swept: what sets the members apart.
-
-    Raises:
-        ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept; what
-            ``metrics`` names none of the members has.
-    """
-    for run in runs:
-        run.check()
-    for name in ("steps", "bin", "metrics"):
-        if len({getattr(run, name) for run in runs}) > 1:
-            raise ValueError(f"{name} is swept; expected one value for all members")
-    for name in unread(runs, sorted({*swept, *set_names(runs)})):
-        methods = ", ".join(sorted({parts.method_name(run.method) for run in runs}))
-        readers = ", ".join(sorted(part.name for part in parts.every() if name in part.defaults))
-        raise ValueError(f"{name} is set, which nothing reads with method {methods}; expected one of {readers}")
-    groups: dict[Any, list[Experiment]] = {}
-    for run in runs:
-        groups.setdefault(run.program_key(), []).append(run)
-    measured: set[str] = set()
-    for group in groups.values():
-        program = build_program(group)
-        measured |= set(program.measurements)
-        for run in _telling(group, program.numbers):
-            _rehearse(program, run)
-    for name in runs[0].metrics if runs[0].metrics != Experiment().metrics else ():
-        if not measured & variables_of(name):
-            methods = ", ".join(sorted({parts.method_name(run.method) for run in runs}))
-            kinds = ", ".join(sorted({run.activation for run in runs}))
-            raise ValueError(f"metrics has {name!r}, which there is none of with method {methods} and {kinds} units")
-
-
-def _telling(runs: Sequence[Experiment], names: Sequence[str]) -> list[Experiment]:
-    """Experiments that hold between them the values of each number, of very many some and the extremes."""
-    chosen: dict[tuple[float, ...], Experiment] = {}
-    for name in names:
-        holder = {float(getattr(run, name)): run for run in runs}
-        values = sorted(holder)
-        for i in np.unique(np.linspace(0, len(values) - 1, min(len(values), REHEARSED)).astype(int)):
-            run = holder[values[i]]
-            chosen[tuple(float(getattr(run, n)) for n in names)] = run
-    return list(chosen.values())
-
-
-def _rehearse(
-    program: Program, run: Experiment, device: torch.device | str | None = None
-) -> tuple[learner.LearnerState, dict[str, Any]]:
-    """One step of one learner, its numbers plain floats: whatever is wrong with a setting is said here."""
-    problem = program.stream.init(random.key(0, device=device))
-    _, batches = program.stream.sample(problem, 1)
-    state = program.learner.init(random.key(1, device=device))
-    numbers = {name: program.number_of(run, name) for name in program.numbers}
-    return program.learner.step(state, tuple(piece[0] for piece in batches), program.hyper(numbers))
-
-
 def _method(runs: Sequence[Experiment], units: int) -> Method:
     """The method, built for the most units that any of the experiments replaces in a group of ``units``."""
-    first, part = runs[0], parts.method(runs[0].method)
+    first, part, kind = runs[0], parts.method(runs[0].method), parts.kind(runs[0].method)
     options = first.options(part)
-    if parts.shares_initializer(part.build):
-        options["initializer"] = _scaled(initializers.get(first.initializer, first.activation), first.init_scale)
-    if parts.takes(part.build, "capacity") and "replacement_rate" in part.numbers:
-        options["capacity"] = math.floor(max(run.replacement_rate for run in runs) * units) + 1
-    return part.build(**options)
+    if kind.initializer:
+        options["initializer"] = _scaled(initializers.get(first.initializer, _nonlinearity(first)), first.init_scale)
+    rate = first.number_names(part).get("replacement_rate")
+    if kind.capacity and rate is not None:
+        options["capacity"] = math.floor(max(run.numbers()[rate] for run in runs) * units) + 1
+    built = kind.build(**options)
+    if not isinstance(built, Method):
+        raise ValueError(f"method is {part.name!r}, which makes {type(built).__name__}; expected a fcbp.methods.Method")
+    return built
 
 
 def _scaled(draw: initializers.Initializer, scale: float) -> initializers.Initializer:
     return draw if scale == 1 else lambda *args: scale * draw(*args)
-
-
-def _reads_new_task(method: Method) -> bool:
-    return any(parts.takes(function, "new_task") for function in (method.update, method.adjust))

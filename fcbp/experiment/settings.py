@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fcbp import initializers, learner, streams
+from fcbp import initializers, losses
+from fcbp.addresses import name_of
 from fcbp.designs import plain
 from fcbp.experiment import parts
-from fcbp.experiment.measurements import METRICS
+from fcbp.experiment.measurements import METRICS, metric_name
 from fcbp.experiment.parts import Part
-from fcbp.methods import Kind
 from fcbp.names import unknown
 
-__all__ = ["Experiment", "setting_names"]
+__all__ = ["Experiment", "set_names", "setting_names", "unread"]
+
+SHORT_FOR = {"lr": "step_size", "learning_rate": "step_size", "loss": "loss_function", "rho": "replacement_rate"}
+"""Names that people try, and the settings that they mean."""
+INITIAL = ("drawn", "module")
+BY_NETWORK = ("hidden", "activation")
+"""Fields that are options of the network: their defaults are the network's."""
 
 
 def _field(default: Any, help: str) -> Any:
@@ -28,12 +34,17 @@ class Experiment:
     """One learner on one stream, as frozen data.
 
     Beside its fields an experiment has the settings of the parts that it names: those of the stream, the network, the
-    optimiser and the method, each a keyword and an attribute. What is not set has the part's own default.
+    optimiser and the method, each a keyword and an attribute. What is not set has the part's own default. A setting
+    that two parts have under one name is written with its part: ``Experiment(**{"method.beta": 0.9})``.
+
+    ``stream``, ``network``, ``loss_function``, ``optimizer``, ``method`` and each of ``metrics`` take a name, an
+    object, or the address where it is found: ``"package.module:name"`` or ``"path/to/file.py:name"``. See
+    ``docs/extending.md``.
 
     The defaults are those of the slowly-changing regression problem of Dohare et al. (Nature 2024).
 
     Raises:
-        ValueError: a setting is one that nothing has; near misses are offered.
+        ValueError: a setting is one that nothing has, or that two parts have; near misses are offered.
 
     Example:
         >>> experiment = Experiment(method="cbp", replacement_rate=1e-3)
@@ -46,39 +57,65 @@ class Experiment:
     seed: int = _field(
         0, "draws the target, the examples, the initial weights and every reset; settings with one seed share them"
     )
-    stream: str = _field("bit-flipping", "the problem")
-    network: str = _field("mlp", "the network")
+    stream: Any = _field("bit-flipping", "the problem: a name, or module:name or file.py:name")
+    network: Any = _field("mlp", "the network: a name, or module:name or file.py:name")
     hidden: tuple[int, ...] = _field((5,), "units of each hidden layer")
     activation: str = _field("relu", "activation of the hidden units")
+    initial: str = _field("drawn", "initial weights: drawn by the initializer, or the module's own")
     initializer: str = _field("kaiming_uniform", "how weights are drawn, at the start and after a replacement")
     init_scale: float = _field(1.0, "times the initializer's standard deviation")
-    loss_function: str = _field("mse", "what the learner minimises: mse or cross_entropy")
-    optimizer: str = _field("sgd", "sgd, adam or adamw")
+    loss_function: Any = _field(
+        "mse",
+        "what the learner minimises: mse, cross_entropy, or module:name or file.py:name; by default as the stream",
+    )
+    optimizer: Any = _field("sgd", "sgd, adam or adamw, or module:name or file.py:name")
     step_size: float = _field(0.01, "step size of the optimiser")
-    method: str | Kind = field(default="cbp", metadata={"help": "a name of fcbp.methods.METHODS, or what they name"})
+    method: Any = field(default="cbp", metadata={"help": "a name of fcbp.methods.METHODS, or what they name"})
     steps: int = _field(1_000_000, "learner steps of every member")
-    bin: int | None = _field(None, "steps averaged into one value; by default a fiftieth of the run, at most 20,000")
-    metrics: tuple[str, ...] = _field(
+    bin: Any = _field(None, "steps averaged into one value, or task; by default a fiftieth of the run, at most 20,000")
+    metrics: tuple[Any, ...] = _field(
         ("inactive_units", "weight_magnitude", "effective_rank", "stable_rank", "age", "utility"),
-        f"what is measured beside the loss and resets: {', '.join(METRICS)}",
+        f"what is measured beside the loss and resets: {', '.join(METRICS)}, test_NAME on held-out examples, or "
+        "module:name or file.py:name",
     )
     settings: tuple[tuple[str, Any], ...] = _field((), "what is set of the parts, by name in alphabetical order")
 
     def __init__(self, **settings: Any) -> None:
         fields = {f.name: f.default for f in dataclasses.fields(self)}
         own = dict(settings.pop("settings", ()))
-        for name, value in settings.items():
-            (fields if name in fields else own)[name] = plain(value)
-        chosen = fields["method"]
-        known = {*(part_name for part in parts.every() for part_name in part.defaults)}
-        if isinstance(chosen, Kind):
-            known |= set(parts.method(chosen).defaults)
-        for name in own:
-            if name not in known:
-                raise unknown("setting", name, known | set(fields) - {"settings"})
-        fields["settings"] = tuple(sorted(own.items()))
+        given = {name: plain(value) for name, value in settings.items()}
+        for name, value in given.items():
+            (fields if name in fields else own)[name] = value
+        fields |= _defaults_of_parts(fields, given)
+        object.__setattr__(self, "settings", tuple(sorted(own.items())))
+        fields["settings"] = self.settings
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+        for name in own:
+            self._check_known(name)
+
+    def _check_known(self, name: str) -> None:
+        """Check that a setting is one of some part's, and of one part alone."""
+        all_parts = _parts_that_exist(self)
+        role, dot, rest = name.rpartition(".")
+        if dot:
+            matching = [part for part in all_parts if part.role == role]
+            if not any(rest in part.defaults for part in matching):
+                raise unknown("setting", name, [f"{p.role}.{n}" for p in all_parts for n in p.defaults])
+            return
+        mine = [part for part in all_parts if name in part.defaults]
+        roles = sorted({part.role for part in mine})
+        if len(roles) > 1 and set(roles) != {"method", "optimizer"}:
+            raise ValueError(
+                f"{name} is a setting of {' and '.join(f'the {role}' for role in roles)}; expected one of them, "
+                f"written {' or '.join(f'{role}.{name}' for role in roles)}"
+            )
+        if mine or any(name in part.defaults for part in parts.every()):
+            return
+        if name in SHORT_FOR:
+            raise ValueError(f"setting is {name!r}, which there is none of; did you mean {SHORT_FOR[name]!r}?")
+        known = {n for part in all_parts for n in part.defaults} | set(FIELDS)
+        raise unknown("setting", name, known)
 
     def __getattr__(self, name: str) -> Any:
         # Reached for what is no field: a setting of a part. Copying and pickling look here before there are fields.
@@ -86,20 +123,30 @@ class Experiment:
             settings = dict(self.settings)
             if name in settings:
                 return settings[name]
+            role, dot, rest = name.rpartition(".")
             for part in self.parts():
+                if dot and part.role == role and rest in part.defaults:
+                    return settings.get(rest, part.defaults[rest])
                 if name in part.defaults:
-                    return part.defaults[name]
+                    return settings.get(f"{part.role}.{name}", part.defaults[name])
         raise AttributeError(f"Experiment has no setting {name!r} with method {parts.method_name(self.method)!r}")
 
     def __repr__(self) -> str:
         shown = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[:-1]}
-        defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        changed = {name: value for name, value in shown.items() if value != defaults[name]}
+        defaults = {f.name: f.default for f in dataclasses.fields(self)} | _defaults_of_parts(shown, {})
+        changed = {
+            name: name_of(value) if callable(value) else value
+            for name, value in shown.items()
+            if value != defaults[name]
+        }
         return f"Experiment({', '.join(f'{k}={v!r}' for k, v in (changed | dict(self.settings)).items())})"
 
     def replace(self, **settings: Any) -> Experiment:
-        """The experiment with other settings."""
-        return dataclasses.replace(self, **settings)
+        """The experiment with other settings; a default that follows the network or the stream follows the new one."""
+        now = {name: getattr(self, name) for name in FIELDS}
+        following = {n: v for n, v in _defaults_of_parts(now, {}).items() if now[n] == v}
+        kept = {name: value for name, value in now.items() if name not in following}
+        return Experiment(**{**kept, "settings": self.settings, **settings})
 
     def parts(self) -> tuple[Part, Part, Part, Part]:
         """Stream, network, optimiser and method.
@@ -115,25 +162,42 @@ class Experiment:
 
     def reads(self, name: str) -> bool:
         """Whether the setting is a field, or one of a part that the experiment names."""
-        return name in FIELDS or any(name in part.defaults for part in self.parts())
+        role, _, rest = name.rpartition(".")
+        if name in BY_NETWORK:
+            return name in self.parts()[1].defaults
+        return name in FIELDS or any(rest in part.defaults for part in self.parts() if role in ("", part.role))
+
+    def number_names(self, part: Part) -> dict[str, str]:
+        """The numbers of an optimiser or a method, each with its name in this experiment: with its part's before it
+        where another part has a setting of that name."""
+        others = [other for other in self.parts() if other.role != part.role]
+        taken = {name for other in others for name in other.defaults} | {*FIELDS}
+        return {name: f"{part.role}.{name}" if name in taken else name for name in part.numbers}
 
     def numbers(self) -> dict[str, float]:
         """The numbers of the optimiser and the method, which members that share a program may have different."""
         *_, optimizer, method = self.parts()
-        numbers = {"step_size": self.step_size, **optimizer.numbers, **method.numbers}
-        numbers |= {name: value for name, value in self.settings if name in numbers}
+        numbers = {"step_size": self.step_size}
+        for part in (optimizer, method):
+            numbers |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
         return {name: value for name, value in numbers.items() if value is not None}
+
+    def setting(self, part: Part, name: str) -> Any:
+        """The value of a part's setting."""
+        settings = dict(self.settings)
+        default = getattr(self, name) if part.role == "network" and name in BY_NETWORK else part.defaults[name]
+        return settings.get(f"{part.role}.{name}", settings.get(name, default))
 
     def options(self, part: Part) -> dict[str, Any]:
         """What is set of a part's options, and the defaults of the others."""
-        return {**part.options, **{name: value for name, value in self.settings if name in part.options}}
+        return {name: self.setting(part, name) for name in part.options}
 
     def program_key(self) -> Any:
         """Hashable; members with equal keys share one compiled program, each with its seed and its numbers."""
         numbers = self.numbers()
         all_parts = self.parts()
         # Whether there is momentum or decay at all changes the program; how much does not.
-        present = tuple(numbers[name] != 0 for name in all_parts[2].numbers)
+        present = tuple(self.setting(all_parts[2], name) != 0 for name in all_parts[2].numbers)
         fields = tuple(getattr(self, name) for name in FIELDS if name not in ("seed", "step_size", "method"))
         options = tuple((part.name, part.build, *self.options(part).items()) for part in all_parts)
         return fields, options, present, tuple(numbers)
@@ -144,20 +208,16 @@ class Experiment:
         Raises:
             ValueError: a setting is unknown or out of range; the message names it, its value and what was expected.
         """
-        self.parts()
-        for name, names in {
-            "activation": parts.ACTIVATIONS,
-            "loss_function": learner.LOSSES,
-            "initializer": initializers.INITIALIZERS,
-        }.items():
+        network = self.parts()[1]
+        if self.loss_function is not None:
+            loss_of(self.loss_function)
+        closed: dict[str, Iterable[str]] = {"initializer": initializers.INITIALIZERS, "initial": INITIAL}
+        if "activation" in network.options and network.name in parts.NETWORKS:
+            closed["activation"] = parts.ACTIVATIONS
+        for name, names in closed.items():
             if getattr(self, name) not in names:
                 raise unknown(name, getattr(self, name), names)
-        for name in ("seed", "steps", *(("bin",) if self.bin is not None else ())):
-            value, low = getattr(self, name), int(name != "seed")
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 63:
-                raise ValueError(f"{name} is {value!r}; expected a whole number, {low} or more and below 2^63")
-        if self.bin is not None and self.bin > self.steps:
-            raise ValueError(f"bin is {self.bin!r}; expected at most steps, {self.steps}")
+        self._check_lengths()
         for name, value in (*self.numbers().items(), ("init_scale", self.init_scale)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
                 raise ValueError(f"{name} is {value!r}; expected a number")
@@ -167,41 +227,97 @@ class Experiment:
             raise ValueError(f"init_scale is {self.init_scale!r}; expected a finite number, 0 or more")
         for part in self.parts():
             for name, default in part.options.items():
-                if isinstance(default, bool) and not isinstance(getattr(self, name), bool):
-                    raise ValueError(f"{name} is {getattr(self, name)!r}; expected True or False")
-        hidden = self.hidden
-        if not isinstance(hidden, tuple) or not hidden or not all(isinstance(n, int) and n > 0 for n in hidden):
-            raise ValueError(
-                f"hidden is {hidden!r}; expected a tuple with a positive number of units for each layer, such as (5,)"
-            )
-        for name in self.metrics:
-            if name not in METRICS:
-                raise unknown("metrics", name, METRICS)
+                if isinstance(default, bool) and not isinstance(self.setting(part, name), bool):
+                    raise ValueError(f"{name} is {self.setting(part, name)!r}; expected True or False")
+        if network.name == "mlp":
+            _check_hidden(self.hidden)
+        if not isinstance(self.metrics, tuple):
+            raise ValueError(f"metrics is {self.metrics!r}; expected a tuple of names, such as ('accuracy',)")
+        for chosen in self.metrics:
+            metric_name(chosen)
+
+    def _check_lengths(self) -> None:
+        of_bin = ("bin",) if self.bin not in (None, "task") else ()
+        for name in ("seed", "steps", *of_bin):
+            value, low = getattr(self, name), int(name != "seed")
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 63:
+                also = ", or 'task'" if name == "bin" else ""
+                raise ValueError(f"{name} is {value!r}; expected a whole number, {low} or more and below 2^63{also}")
+        if of_bin and self.bin > self.steps:
+            raise ValueError(f"bin is {self.bin!r}; expected at most steps, {self.steps}")
 
     def describe(self) -> str:
         """The problem in a sentence."""
-        document = str(getattr(streams, self.stream.replace("-", "_")).__doc__)
-        return document.splitlines()[0].rstrip(".")
+        build = parts.stream(self.stream).build
+        document = str(getattr(build, "__doc__", None) or name_of(self.stream))
+        return document.strip().splitlines()[0].rstrip(".")
 
     def to_dict(self) -> dict[str, Any]:
         """The fields and what is set of the parts, as plain data: what :class:`Experiment` takes to make this again."""
         fields = {name: getattr(self, name) for name in FIELDS}
         fields["method"] = parts.method_name(self.method)
-        return {**fields, **dict(self.settings)}
+        for name in ("stream", "network", "optimizer", "loss_function"):
+            fields[name] = None if fields[name] is None else name_of(fields[name])
+        fields["metrics"] = tuple(map(name_of, self.metrics))
+        return {**fields, **{name: name_of(v) if callable(v) else v for name, v in self.settings}}
 
     def with_defaults(self) -> dict[str, Any]:
         """:meth:`to_dict`, and for what is not set of the parts their defaults."""
-        return {**{name: value for part in self.parts() for name, value in part.defaults.items()}, **self.to_dict()}
+        own = {name: value for part in self.parts() for name, value in part.defaults.items() if name not in BY_NETWORK}
+        return {**own, **self.to_dict()}
 
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Experiment) if f.name != "settings")
 """The settings that every experiment reads."""
 
 
-def setting_names() -> dict[str, Any]:
-    """Every setting of an experiment and of any part, with a default (of the first part that has it)."""
+def _parts_that_exist(run: Experiment) -> tuple[Part, ...]:
+    """The parts of an experiment; none where one is unknown, which its check says."""
+    try:
+        return run.parts()
+    except ValueError:
+        return ()
+
+
+def _defaults_of_parts(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not given and whose defaults are those of the network or of the stream."""
+    found: dict[str, Any] = {}
+    if fields["network"] != "mlp":
+        try:
+            options = parts.network(fields["network"]).options
+            found |= {"hidden": options.get("hidden", ()), "activation": options.get("activation", "")}
+        except ValueError:  # it is unknown, which its check says
+            pass
+    if fields["stream"] != "bit-flipping":
+        found["loss_function"] = None
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def _check_hidden(hidden: Any) -> None:
+    if not isinstance(hidden, tuple) or not hidden or not all(isinstance(n, int) and n > 0 for n in hidden):
+        raise ValueError(
+            f"hidden is {hidden!r}; expected a tuple with a positive number of units for each layer, such as (5,)"
+        )
+
+
+def loss_of(chosen: Any) -> losses.Loss:
+    """The loss that a setting names.
+
+    Raises:
+        ValueError: there is none.
+    """
+    expected = f"one of {', '.join(losses.LOSSES)}, or a function (output, targets) -> scalar, or its address"
+    return losses.get(parts.find("loss_function", chosen, losses.LOSSES, expected))
+
+
+def setting_names(*own: Part) -> dict[str, Any]:
+    """Every setting of an experiment and of any part, with a default (of the first part that has it).
+
+    Args:
+        own: parts beside those that have a name.
+    """
     found: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Experiment) if f.name != "settings"}
-    for part in parts.every():
+    for part in (*own, *parts.every()):
         for name, value in part.defaults.items():
             found.setdefault(name, value)
     return found
@@ -214,5 +330,7 @@ def unread(runs: Iterable[Experiment], names: Iterable[str]) -> list[str]:
 
 
 def set_names(runs: Iterable[Experiment]) -> set[str]:
-    """What of the parts' settings any of the experiments sets."""
-    return {name for run in runs for name, _ in run.settings}
+    """What any of the experiments sets: of the parts' settings, and of the fields that are a network's."""
+    found = {name for run in runs for name, _ in run.settings}
+    following = {run: _defaults_of_parts({n: getattr(run, n) for n in FIELDS}, {}) for run in runs}
+    return found | {n for run, own in following.items() for n in BY_NETWORK if n in own and getattr(run, n) != own[n]}

@@ -17,7 +17,7 @@ from fcbp.names import unknown
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
 
-__all__ = ["PARALLEL_FROM", "Choice", "explain", "is_out_of_memory", "scan"]
+__all__ = ["PARALLEL_FROM", "Choice", "check_carry", "explain", "is_out_of_memory", "scan"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 

@@ -35,19 +35,19 @@ __all__ = ["histogram", "learning_curves", "methods", "sensitivity"]
 
 def learning_curves(
     results: xarray.Dataset,
-    variable: str = "loss",
+    variable: str | None = None,
     *,
     over: str = "seed",
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """A line for each setting: the mean over seeds against steps, in a band of one standard error.
+    """A line for each setting: the mean over seeds against examples, steps or tasks, in a band of one standard error.
 
     Where two settings were swept, one has the colours and the other the dashes.
 
     Args:
         results: what :func:`fcbp.sweep` returned.
-        variable: one of its data variables.
+        variable: one of its data variables; by default the loss, or the first where there is none.
         over: the dimension that is averaged.
         legend: name the lines, and say above them what they are the mean of.
         ax: where to draw; by default a new figure.
@@ -68,7 +68,7 @@ def learning_curves(
     return ax
 
 
-def methods(results: xarray.Dataset, variable: str = "loss", *, last: float = 0.2) -> Figure:
+def methods(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> Figure:
     """Each method at its best: its learning curve, and the end of the run with 95% bootstrap intervals over seeds.
 
     Args:
@@ -106,7 +106,7 @@ def methods(results: xarray.Dataset, variable: str = "loss", *, last: float = 0.
 
 def sensitivity(
     results: xarray.Dataset,
-    variable: str = "loss",
+    variable: str | None = None,
     *,
     across: str = "replacement_rate",
     over: str = "seed",
@@ -118,7 +118,7 @@ def sensitivity(
 
     Args:
         results: what :func:`fcbp.sweep` returned.
-        variable: one of its data variables.
+        variable: one of its data variables; by default the loss, or the first where there is none.
         across: the swept setting on the horizontal axis; 0 has its place left of a logarithmic axis.
         over: the dimension that is averaged.
         last: the fraction of the run that counts as its end.
@@ -192,8 +192,8 @@ def histogram(results: xarray.Dataset, variable: str = "age", *, legend: bool = 
         raise ValueError(
             f"variable is {variable!r}; expected one whose quantiles were measured, such as age or utility"
         )
-    end = results[names].isel(step=-1)
-    settings = list(analysis.settings(results["loss"]))
+    end = results[names].isel({analysis.bins_of(results): -1})
+    settings = list(analysis.settings(results[names[0]]))
     samples = [_spread(end.isel(at), names) for at, _ in settings]
     everything = np.concatenate(samples)
     everything = everything[np.isfinite(everything)]
@@ -213,7 +213,7 @@ def histogram(results: xarray.Dataset, variable: str = "age", *, legend: bool = 
     ax.set_xlabel(what[0] + (f" ({', '.join(what[1:])})" if what[1:] else ""))
     ax.set_ylabel("fraction of the units")
     if legend:
-        ax.set_title(what_is_drawn(results["loss"], "seed", "mean"), fontsize="medium")
+        ax.set_title(what_is_drawn(results[names[0]], "seed", "mean"), fontsize="medium")
         add_legend(ax)
     return ax
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from fcbp import analysis
 from fcbp.analysis import Setting
-from fcbp.experiment import METRICS, Experiment, variables_of
+from fcbp.experiment import PER_STEP, Experiment, variables_of
 from fcbp.plots.charts import histogram, learning_curves, methods, sensitivity
 from fcbp.plots.parts import MOST_LINES, add_legend, add_legend_below, matplotlib, what_is_drawn
 from fcbp.sweeps import files
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["curves_picture", "replaced_picture", "save"]
+
+MOST_PANELS = 12
+"""Variables of one picture."""
 
 
 def save(results: xarray.Dataset, folder: Path) -> list[Path]:
@@ -82,7 +85,11 @@ def _swept_numbers(results: xarray.Dataset) -> list[str]:
     """Swept settings that are numbers, in the order of the results."""
     numbers = []
     for name in analysis.apart(results):
-        values = {setting[name] for _, setting in analysis.settings(results["loss"]) if name in setting}
+        values = {
+            setting[name]
+            for _, setting in analysis.settings(results[analysis.main_variable(results)])
+            if name in setting
+        }
         if all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in values) and len(values) > 1:
             numbers.append(name)
     return [name for name in numbers if name not in analysis.ROWS]
@@ -93,10 +100,14 @@ def _any_reset(results: xarray.Dataset) -> bool:
 
 
 def curves_picture(results: xarray.Dataset) -> Figure:
-    # And what was measured because someone asked for it.
-    usual = {variable for metric in Experiment().metrics for variable in variables_of(metric)}
-    asked = [name for metric in METRICS for name in sorted(variables_of(metric) - usual)]
-    wanted = [name for name in ("loss", "inactive_units", "effective_rank", *asked) if name in results]
+    # What was measured because someone asked for it is drawn as well: of a program all.
+    usual = {variable for metric in Experiment().metrics for variable in variables_of(metric)} | {*PER_STEP} - {
+        "update_magnitude"
+    }
+    main = analysis.main_variable(results)
+    asked = [name for name in map(str, results.data_vars) if name not in (*usual, main)]
+    wanted = [name for name in dict.fromkeys((main, "inactive_units", "effective_rank", *asked)) if name in results]
+    wanted = wanted[:MOST_PANELS]
     figure, axes = _grid(len(wanted), 3)
     for ax, variable in zip(axes, wanted, strict=False):
         learning_curves(results, variable, legend=False, ax=ax)
@@ -109,7 +120,7 @@ def _sensitivity_picture(results: xarray.Dataset, numbers: Sequence[str]) -> Fig
         sensitivity(results, across=name, legend=False, ax=ax)
         if len(numbers) > 1 or len(ax.get_legend_handles_labels()[1]) <= 8:
             add_legend(ax)
-    figure.suptitle(what_is_drawn(results["loss"], "seed"), fontsize="medium")
+    figure.suptitle(what_is_drawn(results[analysis.main_variable(results)], "seed"), fontsize="medium")
     return figure
 
 
@@ -118,7 +129,8 @@ def replaced_picture(results: xarray.Dataset) -> Figure:
     wanted = [name for name in analysis.COUNTS if name in results and bool((results[name] > 0).any())]
     figure, axes = _grid(len(wanted), 2, width=7)
     for ax, name in zip(axes, wanted, strict=False):
-        so_far = results[name].cumsum("step", skipna=False).assign_coords(step=results["step"])
+        dimension = analysis.bins_of(results)
+        so_far = results[name].cumsum(dimension, skipna=False).assign_coords(results[name].coords)
         unit = results[name].attrs.get("units", "1")
         so_far.attrs = {"long_name": f"{analysis.COUNTS[name]} so far", "units": unit}
         learning_curves(results.assign({name: so_far}), name, legend=False, ax=ax)
@@ -150,7 +162,7 @@ def _grid(panels: int, columns: int, width: float = 5) -> tuple[Figure, list[Axe
 
 
 def _titled(figure: Figure, ax: Axes, results: xarray.Dataset, what: str = "mean ± standard error") -> Figure:
-    parts = [what_is_drawn(results["loss"], "seed", what), results.attrs.get("drawn", "")]
+    parts = [what_is_drawn(results[analysis.main_variable(results)], "seed", what), results.attrs.get("drawn", "")]
     figure.suptitle("; ".join(part for part in parts if part), fontsize="medium")
     add_legend_below(figure, ax, columns=4)
     return figure

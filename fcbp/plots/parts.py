@@ -22,6 +22,7 @@ __all__ = [
     "PALETTE",
     "add_legend",
     "add_legend_below",
+    "along",
     "axes_or_new",
     "draw_curve",
     "finish_curves",
@@ -45,18 +46,26 @@ MOST_LINES = 12
 def draw_curve(ax: Axes, curve: xarray.DataArray, over: str, label: str, style: dict[str, Any], alpha: float) -> None:
     """A line, the mean over seeds, in a band of one standard error."""
     mean, error = mean_and_error(curve, over)
-    (line,) = ax.plot(curve["step"], mean, label=label, **style)
+    places = along(curve)
+    (line,) = ax.plot(places, mean, label=label, **style)
     if error is not None:
         low, high = mean - error, mean + error
-        ax.fill_between(curve["step"].values, low, high, color=line.get_color(), alpha=alpha, linewidth=0)
+        ax.fill_between(places.values, low, high, color=line.get_color(), alpha=alpha, linewidth=0)
+
+
+def along(results: xarray.Dataset | xarray.DataArray) -> xarray.DataArray:
+    """The horizontal axis of curves: tasks where a bin is one, else examples where they are counted, else steps."""
+    if analysis.bins_of(results) == "task":
+        return results["task"]
+    return results["examples"] if "examples" in results.coords else results["step"]
 
 
 def finish_curves(ax: Axes, results: xarray.Dataset, curves: xarray.DataArray) -> None:
     """The labels and ticks of an axis with curves."""
-    ax.set_xlabel(label_of(results["step"]))
+    ax.set_xlabel(label_of(along(results)))
     ax.set_ylabel(label_of(curves))
     ax.xaxis.set_major_formatter(matplotlib("ticker").EngFormatter(sep=""))
-    ax.xaxis.set_major_locator(matplotlib("ticker").MaxNLocator(6))
+    ax.xaxis.set_major_locator(matplotlib("ticker").MaxNLocator(6, integer=True))
     ax.margins(x=0.01)
 
 
@@ -140,12 +149,13 @@ def label_of(values: xarray.DataArray) -> str:
     return name if unit in ("1", name.split()[0]) else f"{name} ({unit})"
 
 
-def variable_of(results: xarray.Dataset, variable: str) -> xarray.DataArray:
-    """A variable of the results.
+def variable_of(results: xarray.Dataset, variable: str | None) -> xarray.DataArray:
+    """A variable of the results; by default the main one.
 
     Raises:
         ValueError: there is none of that name.
     """
+    variable = variable or analysis.main_variable(results)
     if variable not in results.data_vars:
         raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
     return results[variable]

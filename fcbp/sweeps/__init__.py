@@ -16,8 +16,8 @@ writes results (``store.py``), checkpoints (``checkpoint.py``) and the rest of t
 
 from fcbp.sweeps.execution import Interrupted
 from fcbp.sweeps.folder import state
-from fcbp.sweeps.plan import COMPILE_FROM, surprises
+from fcbp.sweeps.plan import COMPILE_FROM
 from fcbp.sweeps.run import resume, sweep
 from fcbp.sweeps.store import CONFIG, STORE, open
 
-__all__ = ["COMPILE_FROM", "CONFIG", "STORE", "Interrupted", "open", "resume", "state", "surprises", "sweep"]
+__all__ = ["COMPILE_FROM", "CONFIG", "STORE", "Interrupted", "open", "resume", "state", "sweep"]

@@ -18,7 +18,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import loop
-from fcbp.experiment import AVERAGED, PER_STEP, Program
+from fcbp.program import Program
+from fcbp.rehearsal import Rehearsed
 from fcbp.sweeps.plan import pieces
 
 __all__ = ["Advance", "Carry", "size_of", "using_threads"]
@@ -37,10 +38,10 @@ class Carry(NamedTuple):
     """All that a population goes on from."""
 
     problem: Any
-    """States of the streams; members of one seed share theirs."""
-    learners: Any
-    """States of the learners, members first."""
-    hyper: Any
+    """States of the streams; members of one seed share theirs. Nothing where the program has no stream."""
+    members: Any
+    """The members' own carries, members first."""
+    settings: dict[str, Tensor]
     """The members' numbers."""
     stream_of: Int64[Tensor, "members"]
     """Each member's stream."""
@@ -50,11 +51,11 @@ class Steps(NamedTuple):
     """A program's step, as each way of advancing runs it; one object each, for which compiled programs are kept."""
 
     making: Callable[[Any, Any], Any]
-    """Members in lanes: ``(window, index, learner, hyper, sums)`` is carried."""
+    """Members in lanes: ``(window, index, member, settings, sums)`` is carried, the window empty without a stream."""
     given: Callable[[Any, Any], Any]
-    """Members in lanes: ``(learner, hyper, sums)`` is carried, each member's example given."""
+    """Members in lanes: ``(member, settings, sums)`` is carried, each member's example given."""
     together: Callable[[Any, Any], Any]
-    """All members as one: ``(learners, hyper, stream_of)`` is carried, each stream's example given."""
+    """All members as one: ``(members, settings, stream_of)`` is carried, each stream's example given."""
 
 
 class Ahead(NamedTuple):
@@ -73,14 +74,14 @@ class Advance:
     """``advance(carry, steps)``: the new carry, and sums over the steps ``(members,)``: counts int64, others float64.
 
     Args:
-        program: what a member does.
+        program: of one member.
+        rehearsed: what it measures.
         compile: whether steps are compiled; ``"lanes"`` only where lanes suit.
         threads: what lanes may use; ``None`` is torch's number.
     """
 
-    def __init__(self, program: Program, compile: bool | str, threads: int | None) -> None:
-        self.program, self.compile, self.threads = program, compile, threads
-        self.sums = ("loss", *(name for name in PER_STEP if name in program.measurements))
+    def __init__(self, program: Program, rehearsed: Rehearsed, compile: bool | str, threads: int | None) -> None:
+        self.program, self.rehearsed, self.compile, self.threads = program, rehearsed, compile, threads
         self.steps = _steps(program)
         # By number of members.
         self.window_lengths: dict[int, int] = {}
@@ -115,13 +116,22 @@ class Advance:
         """The most steps of a call in which lanes make their own examples; 0 where they do not suit."""
         members = len(carry.stream_of)
         if self.compile and members not in self.window_lengths:
-            first: Any = optree.tree_map(lambda leaf: leaf[:1], carry.problem)
-            length = next((n for n in WINDOWS if size_of(self.windows(first, n)) <= WINDOW_BYTES), 0)
+            length = self.longest_window(carry)
             if length:
                 ours = self.with_windows(carry, self.members_windows(carry, length), 0)
                 length = length if loop.explain(self.steps.making, ours).backend == "lanes" else 0
             self.window_lengths[members] = length
         return self.window_lengths.get(members, 0)
+
+    def longest_window(self, carry: Carry) -> int:
+        """The most steps whose examples a member can make from a small window; 0 where its stream has none."""
+        stream = self.program.stream
+        if stream is None:
+            return WINDOWS[0] if WINDOWS else 0
+        if stream.window is None:
+            return 0
+        first: Any = optree.tree_map(lambda leaf: leaf[:1], carry.problem)
+        return next((n for n in WINDOWS if size_of(self.windows(first, n)) <= WINDOW_BYTES), 0)
 
     def making_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]] | None:
         """Some steps; ``None`` where they cannot be compiled."""
@@ -134,17 +144,23 @@ class Advance:
         if done is None:
             self.window_lengths[len(carry.stream_of)] = 0
             return None
-        *_, learners, _, totals = done
-        problem = torch.vmap(lambda state: self.program.stream.skip(state, steps))(carry.problem)  # type: ignore[misc]
+        *_, members, _, totals = done
+        stream = self.program.stream
+        skip = None if stream is None else stream.skip
+        problem = carry.problem if skip is None else torch.vmap(lambda state: skip(state, steps))(carry.problem)
         self.ahead = Ahead(problem, carry.stream_of, ahead.window, ahead.next + steps)
-        return carry._replace(problem=problem, learners=learners), totals
+        return carry._replace(problem=problem, members=members), totals
 
     def with_windows(self, carry: Carry, window: Any, index: int) -> tuple[Any, ...]:
         """What the step that makes its examples carries."""
-        return window, torch.full_like(carry.stream_of, index), carry.learners, carry.hyper, self.zeros(carry)
+        return window, torch.full_like(carry.stream_of, index), carry.members, carry.settings, self.zeros(carry)
 
     def windows(self, problem: Any, length: int) -> Any:
-        return torch.vmap(lambda state: self.program.stream.window(state, length))(problem)  # type: ignore[misc]
+        stream = self.program.stream
+        if stream is None or stream.window is None:
+            return ()
+        window = stream.window
+        return torch.vmap(lambda state: window(state, length))(problem)
 
     def members_windows(self, carry: Carry, length: int) -> Any:
         return optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), self.windows(carry.problem, length))
@@ -155,9 +171,11 @@ class Advance:
         """The most steps of a call whose examples are laid out before it."""
         members = len(carry.stream_of)
         if members not in self.piece_lengths:
-            _, batches = self.sample(carry, 1)
-            streams = len(batches[0][0])
-            bytes = 8 * members + size_of(batches) * (streams + members) // streams
+            bytes = 8 * members * len(self.rehearsed.averaged + self.rehearsed.summed)
+            if self.program.stream is not None:
+                _, batches = self.sample(carry, 1)
+                streams = len(batches[0][0])
+                bytes = 8 * members + size_of(batches) * (streams + members) // streams
             self.piece_lengths[members] = max(2, min(PIECE, PIECE_BYTES // bytes))
         return self.piece_lengths[members]
 
@@ -166,23 +184,25 @@ class Advance:
         problem, batches = self.sample(carry, steps)
         totals = self.zeros(carry)
         if suits:
-            ours = (carry.learners, carry.hyper, totals)
+            ours = (carry.members, carry.settings, totals)
             done = self.in_lanes(self.steps.given, ours, laid_out(batches, carry.stream_of), steps)
             if done is not None:
-                learners, _, totals = done
-                return carry._replace(problem=problem, learners=learners), totals
+                members, _, totals = done
+                return carry._replace(problem=problem, members=members), totals
             self.lanes_suit[len(carry.stream_of)] = False
         backend = "scan" if self.compile is True else "eager"
-        (learners, *_), seen = loop.scan(self.steps.together, tuple(carry[1:]), batches, backend=backend)
+        (members, *_), seen = loop.scan(self.steps.together, tuple(carry[1:]), batches, length=steps, backend=backend)
         totals = {name: value.sum(0, dtype=totals[name].dtype) for name, value in seen.items()}
-        return carry._replace(problem=problem, learners=learners), totals
+        return carry._replace(problem=problem, members=members), totals
 
     def suits_lanes(self, carry: Carry) -> bool:
         """Whether lanes are the best way where examples are given; one step's tell."""
         members = len(carry.stream_of)
+        if self.program.stream is None:
+            return False  # such a program makes its own examples, or does not suit lanes
         if self.compile and members not in self.lanes_suit:
             _, batches = self.sample(carry, 1)
-            ours = (carry.learners, carry.hyper, self.zeros(carry))
+            ours = (carry.members, carry.settings, self.zeros(carry))
             choice = loop.explain(self.steps.given, ours, laid_out(batches, carry.stream_of))
             self.lanes_suit[members] = choice.backend == "lanes"
         return self.lanes_suit.get(members, False)
@@ -201,37 +221,38 @@ class Advance:
 
     def sample(self, carry: Carry, length: int) -> Any:
         """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
-        return torch.vmap(lambda state: self.program.stream.sample(state, length), out_dims=(0, 1))(carry.problem)
+        stream = self.program.stream
+        if stream is None:
+            return carry.problem, ()
+        return torch.vmap(lambda state: stream.sample(state, length), out_dims=(0, 1))(carry.problem)
 
     def zeros(self, carry: Carry) -> dict[str, Tensor]:
         """Sums over no steps."""
-        return {
-            name: torch.zeros_like(carry.stream_of, dtype=torch.float64 if name in AVERAGED else torch.int64)
-            for name in self.sums
-        }
+        like = carry.stream_of
+        means = {name: torch.zeros_like(like, dtype=torch.float64) for name in self.rehearsed.averaged}
+        return means | {name: torch.zeros_like(like, dtype=torch.int64) for name in self.rehearsed.summed}
 
 
 def _steps(program: Program) -> Steps:
-    def learn(learner: Any, hyper: Any, batch: Any) -> Any:
-        learner, info = program.learner.step(learner, batch, hyper)
-        return learner, {"loss": info["loss"], **program.per_step(info)}
-
     def given(carry: Any, batch: Any) -> Any:
-        learner, hyper, sums = carry
-        learner, seen = learn(learner, hyper, batch)
-        return (learner, hyper, {name: total + seen[name].to(total.dtype) for name, total in sums.items()}), ()
+        member, settings, sums = carry
+        examples = () if program.stream is None else (batch,)
+        member, seen = program.step(member, settings, *examples)
+        return (member, settings, {name: total + seen[name].to(total.dtype) for name, total in sums.items()}), ()
 
     def making(carry: Any, _: None) -> Any:
         window, index, *ours = carry
-        ours, _ = given(ours, program.stream.at(window, index))  # type: ignore[misc]
+        at = None if program.stream is None else program.stream.at
+        ours, _ = given(ours, () if at is None else at(window, index))
         return (window, index + 1, *ours), ()
 
-    side_by_side = torch.vmap(learn)
+    side_by_side = torch.vmap(program.step)
 
     def together(carry: Any, batches: tuple[Tensor, ...]) -> Any:
-        learners, hyper, stream_of = carry
-        learners, seen = side_by_side(learners, hyper, tuple(part[stream_of] for part in batches))
-        return (learners, hyper, stream_of), seen
+        members, settings, stream_of = carry
+        examples = () if program.stream is None else (tuple(part[stream_of] for part in batches),)
+        members, seen = side_by_side(members, settings, *examples)
+        return (members, settings, stream_of), dict(seen)
 
     return Steps(torch.vmap(making), torch.vmap(given), together)
 

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from fcbp import loop
-from fcbp.experiment import AVERAGED, build_program
 from fcbp.sweeps import checkpoint
 from fcbp.sweeps.advance import Carry, using_threads
 from fcbp.sweeps.plan import Chunk, Plan, halves, pieces
-from fcbp.sweeps.population import Population, is_broken, population, select
+from fcbp.sweeps.population import Population, population, select
 
 __all__ = [
     "ENDINGS",
@@ -33,6 +32,7 @@ __all__ = [
     "Split",
     "Stopped",
     "Task",
+    "population_of",
     "run_chunk",
 ]
 
@@ -141,8 +141,7 @@ def run_chunk(
     state, step, short = None, 0, ""
     try:
         if chunk.group not in programs:
-            program = build_program([plan.runs[i] for i in plan.groups[chunk.group]], task.device)
-            programs[chunk.group] = population(program, compile=plan.compile, device=task.device, threads=task.threads)
+            programs[chunk.group] = population_of(plan, chunk.group, task.device, task.threads)
         side_by_side = programs[chunk.group]
         state, step = _start(task, side_by_side)
         yield Began(chunk.id, side_by_side.backend(state.carry))
@@ -173,15 +172,19 @@ def run_chunk(
     yield _split(task, state, step, short) if short else Finished(chunk.id)
 
 
+def population_of(plan: Plan, group: int, device: str, threads: int | None = None) -> Population:
+    """A group's members side by side."""
+    numbers = plan.numbers(plan.groups[group][0])
+    return population(plan.program(group, device), numbers, compile=plan.compile, device=device, threads=threads)
+
+
 def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
     """The first state, or the saved one."""
     plan, chunk = task.plan, task.chunk
-    carry = side_by_side.start([plan.runs[i] for i in chunk.members], chunk.size, chunk.streams)
+    seeds, numbers = [plan.seeds[i] for i in chunk.members], [plan.numbers(i) for i in chunk.members]
+    carry = side_by_side.start(seeds, numbers, chunk.size, chunk.streams)
     device = carry.stream_of.device
-    totals = {
-        name: torch.zeros(chunk.size, dtype=torch.float64 if name in AVERAGED else torch.int64, device=device)
-        for name in side_by_side.sums
-    }
+    totals = {name: torch.zeros(chunk.size, dtype=dtype, device=device) for name, dtype in side_by_side.sums.items()}
     state = _State(carry, totals, torch.zeros(chunk.size, dtype=torch.bool, device=device))
     if task.saved is None:
         return state, 0
@@ -204,9 +207,9 @@ def _advance(
     if end != plan.ends[bin]:
         return _State(carry, totals, state.failed), {}
     # Parameters that broke in the last step of a bin show in no loss of that bin.
-    failed = state.failed | is_broken(totals["loss"], carry.learners)
+    failed = state.failed | side_by_side.failed(carry, totals)
     steps = end - bin * plan.bin
-    means = {name: total / steps for name, total in totals.items() if name in AVERAGED}
+    means = {name: totals[name] / steps for name in side_by_side.rehearsed.averaged}
     measured = {**totals, **means, **side_by_side.probe(carry)}
     values = {name: value.to(torch.float32).where(~failed, torch.nan).cpu().numpy() for name, value in measured.items()}
     return _State(carry, {name: torch.zeros_like(total) for name, total in totals.items()}, failed), values

@@ -14,15 +14,26 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fcbp.experiment import build_program
-from fcbp.sweeps import checkpoint
+from fcbp.sweeps import checkpoint, origins
 from fcbp.sweeps import folder as folders
-from fcbp.sweeps.chunk import Advanced, Began, Event, Finished, Measured, Saved, Split, Stopped, Task, run_chunk
+from fcbp.sweeps.chunk import (
+    Advanced,
+    Began,
+    Event,
+    Finished,
+    Measured,
+    Saved,
+    Split,
+    Stopped,
+    Task,
+    population_of,
+    run_chunk,
+)
 from fcbp.sweeps.folder import Folder
 from fcbp.sweeps.memory import members_that_fit
 from fcbp.sweeps.places import Places
 from fcbp.sweeps.plan import Chunk, Plan, compiling_for, divide, halves
-from fcbp.sweeps.population import Population, population
+from fcbp.sweeps.population import Population
 from fcbp.sweeps.progress import Progress
 from fcbp.sweeps.store import Results, progress_attributes
 
@@ -46,6 +57,7 @@ class Execution:
         show: whether there is a progress bar.
         checkpoint_every: seconds.
         members_at_once: the most members of a chunk; ``None`` is what fits.
+        notes: the text of ``experiment.yaml``, which a new run directory gets.
     """
 
     def __init__(
@@ -56,6 +68,7 @@ class Execution:
         show: bool,
         checkpoint_every: float,
         members_at_once: int | None,
+        notes: str = "",
     ) -> None:
         self.plan, self.places, self.folder, self.show = plan, places, folder, show
         self.checkpoint_every = checkpoint_every
@@ -63,48 +76,61 @@ class Execution:
         self.checkpoints = checkpoint.InMemory() if folder is None else folder.checkpoints
         self.stop = _Stop()
         self.began = time.monotonic()
-        self.programs, variables = self._programs()
-        self.results = Results(plan, variables, None if folder is None else folder.store, self.digest)
+        device = self.places.devices[0] if self.places.backend is None else "cpu"
+        self.programs: dict[Any, Population] = {
+            group: population_of(plan, group, device) for group in range(len(plan.groups))
+        }
+        store = None if folder is None else folder.store
+        self.results = Results(plan, self._variables(), store, self.digest, self._batch_size())
         if folder is not None and folder.holds_run():
             self._take_up(folder)
         else:
-            self._begin(members_at_once)
+            self._begin(members_at_once, notes)
 
-    def _programs(self) -> tuple[dict[Any, Population], list[str]]:
-        """The program of each group, and all that they measure."""
-        device = self.places.devices[0] if self.places.backend is None else "cpu"
-        programs: dict[Any, Population] = {}
-        variables: dict[str, None] = {}
-        for group, indices in enumerate(self.plan.groups):
-            program = build_program([self.plan.runs[i] for i in indices], device)
-            programs[group] = population(program, compile=self.plan.compile, device=device)
-            variables.update(dict.fromkeys(program.measurements))
-        return programs, list(variables)
+    def _variables(self) -> dict[str, tuple[str, str]]:
+        """Long name and unit of all that the programs measure."""
+        found: dict[str, tuple[str, str]] = {}
+        for side_by_side in self.programs.values():
+            found = {**side_by_side.rehearsed.variables, **found}
+        order = dict.fromkeys(name for one in self.programs.values() for name in one.rehearsed.variables)
+        return {name: found[name] for name in order}
 
-    def _begin(self, members_at_once: int | None) -> None:
+    def _batch_size(self) -> int | None:
+        """Examples of a step; ``None`` where programs differ in it, or have no examples."""
+        sizes = {side_by_side.rehearsed.batch_size for side_by_side in self.programs.values()}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def _begin(self, members_at_once: int | None, notes: str) -> None:
         plan, places = self.plan, self.places
         most = [members_at_once or self._fit(group) for group in range(len(plan.groups))]
         self.chunks = {chunk.id: chunk for chunk in divide(plan, most, self._at_once())}
         self.done: set[int] = set()
         self.steps = dict.fromkeys(self.chunks, 0)
         self.config: dict[str, Any] = {
-            "experiment": plan.experiment.to_dict(),
+            **plan.maker.describe(),
             "steps": plan.steps,
             "bin": plan.bin,
-            "sizes": {**{name: len(axis) for name, axis in plan.members.axes.items()}, "step": len(plan.ends)},
-            "seeds": _ranges({run.seed for run in plan.runs}),
+            "sizes": {**{name: len(axis) for name, axis in plan.members.axes.items()}, plan.dimension: len(plan.ends)},
+            "seeds": _ranges(set(plan.seeds)),
             "compiled": plan.compile if isinstance(plan.compile, str) else int(plan.compile),
             "threads": places.threads,
             "began": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **folders.circumstances(places.devices[0]),
+            "sources": self._sources(),
             "seconds": 0.0,
             "members_with_nan": 0,
             "programs": self._programs_told(),
         }
         if self.folder is not None:
+            self.folder.keep(notes)
             self.results.create(self._attributes())
             self._write_plan()
             self._write_config("running")
+
+    def _sources(self) -> dict[str, dict[str, str]]:
+        """The file of each part that has an address, and its hash."""
+        named = origins.addresses_in([self.plan.maker.describe(), [dict(row) for row in self.plan.members]])
+        return origins.sources(list(dict.fromkeys(named)))
 
     def _programs_told(self) -> list[dict[str, Any]]:
         """What sets each program apart, and the time that it ran; later also in what."""
@@ -124,12 +150,13 @@ class Execution:
         members = self.plan.groups[group]
         if self.places.backend is not None:
             return len(members)  # the memory is another machine's: a chunk that is too large will be halved
-        runs = [self.plan.runs[i] for i in members]
-        return members_that_fit(self.programs[group], runs, self.places.devices[0], len(self.places.devices))
+        some = [(self.plan.seeds[i], self.plan.numbers(i)) for i in members]
+        return members_that_fit(self.programs[group], some, self.places.devices[0], len(self.places.devices))
 
     def _take_up(self, folder: Folder) -> None:
         """Read how far an earlier process came."""
-        self.config = {"programs": self._programs_told(), **folder.read()}
+        # Sources that have changed are taken note of: going on with them was asked for.
+        self.config = {"programs": self._programs_told(), **folder.read(), "sources": self._sources()}
         self.began -= self.config["seconds"]
         for name, now in folders.circumstances(self.places.devices[0]).items():
             if name in ("fcbp", "torch") and now != self.config[name]:
@@ -298,7 +325,8 @@ class Execution:
         """What the dataset says of the sweep, and never changes."""
         names = ("steps", "bin", "compiled", "seeds", "began", "fcbp", "torch", "python", "device", "host", "git")
         about = {name: self.config[name] for name in names if name in self.config}
-        return {"experiment": json.dumps(self.config["experiment"]), **about}
+        what = {name: json.dumps(value) for name, value in self.plan.maker.describe().items()}
+        return {**what, **about}
 
     def _write_plan(self) -> None:
         if self.folder is not None:

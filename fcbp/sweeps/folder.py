@@ -6,15 +6,14 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fcbp.designs import Members, plain
-from fcbp.experiment import Experiment
-from fcbp.sweeps import checkpoint, files
+from fcbp.sweeps import checkpoint, files, origins
 from fcbp.sweeps.files import PART, Directory
 from fcbp.sweeps.plan import Chunk, Plan
 from fcbp.sweeps.store import CHANGING, CONFIG, PLAN, STORE, run_directory
@@ -29,6 +28,7 @@ __all__ = [
     "read_config",
     "read_fixed",
     "read_plan",
+    "sources",
     "state",
     "write_plan",
 ]
@@ -124,7 +124,8 @@ def read_config(run: Path | str) -> dict[str, Any]:
 def describe(plan: Plan) -> dict[str, Any]:
     """A plan as plain data; :func:`read_plan` is the inverse."""
     described = {
-        "experiment": plan.experiment.to_dict(),
+        **plan.maker.describe(),
+        "dimension": plan.dimension,
         "steps": plan.steps,
         "bin": plan.bin,
         "axes": dict(plan.members.axes),
@@ -133,21 +134,33 @@ def describe(plan: Plan) -> dict[str, Any]:
     return json.loads(json.dumps(described, default=str))  # tuples as lists, as they come back from a file
 
 
-def read_plan(folder: Folder) -> Plan:
-    """The plan of a run directory.
+def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
+    """The plan of a run directory; the parts that it names by address are imported.
+
+    Args:
+        folder: the run directory.
+        say: told of every import before it happens.
 
     Raises:
-        ValueError: a file is damaged, or the experiment is one that this version of the library does not know.
+        ValueError: a file is damaged, a part may not be imported, or the experiment is one that this version of the
+            library does not know.
     """
     stored = files.read_sealed(folder.directory, PLAN)
     axes = {name: plain(values) for name, values in stored["axes"].items()}
     members = Members(axes, tuple({k: plain(v) for k, v in settings.items()} for settings in stored["settings"]))
-    return Plan(Experiment(**stored["experiment"]), members, stored["steps"], stored["bin"], stored["compile"])
+    origins.check_imports([stored.get("experiment"), stored.get("program"), stored["settings"]], folder.path, say)
+    maker = origins.maker_from(stored)
+    return Plan(maker, members, stored["steps"], stored["bin"], stored["compile"], stored["dimension"])
 
 
 def compiling(folder: Folder) -> bool | str:
     """:attr:`Plan.compile` of a run."""
     return files.read_sealed(folder.directory, PLAN)["compile"]
+
+
+def sources(folder: Folder) -> dict[str, dict[str, str]]:
+    """The file and its hash of each part that a run names by address, as they were when it began."""
+    return read_fixed(folder)[0].get("sources", {})
 
 
 def check_same(folder: Folder, plan: Plan) -> None:
@@ -158,8 +171,11 @@ def check_same(folder: Folder, plan: Plan) -> None:
     """
     stored, ours = files.read_sealed(folder.directory, PLAN), describe(plan)
     pairs = [(name, stored[name], ours[name]) for name in ("steps", "bin")]
-    names = sorted({*stored["experiment"], *ours["experiment"]} - {"steps", "bin"})
-    pairs += [(name, stored["experiment"].get(name), ours["experiment"].get(name)) for name in names]
+    pairs += [("dimension", stored["dimension"], ours["dimension"])]
+    for what in ("experiment", "program"):
+        theirs_of, ours_of = stored.get(what, {}), ours.get(what, {})
+        names = sorted({*theirs_of, *ours_of} - {"steps", "bin"})
+        pairs += [(name, theirs_of.get(name), ours_of.get(name)) for name in names]
     pairs += [(f"axis {name}", stored["axes"].get(name), ours["axes"].get(name)) for name in stored["axes"]]
     pairs += [("members", stored["settings"], ours["settings"])]
     for name, theirs, mine in pairs:

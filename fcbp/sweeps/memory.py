@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from fcbp.experiment import Experiment
-from fcbp.sweeps.advance import PIECE_BYTES, size_of
+from fcbp.sweeps.advance import PIECE_BYTES, Carry, size_of
 from fcbp.sweeps.population import Population
 
 __all__ = ["available", "members_that_fit"]
 
+Member = tuple[int, Mapping[str, float]]
 COPIES = 8
 """States that live at once on the CPU: the old and the new one, gradients, activations and what lies between."""
 USED = 0.8
@@ -21,7 +21,7 @@ USED = 0.8
 TRIAL = 4
 
 
-def members_that_fit(side_by_side: Population, runs: Sequence[Experiment], device: str, workers: int = 1) -> int:
+def members_that_fit(side_by_side: Population, members: Sequence[Member], device: str, workers: int = 1) -> int:
     """The most members side by side.
 
     On CUDA a few members are run, and what more of them take is measured. On the CPU, where memory is seldom short,
@@ -29,27 +29,32 @@ def members_that_fit(side_by_side: Population, runs: Sequence[Experiment], devic
 
     Args:
         side_by_side: the program.
-        runs: its members.
+        members: seed and numbers of each.
         device: where they will run.
         workers: processes that share the memory.
     """
     if torch.device(device).type == "cuda":
-        few, more = (_peak(side_by_side, runs, count, device) for count in (TRIAL, 2 * TRIAL))
+        few, more = (_peak(side_by_side, members, count, device) for count in (TRIAL, 2 * TRIAL))
         per_member = max(1, (more - few) // TRIAL)
         fixed = max(0, few - TRIAL * per_member)
     else:
-        carry = side_by_side.start(runs[:1], 1, 1)
-        per_member = COPIES * (size_of(carry.learners) + size_of(carry.hyper)) + size_of(carry.problem)
+        carry = _start(side_by_side, members[:1])
+        per_member = COPIES * (size_of(carry.members) + size_of(carry.settings)) + size_of(carry.problem)
         fixed = 2 * PIECE_BYTES
     return max(1, int((USED * available(device) / workers - fixed) // per_member))
 
 
-def _peak(side_by_side: Population, runs: Sequence[Experiment], count: int, device: str) -> int:
+def _start(side_by_side: Population, members: Sequence[Member]) -> Carry:
+    seeds, numbers = zip(*members, strict=True)
+    return side_by_side.start(seeds, numbers, len(members), len(members))
+
+
+def _peak(side_by_side: Population, members: Sequence[Member], count: int, device: str) -> int:
     """Bytes that some members take at most."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    carry = side_by_side.start(runs[:count], count, count)
+    carry = _start(side_by_side, [*members, *[members[-1]] * count][:count])
     carry, _ = side_by_side.advance(carry, side_by_side.piece(carry))
     side_by_side.probe(carry)
     torch.cuda.synchronize(device)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import torch
 
 from fcbp.designs import Members
-from fcbp.experiment import Experiment
+from fcbp.program import Program
+from fcbp.sweeps.makers import Maker
 
-__all__ = ["COMPILE_FROM", "Chunk", "Plan", "compiling_for", "divide", "surprises"]
+__all__ = ["COMPILE_FROM", "Chunk", "Plan", "compiling_for", "divide"]
 
 COMPILE_FROM = {"lanes": 500, "scan": 5_000}
 """Steps from which on compiling pays. It takes 2 s for lanes, or 0.3 s where the program is kept from another run, and
@@ -22,38 +25,55 @@ class Plan:
     """A sweep as data.
 
     Attributes:
-        experiment: what all members share.
+        maker: makes the members' programs.
         members: what sets them apart.
-        steps: learner steps of every member.
+        steps: steps of every member.
         bin: steps averaged into one value.
         compile: whether the loop is compiled; ``"lanes"`` only where lanes suit.
+        dimension: what a bin is along: some steps, or a task.
     """
 
-    experiment: Experiment
+    maker: Maker
     members: Members
     steps: int
     bin: int
     compile: bool | str
+    dimension: Literal["step", "task"] = "step"
 
     @functools.cached_property
-    def runs(self) -> tuple[Experiment, ...]:
-        """The experiment of each member."""
-        return tuple(self.experiment.replace(**settings) for settings in self.members)
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each member."""
+        return tuple(self.maker.seed(settings) for settings in self.members)
 
     @functools.cached_property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Members that share a program."""
-        groups: dict[Any, list[int]] = {}
-        for i, run in enumerate(self.runs):
-            groups.setdefault(run.program_key(), []).append(i)
+        groups: dict[Hashable, list[int]] = {}
+        for i, settings in enumerate(self.members):
+            groups.setdefault(self.maker.key(settings), []).append(i)
         return tuple(map(tuple, groups.values()))
+
+    def program(self, group: int, device: torch.device | str | None = None) -> Program:
+        """The program of a group, made once for each device."""
+        key = group, str(device or "cpu")
+        if key not in self._programs:
+            self._programs[key] = self.maker.make([self.members.settings[i] for i in self.groups[group]], device)
+        return self._programs[key]
+
+    @functools.cached_property
+    def _programs(self) -> dict[tuple[int, str], Program]:
+        return {}
+
+    def numbers(self, member: int) -> Mapping[str, float]:
+        """The numbers that a member sets."""
+        return self.maker.numbers(self.members.settings[member])
 
     @functools.cached_property
     def program_settings(self) -> tuple[dict[str, Any], ...]:
         """What sets each group apart, as plain data: swept settings that its members share and not all groups do."""
         shared: list[dict[str, Any]] = []
         for group in self.groups:
-            rows = [self.runs[i].to_dict() for i in group]
+            rows = [self.maker.shared(self.members.settings[i]) for i in group]
             alike = (name for name in self.members.names() if all(row.get(name) == rows[0].get(name) for row in rows))
             shared.append({name: rows[0][name] for name in alike if name in rows[0]})
         return tuple({k: v for k, v in one.items() if any(other.get(k) != v for other in shared)} for one in shared)
@@ -75,7 +95,7 @@ class Chunk(NamedTuple):
     group: int
     """Position in :attr:`Plan.groups`."""
     members: tuple[int, ...]
-    """Positions in :attr:`Plan.runs`."""
+    """Positions in :attr:`Plan.members`."""
     size: int
     """The program's members; where there are fewer, the last is repeated, so that one program serves all chunks."""
     streams: int
@@ -103,7 +123,7 @@ def divide(plan: Plan, at_once: Sequence[int], workers: int = 1) -> list[Chunk]:
         number = -(-len(members) // most)
         size = -(-len(members) // number)
         parts = [members[i : i + size] for i in range(0, len(members), size)]
-        streams = max(len({plan.runs[i].seed for i in part}) for part in parts)
+        streams = max(len({plan.seeds[i] for i in part}) for part in parts)
         chunks += [Chunk(len(chunks) + i, group, part, size, streams) for i, part in enumerate(parts)]
     return chunks
 
@@ -118,35 +138,3 @@ def pieces(steps: int, most: int) -> Iterator[int]:
     """Lengths of at most ``most`` that sum to ``steps`` and differ by one at the most."""
     number = -(-steps // most)
     return (steps // number + (i < steps % number) for i in range(number))
-
-
-def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
-    """What a person should know before a run starts: settings under which no unit can or is likely to be replaced."""
-    messages = []
-    cbp = [run for run in runs if run.reads("replacement_rate") and run.reads("maturity_threshold")]
-    active = [run for run in cbp if run.replacement_rate > 0]
-    young = sorted({run.maturity_threshold for run in active if steps <= run.maturity_threshold})
-    if young:
-        messages.append(
-            f"no unit will be replaced: steps is {steps} and maturity_threshold {_join(young)}; a unit is only "
-            "replaced when it is older"
-        )
-    idle = sorted(
-        {
-            (run.replacement_rate, max(run.hidden))
-            for run in active
-            if run.maturity_threshold < steps
-            and run.replacement_rate * max(run.hidden) * (steps - run.maturity_threshold) < 1
-        }
-    )
-    for units in sorted({units for _, units in idle}):
-        rates = _join(rate for rate, n in idle if n == units)
-        messages.append(
-            f"no unit is expected to be replaced: replacement_rate {rates} x {units} units x {steps} steps gives less "
-            "than one replacement in a layer"
-        )
-    return messages
-
-
-def _join(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import optree
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import random
-from fcbp.experiment import Experiment, Program
+from fcbp.program import Program
+from fcbp.rehearsal import Rehearsed, rehearse
 from fcbp.sweeps.advance import Advance, Carry
 from fcbp.sweeps.probe import Probe
 
-__all__ = ["Population", "is_broken", "population", "select"]
+__all__ = ["Population", "population", "select"]
 
 
 class Population(NamedTuple):
     """A program's members side by side."""
 
-    start: Callable[[Sequence[Experiment], int, int], Carry]
-    """``start(runs, size, streams)``: a population of ``size``, the last member repeated where there are fewer."""
+    start: Callable[[Sequence[int], Sequence[Mapping[str, float]], int, int], Carry]
+    """``start(seeds, numbers, size, streams)``: a population of ``size``, the last member repeated where there are
+    fewer."""
     advance: Callable[[Carry, int], tuple[Carry, dict[str, Tensor]]]
     """``advance(carry, steps)``: also sums over the steps ``(members,)``: counts int64, others float64."""
     probe: Callable[[Carry], dict[str, Tensor]]
-    """Measurements ``(members,)`` on examples to come."""
-    sums: tuple[str, ...]
-    """What ``advance`` sums."""
+    """Measurements ``(members,)`` at the end of a bin."""
+    failed: Callable[[Carry, Mapping[str, Tensor]], Tensor]
+    """``failed(carry, sums)``: the members that can only give nonsense from now on ``(members,)``."""
+    sums: Mapping[str, torch.dtype]
+    """The sums of ``advance``, with their dtypes."""
+    rehearsed: Rehearsed
+    """What is measured."""
     piece: Callable[[Carry], int]
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
     backend: Callable[[Carry], str]
@@ -37,40 +43,53 @@ class Population(NamedTuple):
 
 
 def population(
-    program: Program, *, compile: bool | str, device: torch.device | str | None, threads: int | None = None
+    program: Program,
+    numbers: Mapping[str, float] | None = None,
+    *,
+    compile: bool | str,
+    device: torch.device | str | None,
+    threads: int | None = None,
 ) -> Population:
     """The functions of a program for many members.
 
-    Settings that share a seed share the data and the initial weights: comparisons between them are paired. Compiled,
-    small learners run in lanes (:mod:`fcbp.lanes`), others in the compiled scan.
+    Settings that share a seed share the stream and the key that a member begins with: comparisons between them are
+    paired. Compiled, small members run in lanes (:mod:`fcbp.lanes`), others in the compiled scan.
 
     Args:
-        program: what a member does.
+        program: of one member.
+        numbers: a member's, to rehearse the program with; by default the program's own.
         compile: whether steps are compiled; ``"lanes"`` only where lanes suit.
         device: where the members are.
         threads: what lanes may use; by default torch's number.
     """
 
-    def start(runs: Sequence[Experiment], size: int, streams: int) -> Carry:
-        runs = [*runs, *[runs[-1]] * (size - len(runs))]
-        seeds, stream_of = np.unique([run.seed for run in runs], return_inverse=True)
-        seeds = np.append(seeds, [seeds[-1]] * (streams - len(seeds))).astype(np.int64)
-        keys = torch.vmap(lambda key: random.split(key))(random.key(torch.tensor(seeds, device=device)))
-        index = torch.tensor(stream_of, device=device)
-        numbers = {
-            name: torch.tensor([program.number_of(run, name) for run in runs], dtype=torch.float64, device=device)
-            for name in program.numbers
-        }
-        numbers["step_size"] = numbers["step_size"].to(torch.float32)
-        return Carry(
-            torch.vmap(program.stream.init)(keys[:, 0]),
-            torch.vmap(program.learner.init)(keys[index, 1]),
-            program.hyper(numbers),
-            index,
-        )
+    rehearsed = rehearse(program, numbers, device=device)
 
-    advance = Advance(program, compile, threads)
-    return Population(start, advance, Probe(program), advance.sums, advance.most_steps, advance.backend)
+    def start(seeds: Sequence[int], numbers: Sequence[Mapping[str, float]], size: int, streams: int) -> Carry:
+        seeds = [*seeds, *[seeds[-1]] * (size - len(seeds))]
+        rows = [program.settings(row) for row in (*numbers, *[numbers[-1]] * (size - len(numbers)))]
+        different, stream_of = np.unique(seeds, return_inverse=True)
+        different = np.append(different, [different[-1]] * (streams - len(different))).astype(np.int64)
+        keys = random.key(torch.tensor(different, device=device))
+        index = torch.tensor(stream_of, device=device)
+        settings = {
+            name: torch.tensor([row[name] for row in rows], dtype=torch.float64, device=device).to(dtype)
+            for name, dtype in program.dtypes.items()
+        }
+        problem = () if program.stream is None else torch.vmap(program.stream.init)(keys)
+        return Carry(problem, torch.vmap(program.init)(keys[index], settings), settings, index)
+
+    def failed(carry: Carry, sums: Mapping[str, Tensor]) -> Tensor:
+        watched = rehearsed.averaged if program.finite is None else program.finite
+        broken = torch.zeros_like(carry.stream_of, dtype=torch.bool)
+        for name in watched:
+            broken = broken | ~sums[name].isfinite()
+        return broken if program.failed is None else broken | torch.vmap(program.failed)(carry.members)
+
+    advance = Advance(program, rehearsed, compile, threads)
+    sums = dict.fromkeys(rehearsed.averaged, torch.float64) | dict.fromkeys(rehearsed.summed, torch.int64)
+    probe = Probe(program, rehearsed)
+    return Population(start, advance, probe, failed, sums, rehearsed, advance.most_steps, advance.backend)
 
 
 def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:
@@ -78,9 +97,3 @@ def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:
     ours: Any = tuple(carry[1:])
     chosen: Any = optree.tree_map(lambda leaf: leaf[rows], ours)
     return Carry(carry.problem, *chosen)
-
-
-def is_broken(loss: Float[Tensor, "members"], learners: Any) -> Tensor:
-    """Which members' loss, or mean magnitude of some parameter, is no longer finite ``(members,)``."""
-    magnitudes = [leaf.reshape(len(loss), -1).abs().mean(1) for leaf in optree.tree_leaves(learners.params)]
-    return ~torch.stack([loss, *magnitudes]).isfinite().all(0)

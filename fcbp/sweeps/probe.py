@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optree
 import torch
 from torch import Tensor
 
-from fcbp.experiment import Program
+from fcbp.program import Program
+from fcbp.rehearsal import Rehearsed
 from fcbp.sweeps.advance import Carry
 
 __all__ = ["Probe"]
@@ -22,18 +23,22 @@ microseconds a member, for a measurement needs little of what a stream computes.
 
 
 class Probe:
-    """``probe(carry)``: measurements ``(members,)`` by variable, on examples to come.
+    """``probe(carry)``: measurements ``(members,)`` by variable at the end of a bin.
 
     Args:
-        program: what a member does.
+        program: of one member.
+        rehearsed: what it measures.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, rehearsed: Rehearsed) -> None:
         self.program = program
+        self.batches = -(-SAMPLES // (rehearsed.batch_size or 1))
         self.measured = 0
         self.traced: dict[tuple[torch.Size, ...], Callable[[Any], dict[str, Tensor]]] = {}
 
     def __call__(self, carry: Carry) -> dict[str, Tensor]:
+        if self.program.probe is None:
+            return {}
         leaves: Any = optree.tree_leaves(carry)  # type: ignore[arg-type]
         shapes = tuple(leaf.shape for leaf in leaves)
         if shapes not in self.traced and self.measured >= TRACE_AFTER:
@@ -42,9 +47,25 @@ class Probe:
         return self.traced.get(shapes, self.measure)(carry)
 
     def measure(self, carry: Carry) -> dict[str, Tensor]:
-        _, batches = torch.vmap(lambda state: self.program.stream.sample(state, SAMPLES))(carry.problem)
-        examples = tuple(part.index_select(0, carry.stream_of) for part in batches)
-        return torch.vmap(self.program.probe)(carry.learners, carry.hyper, examples)
+        return dict(self.probed(carry))
+
+    def probed(self, carry: Carry) -> Mapping[str, Tensor]:
+        probe, stream = self.program.probe, self.program.stream
+        assert probe is not None
+        if stream is None:
+            return torch.vmap(probe)(carry.members, carry.settings)
+        _, batches = torch.vmap(lambda state: stream.sample(state, self.batches))(carry.problem)
+        coming = tuple(part.index_select(0, carry.stream_of) for part in batches)
+        if stream.held_out is None:
+            return torch.vmap(lambda member, settings, batch: probe(member, settings, batch, ()))(
+                carry.members, carry.settings, coming
+            )
+        held_out = stream.held_out
+        # Made within: examples that all members share are then one tensor, and no copy for each.
+        problem: Any = optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), carry.problem)
+        return torch.vmap(lambda member, settings, batch, state: probe(member, settings, batch, held_out(state)))(
+            carry.members, carry.settings, coming, problem
+        )
 
 
 def operations_of(function: Callable[[Any], Any], example: Any) -> Callable[[Any], Any]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcbp.experiment import VARIABLES
 from fcbp.sweeps import blocks, files
 from fcbp.sweeps.blocks import need
 from fcbp.sweeps.files import Directory
@@ -43,15 +42,21 @@ class Results:
 
     Args:
         plan: the sweep.
-        variables: what is measured.
+        variables: what is measured, with its long name and unit.
         path: a Zarr store to keep beside, or ``None``.
         sweep: the digest of the plan, which blocks are marked with.
+        batch_size: examples of a step, where there are examples.
     """
 
-    def __init__(self, plan: Plan, variables: Sequence[str], path: Path | None = None, sweep: str = "") -> None:
-        self.plan = plan
-        self.path = path
-        self.sweep = sweep
+    def __init__(
+        self,
+        plan: Plan,
+        variables: Mapping[str, tuple[str, str]],
+        path: Path | None = None,
+        sweep: str = "",
+        batch_size: int | None = None,
+    ) -> None:
+        self.plan, self.variables, self.path, self.sweep, self.batch_size = plan, variables, path, sweep, batch_size
         self.values = {name: np.full((len(plan.members), len(plan.ends)), np.nan, np.float32) for name in variables}
         self.bins_done = np.zeros(len(plan.members), np.int64)
         self.derived: dict[str, bytes] = {}
@@ -75,8 +80,10 @@ class Results:
 
     def failed(self) -> np.ndarray:
         """Which members broke ``(members,)``: their last value is NaN."""
-        last = self.values["loss"][np.arange(len(self.bins_done)), self.bins_done - 1]
-        return (self.bins_done > 0) & np.isnan(last)
+        at = np.arange(len(self.bins_done)), self.bins_done - 1
+        # A member that failed is NaN in all that is measured; a single value may be NaN for another reason.
+        last = np.all([np.isnan(values[at]) for values in self.values.values()], axis=0)
+        return (self.bins_done > 0) & last
 
     def flush(self, sync: bool = False) -> None:
         """Write what came in; with ``sync`` wait until the disk has it."""
@@ -199,17 +206,30 @@ class Results:
 
     def _dataset(self, values: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> xarray.Dataset:
         xarray = need("xarray")
-        dims = (*self.plan.members.axes, "step")
+        dimension = self.plan.dimension
+        dims = (*self.plan.members.axes, dimension)
         data = {
-            name: (dims, array, {"long_name": VARIABLES[name][0], "units": VARIABLES[name][1]})
+            name: (dims, array, {"long_name": self.variables[name][0], "units": self.variables[name][1]})
             for name, array in values.items()
         }
         coords: dict[str, Any] = {
             name: (dim, _coordinate(column), {"long_name": name.replace("_", " ")})
             for name, (dim, column) in self.plan.members.coordinates().items()
         }
-        coords["step"] = ("step", list(self.plan.ends), {"long_name": "examples seen", "units": "examples"})
-        return xarray.Dataset(data, coords, dict(attributes))
+        return xarray.Dataset(data, {**coords, **self._along_the_run()}, dict(attributes))
+
+    def _along_the_run(self) -> dict[str, Any]:
+        """The coordinates of the bins: the last step of each, the examples until then, and its task."""
+        dimension, ends = self.plan.dimension, list(self.plan.ends)
+        examples = {"long_name": "examples seen", "units": "examples"}
+        # With one example a step the steps are the examples.
+        of_steps = examples if self.batch_size == 1 else {"long_name": "steps", "units": "steps"}
+        coords: dict[str, Any] = {"step": (dimension, ends, of_steps)}
+        if dimension == "task":
+            coords = {"task": (dimension, list(range(len(ends))), {"long_name": "task"}), **coords}
+        if self.batch_size not in (None, 1):
+            coords["examples"] = (dimension, [end * self.batch_size for end in ends], examples)
+        return coords
 
     def _region(self, block: int) -> slice:
         return slice(block * self._bins, min((block + 1) * self._bins, len(self.plan.ends)))

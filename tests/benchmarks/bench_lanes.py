@@ -57,7 +57,7 @@ def test_the_whole_job_against_learner_steps(contest: Any) -> None:
     length = 10_000
     runs = [fcbp.Experiment(seed=seed) for seed in range(MEMBERS)]
     side_by_side = population(build_program(runs), compile=True, device=None)
-    carry = side_by_side.start(runs, MEMBERS, MEMBERS)
+    carry = side_by_side.start(range(MEMBERS), [run.numbers() for run in runs], MEMBERS, MEMBERS)
     contest(
         f"main job in lanes, {MEMBERS} members, stream and sums inside, against learner steps alone",
         {

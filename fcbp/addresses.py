@@ -1,0 +1,239 @@
+"""Where an object can be found again: ``"package.module:name"`` or ``"path/to/file.py:name"``.
+
+A worker process, a resumed run and the command line find a user's own functions by such an address.
+
+>>> import fcbp
+>>> address_of(fcbp.nets.mlp)
+'fcbp.nets.mlp:mlp'
+>>> load("fcbp.nets.mlp:mlp") is fcbp.nets.mlp
+True
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from fcbp.names import unknown
+
+__all__ = ["Source", "address_of", "check_allowed", "is_address", "load", "name_of", "source_of"]
+
+
+class Source(NamedTuple):
+    """The file that an address leads to, as it is now."""
+
+    address: str
+    file: str
+    """Absolute path; empty where there is none."""
+    sha256: str
+    """Of the file's bytes."""
+
+
+def is_address(text: object) -> bool:
+    """Whether a text has the form of an address: a module or a file, a colon, a name.
+
+    Example:
+        >>> is_address("mine.py:stream"), is_address("package.mine:stream"), is_address("mlp")
+        (True, True, False)
+    """
+    if not isinstance(text, str):
+        return False
+    place, colon, name = text.rpartition(":")
+    return bool(colon and place and name) and all(part.isidentifier() for part in name.split("."))
+
+
+def load(address: str) -> Any:
+    """The object at an address; its module is imported where it is not yet.
+
+    A module is looked for where Python looks, and in the current directory. A file is imported once, under the name of
+    the module that was made of it before, if there is one.
+
+    Raises:
+        ValueError: there is no such file, module or name, or importing it fails; the message says which of them.
+    """
+    if not is_address(address):
+        raise ValueError(f"address is {address!r}; expected 'package.module:name' or 'path/to/file.py:name'")
+    place, _, name = address.rpartition(":")
+    found: Any = _module(address, place)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            names = [n for n in vars(found) if not n.startswith("_")] if hasattr(found, "__dict__") else []
+            raise unknown(f"the name in {address!r}", part, names)
+        found = getattr(found, part)
+    return found
+
+
+def address_of(value: Any) -> str | None:
+    """The address at which :func:`load` finds this very object; ``None`` where there is none.
+
+    Functions and classes know their module; other objects are looked for among the names of the modules that are
+    imported. Objects of a script that is being run are found in its file.
+    """
+    module_name, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if isinstance(module_name, str) and isinstance(name, str) and (address := _checked(module_name, name, value)):
+        return address
+    for module_name, module in list(sys.modules.items()):
+        if not isinstance(module, ModuleType) or module_name.partition(".")[0] in _FOREIGN:
+            continue
+        for name, held in list(vars(module).items()):
+            if held is value and (address := _checked(module_name, name, value)):
+                return address
+    return None
+
+
+def name_of(value: Any) -> str:
+    """A text that stands for an object: the text itself, an address, or the object's own name.
+
+    Example:
+        >>> name_of("mlp"), name_of(lambda: None)
+        ('mlp', '<lambda>')
+    """
+    if isinstance(value, str):
+        return value
+    own = (getattr(holder, "__name__", None) for holder in (value, getattr(value, "build", None)))
+    return address_of(value) or next(filter(None, own), type(value).__name__)
+
+
+_FOREIGN = {"torch", "numpy", "optree", *sys.stdlib_module_names} - {"__main__"}
+"""Packages that hold no part of a user's: they are not searched."""
+
+
+def source_of(address: str) -> Source:
+    """The file of an address, which must be imported already, and its hash."""
+    file = getattr(_module(address, address.rpartition(":")[0]), "__file__", None)
+    if file is None or not Path(file).is_file():
+        return Source(address, "", "")
+    path = Path(file).resolve()
+    return Source(address, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def check_allowed(address: str, run: Path) -> None:
+    """Check, before anything is imported, that a run may have this address imported when somebody goes on with it.
+
+    A file must lie under the current directory, and nothing may lie in the run's own directory, for a run may be a
+    stranger's.
+
+    Raises:
+        ValueError: it may not.
+    """
+    place, _, _ = address.rpartition(":")
+    if place.endswith(".py"):
+        path: Path | None = Path(place).resolve()
+        if path is not None and not path.is_relative_to(Path.cwd()):
+            raise ValueError(
+                f"the run names {address!r}, a file outside of the current directory, which is not imported; go to "
+                f"{path.parent} if you trust it, and resume there"
+            )
+    else:
+        path = _file_of_module(place)
+    if path is not None and path.is_relative_to(run.resolve()):
+        raise ValueError(f"the run names {address!r}, which lies in the run's own directory; it is not imported")
+
+
+def _file_of_module(name: str) -> Path | None:
+    """The file that importing a module would run first, found without importing anything."""
+    with _current_directory_on_path():
+        try:
+            # Of a package's module the package is found alone: finding more would import the package.
+            spec = importlib.util.find_spec(name.partition(".")[0])
+        except (ImportError, ValueError, AttributeError):
+            return None
+    return Path(spec.origin).resolve() if spec is not None and spec.origin and spec.has_location else None
+
+
+def _checked(module: str, name: str, value: Any) -> str | None:
+    """The address of a name in a module, if it leads to ``value``."""
+    holder: Any = sys.modules.get(module)
+    file = getattr(holder, "__file__", None)
+    for part in name.split("."):
+        holder = getattr(holder, part, None)
+    if holder is not value or not all(part.isidentifier() for part in name.split(".")):
+        return None
+    alone = "." not in module and file is not None and not _is_installed(file)
+    if module not in ("__main__", "__mp_main__") and not module.startswith(_PREFIX) and not alone:
+        return f"{module}:{name}"
+    # Of a notebook and of `python -c` there is no file.
+    return f"{_short(Path(file))}:{name}" if file and file.endswith(".py") else None
+
+
+def _is_installed(file: str) -> bool:
+    """Whether a module that is in no package lies where every process looks for modules."""
+    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+
+
+def _short(file: Path) -> str:
+    """A file's path from the current directory, where it lies under it."""
+    path = file.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+_PREFIX = "fcbp_file_"
+
+
+def _module(address: str, place: str) -> ModuleType:
+    try:
+        return _of_file(address, Path(place)) if place.endswith(".py") else _of_name(address, place)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"importing {place!r} for {address!r} fails: {type(error).__name__}: {error}") from error
+
+
+def _of_name(address: str, name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"address is {address!r}; expected 'package.module:name' or 'path/to/file.py:name'")
+    with _current_directory_on_path():
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+                raise
+            raise ValueError(f"{address!r} names the module {name!r}, which cannot be found: {error}") from None
+
+
+def _of_file(address: str, file: Path) -> ModuleType:
+    path = file.resolve()
+    if not path.is_file():
+        raise ValueError(f"{address!r} names the file {str(file)!r}, which is not there")
+    for module in list(sys.modules.values()):
+        known = getattr(module, "__file__", None)
+        if isinstance(module, ModuleType) and known and known.endswith(path.name) and Path(known).resolve() == path:
+            return module
+    name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        # A file may import its neighbours, as a script may.
+        with _on_path(str(path.parent)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextlib.contextmanager
+def _on_path(folder: str) -> Iterator[None]:
+    added = folder not in sys.path
+    if added:
+        sys.path.append(folder)
+    try:
+        yield
+    finally:
+        if added and folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _current_directory_on_path() -> contextlib.AbstractContextManager[None]:
+    return _on_path(os.getcwd())

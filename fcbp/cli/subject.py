@@ -1,0 +1,84 @@
+"""What ``fcbp run`` runs: an experiment or a program, by name, by address, or from a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fcbp import addresses
+from fcbp import experiment as experiments
+from fcbp.designs import plain
+from fcbp.experiment import Experiment, ExperimentMaker, parts
+from fcbp.experiment.parts import Part
+from fcbp.sweeps.makers import FunctionMaker
+from fcbp.sweeps.origins import maker_of
+
+__all__ = ["Subject", "read", "subject_of"]
+
+PARTS = {"stream": parts.stream, "network": parts.network, "optimizer": parts.optimizer, "method": parts.method}
+
+
+class Subject(NamedTuple):
+    """What a command line runs."""
+
+    given: Experiment | FunctionMaker
+    swept: dict[str, tuple[Any, ...]]
+    """What its file sweeps."""
+    own: tuple[Part, ...]
+    """Parts of the user's own, whose settings are flags."""
+
+
+def read(name: str) -> tuple[Experiment | FunctionMaker, dict[str, tuple[Any, ...]]]:
+    """An experiment or a program, and what its file sweeps.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name in experiments.EXPERIMENTS:
+        return experiments.get(name), {}
+    if addresses.is_address(name):
+        maker = maker_of(name)
+        return (maker.base if isinstance(maker, ExperimentMaker) else maker), {}  # type: ignore[return-value]
+    if not (Path(name).suffix or Path(name).exists()):
+        return experiments.get(name), {}
+    if Path(name).suffix == ".py":
+        raise ValueError(f"experiment is {name!r}; expected a name in the file, such as {name}:experiment")
+    settings, swept = experiments.read(name)
+    if "program" not in settings:
+        experiment, swept = experiments.load(name)
+        # A file that names one seed means this one, and not the usual number of seeds.
+        return experiment, {**({"seed": (settings["seed"],)} if "seed" in settings else {}), **swept}
+    options = {key: plain(value) for key, value in settings.items() if key not in ("program", "steps", "bin")}
+    lengths = {key: (settings[key],) for key in ("steps", "bin") if settings.get(key) is not None}
+    return FunctionMaker(str(settings["program"]), tuple(options.items())), {**lengths, **swept}
+
+
+def subject_of(arguments: Sequence[str]) -> Subject | None:
+    """What the words after ``fcbp run`` name; ``None`` where they name nothing yet, as ``fcbp run --help`` does."""
+    name = next((word for word in arguments[:1] if not word.startswith("-")), None)
+    if name is None:
+        after = [word for word in arguments if _names_subject(word)]
+        name = after[0] if after else None
+    if name is None:
+        return None
+    given, swept = read(name)
+    if not isinstance(given, Experiment):
+        return Subject(given, swept, ())
+    chosen: list[tuple[str, Any]] = [(role, getattr(given, role)) for role in PARTS]
+    chosen += [(role, value) for role, column in swept.items() if role in PARTS for value in column]
+    role = ""
+    for word in arguments:
+        role = word.removeprefix("--") if word.startswith("--") else role
+        if role in PARTS and not word.startswith("--"):
+            chosen.append((role, word))
+    own = {(role, addresses.name_of(value)): value for role, value in chosen if _is_own(role, value)}
+    return Subject(given, swept, tuple(PARTS[role](value) for (role, _), value in own.items()))
+
+
+def _names_subject(word: str) -> bool:
+    return word in experiments.EXPERIMENTS or word.endswith((".yaml", ".yml"))
+
+
+def _is_own(role: str, value: Any) -> bool:
+    return not isinstance(value, str) or addresses.is_address(value)

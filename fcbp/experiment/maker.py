@@ -1,0 +1,124 @@
+"""Experiments as the maker of a sweep's programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fcbp.designs import Members
+from fcbp.experiment import parts
+from fcbp.experiment.checks import check_settings
+from fcbp.experiment.measurements import METRICS, variables_of
+from fcbp.experiment.program import build_program
+from fcbp.experiment.settings import Experiment
+from fcbp.experiment.surprises import surprises
+from fcbp.program import Program
+from fcbp.rehearsal import rehearse_members
+
+__all__ = ["ExperimentMaker", "check"]
+
+
+def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
+    """Check experiments before any work: each setting, that each is read, and the numbers by a step of each program.
+
+    Args:
+        runs: the members of a sweep.
+        swept: what sets the members apart.
+
+    Raises:
+        ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept; a part
+            does not fit the others; ``metrics`` names something that none of the members has.
+    """
+    check_settings(runs, swept)
+    groups: dict[Hashable, list[Experiment]] = {}
+    for run in runs:
+        groups.setdefault(run.program_key(), []).append(run)
+    measured: set[str] = set()
+    for group in groups.values():
+        measured |= set(rehearse_members(build_program(group), [run.numbers() for run in group]).variables)
+    _check_measured(runs, measured)
+
+
+def _check_measured(runs: Sequence[Experiment], measured: set[str]) -> None:
+    for chosen in runs[0].metrics if runs[0].metrics != Experiment().metrics else ():
+        if chosen in METRICS and not measured & variables_of(chosen):
+            methods = ", ".join(sorted({parts.method_name(run.method) for run in runs}))
+            kinds = ", ".join(sorted({run.activation for run in runs}))
+            raise ValueError(f"metrics has {chosen!r}, which there is none of with method {methods} and {kinds} units")
+
+
+ROLES = ("stream", "network", "loss_function", "optimizer", "method")
+
+
+@dataclass(frozen=True)
+class ExperimentMaker:
+    """Makes the programs of an experiment's members.
+
+    Attributes:
+        base: what all members share.
+    """
+
+    base: Experiment
+    _runs: dict[tuple[tuple[str, Any], ...], Experiment] = field(default_factory=dict, compare=False, repr=False)
+
+    name = ""
+
+    def run(self, settings: Mapping[str, Any]) -> Experiment:
+        """The experiment of a member."""
+        key = tuple(settings.items())
+        if key not in self._runs:
+            self._runs[key] = self.base.replace(**settings)
+        return self._runs[key]
+
+    def seed(self, settings: Mapping[str, Any]) -> int:
+        return self.run(settings).seed
+
+    def key(self, settings: Mapping[str, Any]) -> Hashable:
+        return self.run(settings).program_key()
+
+    def make(self, members: Sequence[Mapping[str, Any]], device: torch.device | str | None = None) -> Program:
+        return build_program([self.run(settings) for settings in members], device)
+
+    def numbers(self, settings: Mapping[str, Any]) -> dict[str, float]:
+        return self.run(settings).numbers()
+
+    def shared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return self.run(settings).to_dict()
+
+    def check(self, members: Members) -> None:
+        check_settings([self.run(settings) for settings in members], members.names())
+
+    def check_measured(self, members: Members, measured: set[str]) -> None:
+        """Check that some member has each measurement that was asked for.
+
+        Raises:
+            ValueError: none has it.
+        """
+        _check_measured([self.run(settings) for settings in members], measured)
+
+    def describe(self) -> dict[str, Any]:
+        return {"experiment": self.base.to_dict()}
+
+    def surprises(self, members: Members, steps: int) -> list[str]:
+        return surprises([self.run(settings) for settings in members], steps)
+
+    def converted(self, convert: Callable[[str, Any], Any]) -> ExperimentMaker:
+        """The maker whose parts are ``convert(name of the setting, part)``."""
+        parts_of = {name: convert(name, getattr(self.base, name)) for name in ROLES}
+        metrics = tuple(convert("metrics", metric) for metric in self.base.metrics)
+        settings = {name: convert(name, value) for name, value in self.base.settings}
+        now = {name: getattr(self.base, name) for name in parts_of}
+        if (parts_of, metrics, settings) == (now, self.base.metrics, dict(self.base.settings)):
+            return self
+        return ExperimentMaker(self.base.replace(**parts_of, metrics=metrics, **settings))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the experiments that are worked out: a worker does so again.
+        return {"base": self.base, "_runs": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
