@@ -200,6 +200,48 @@ def optimizer_row(name: str, build: Callable[[Any], optim.Optimizer], number: Ca
     )
 
 
+def clip_row() -> Row:
+    """Members whose norm is below, above, and far above the bound."""
+
+    def function(inputs: Any) -> Any:
+        return optim.clip_by_global_norm(*inputs), {"norm": optim.global_norm(inputs[0])}
+
+    return Row(
+        "optim.clip_by_global_norm",
+        function,
+        lambda i: (grads(i), torch.tensor((8.0, 0.5, 1e3, 1.0, 1e-3, 2.0)[i])),
+        lambda inputs, outputs: [(inputs[0], outputs[0])],
+        exact=False,
+        generated=True,
+    )
+
+
+def schedule_row(name: str, numbers: Callable[[int], dict[str, float]]) -> Row:
+    """A schedule whose numbers, and whose step, are the member's."""
+
+    def function(inputs: Any) -> Any:
+        numbers, step = inputs
+        return {"step size": optim.SCHEDULES[name](**numbers)(step)}
+
+    def member(i: int) -> Any:
+        own = {key: torch.tensor(value, dtype=torch.float32) for key, value in numbers(i).items()}
+        return own, torch.tensor(4 * i, dtype=torch.int32)
+
+    return Row(f"optim.{name}", function, member, exact=False, generated=name == "warmup-cosine")
+
+
+def piecewise_row() -> Row:
+    def function(inputs: Any) -> Any:
+        (first, second), values, step = inputs
+        return {"step size": optim.piecewise((first, second), values.unbind())(step)}
+
+    def member(i: int) -> Any:
+        boundaries = torch.tensor(3 * i), torch.tensor(4 * i + 1)
+        return boundaries, torch.tensor([1.0, 0.5, 0.1]) * (i + 1), torch.tensor(4 * i, dtype=torch.int32)
+
+    return Row("optim.piecewise", function, member)
+
+
 @dataclass(frozen=True)
 class MethodRow:
     """A method of :mod:`fcbp.methods`, which ``test_method_contract.py`` runs in a learner as well.
@@ -486,6 +528,14 @@ ROWS: list[Row] = [
     optimizer_row("sgd momentum", lambda momentum: optim.sgd(momentum, nesterov=True), lambda i: 0.15 * i),
     optimizer_row("adam", lambda beta: optim.adam((beta, beta)), lambda i: 0.15 * i),
     optimizer_row("adamw", lambda decay: optim.adamw(weight_decay=decay), lambda i: 0.1 * i),
+    clip_row(),
+    schedule_row("constant", lambda i: {"value": 0.1 * i}),
+    schedule_row("linear", lambda i: {"start": 1.0 + i, "end": 0.1 * i, "decay_steps": 10.0}),
+    schedule_row("cosine", lambda i: {"start": 1.0 + i, "end": 0.1 * i, "decay_steps": 10.0}),
+    schedule_row("warmup", lambda i: {"after": 1.0 + i, "warmup_steps": 9.0, "start": 0.1}),
+    schedule_row("warmup-linear", lambda i: {"warmup_steps": 9.0, "start": 0.1 * i, "decay_steps": 5.0}),
+    schedule_row("warmup-cosine", lambda i: {"warmup_steps": 3.0 * i, "end": 0.1 * i, "decay_steps": 9.0}),
+    piecewise_row(),
     *map(method_row, METHOD_ROWS),
     draw_row("random.split", lambda k: random.split(k, 3)),
     draw_row("random.fold_in", lambda k: random.fold_in(k, 7)),

@@ -99,8 +99,14 @@ class Kind:
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str | None, inspect.Parameter]:
-    """The parameters of a function by name; under ``None`` the one that takes all other keywords."""
-    parameters = inspect.signature(function).parameters.values()
+    """The parameters of a function by name; under ``None`` the one that takes all other keywords.
+
+    A function that tells of none, being written in C, is taken to take any.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = [inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)]
     return {None if p.kind is p.VAR_KEYWORD else p.name: p for p in parameters}
 
 
