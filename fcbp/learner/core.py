@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from fcbp import losses, random
+from fcbp import losses, random, show
 from fcbp.cbp import Hyperparams
 from fcbp.concrete import is_plain
 from fcbp.learner import parts
@@ -52,6 +52,7 @@ class LearnerHyperparams(NamedTuple):
     """The bound on the gradients' global norm; ``()`` leaves it to the learner's ``clip``."""
 
 
+@show.by_fields
 class LearnerState(NamedTuple):
     """All that a learner carries from step to step."""
 
@@ -67,6 +68,7 @@ class LearnerState(NamedTuple):
     """Steps so far, int32; ``()`` in a learner without a schedule."""
 
 
+@show.by_fields
 class Learner(NamedTuple):
     """A pair of pure functions for one learner; ``vmap`` them for a population."""
 
@@ -180,6 +182,15 @@ def make_learner(
         )
         return LearnerState(params, buffers, opt_state, method_state, count), {"loss": value, **told, **info}
 
+    step.parts = {  # type: ignore[attr-defined]  # for people to read
+        "model": model,
+        "units": ", ".join(f"{group.name} ({group.size})" for group in units) or "none",
+        "loss": loss_function,
+        "optimizer": make_optimizer({}),
+        "method": method,
+        **({} if schedule is None else {"schedule": schedule}),
+        **({} if clip is None else {"clip": clip}),
+    }
     return Learner(init, step)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fcbp import show
+
 __all__ = ["Kind", "Method", "NoHyperparams", "given_what_it_takes", "keep_gradients", "parameters_of"]
 
 
@@ -19,6 +21,7 @@ def keep_gradients(state: Any, grads: Any, params: Any, **_: Any) -> tuple[Any, 
     return grads, state
 
 
+@show.by_maker
 class Method(NamedTuple):
     """Pure functions that a learner calls: ``init`` once, ``adjust`` before every optimiser step, ``update`` after it.
 

@@ -23,6 +23,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp import show
 from fcbp.optim.checks import Number, check_floats, check_like, check_number, check_state
 
 __all__ = ["OPTIMIZERS", "AdamState", "Optimizer", "SGDState", "adam", "adamw", "cast_like", "moving_average", "sgd"]
@@ -30,6 +31,7 @@ __all__ = ["OPTIMIZERS", "AdamState", "Optimizer", "SGDState", "adam", "adamw", 
 Params = Any  # a pytree of tensors
 
 
+@show.by_maker
 class Optimizer(NamedTuple):
     """A pair of pure functions."""
 
@@ -40,6 +42,7 @@ class Optimizer(NamedTuple):
     gradients or the state have another structure, shape or dtype than the parameters."""
 
 
+@show.by_fields
 class SGDState(NamedTuple):
     """State of :func:`sgd`."""
 
@@ -47,6 +50,7 @@ class SGDState(NamedTuple):
     """Momentum buffers shaped like the parameters; ``()`` without momentum."""
 
 
+@show.by_fields
 class AdamState(NamedTuple):
     """State of :func:`adam` and :func:`adamw`; each field is shaped like the parameters."""
 
