@@ -25,7 +25,8 @@ class Row:
     """One public function with its options.
 
     Attributes:
-        name: what a failing test is called.
+        subject: the public function that the row is of; ``test_contract.py`` counts on one for each.
+        variant: what tells this row from another of the subject.
         function: one member's inputs -> outputs, pytrees of tensors (and of nothing else).
         member: the inputs of the ``i``-th member.
         keeps: what the outputs must have in common with the inputs: a function of both that gives pairs of pytrees of
@@ -36,13 +37,19 @@ class Row:
         compiled: whether the compiled test has the row at all.
     """
 
-    name: str
+    subject: str
+    variant: str
     function: Callable[[Any], Any]
     member: Callable[[int], Any]
     keeps: Callable[[Any, Any], list[tuple[Any, Any]]] = lambda inputs, outputs: []
     exact: bool = True
     generated: bool = False
     compiled: bool = True
+
+    @property
+    def name(self) -> str:
+        """What a failing test is called."""
+        return f"{self.subject} {self.variant}".strip()
 
     def members(self, *indices: int) -> Any:
         """The inputs of several members, stacked."""
@@ -155,7 +162,8 @@ def select_row(
         return fcbp.select_and_reset(state, params, hyper, units=units, initializer=initializer, **options)
 
     return Row(
-        f"select_and_reset {name}",
+        "select_and_reset",
+        name,
         function,
         lambda i: (state(i), params(i), hyper(i)),
         lambda inputs, outputs: [(inputs[0], outputs[1]), (inputs[1], outputs[0])],
@@ -163,13 +171,13 @@ def select_row(
     )
 
 
-def measure_row(measure: str | utility.Measure, name: str | None = None) -> Row:
+def measure_row(measure: str | utility.Measure) -> Row:
     def function(inputs: Any) -> Any:
         state, params, features, hyper, grads = inputs
         return fcbp.update_utility(state, params, features, hyper, units=MANY, measure=measure, grads=grads)
 
     return Row(
-        f"update_utility {name or measure}",
+        *((f"update_utility {measure}", "") if isinstance(measure, str) else ("update_utility", "of an own measure")),
         function,
         lambda i: (state(i), params(i), features(i), hyper(i), grads(i)),
         lambda inputs, outputs: [(inputs[0], outputs)],
@@ -178,7 +186,9 @@ def measure_row(measure: str | utility.Measure, name: str | None = None) -> Row:
     )
 
 
-def optimizer_row(name: str, build: Callable[[Any], optim.Optimizer], number: Callable[[int], float]) -> Row:
+def optimizer_row(
+    name: str, variant: str, build: Callable[[Any], optim.Optimizer], number: Callable[[int], float]
+) -> Row:
     """An optimiser, one update on, whose number and step size are the member's."""
 
     def function(inputs: Any) -> Any:
@@ -193,11 +203,55 @@ def optimizer_row(name: str, build: Callable[[Any], optim.Optimizer], number: Ca
 
     return Row(
         f"optim.{name}",
+        variant,
         function,
         member,
         lambda inputs, outputs: [(inputs[0], outputs[0]), (inputs[1], outputs[1])],
-        generated=name in ("adam", "sgd momentum"),
+        generated=name == "adam" or variant == "momentum",
     )
+
+
+def clip_row() -> Row:
+    """Members whose norm is below, above, and far above the bound."""
+
+    def function(inputs: Any) -> Any:
+        return optim.clip_by_global_norm(*inputs), {"norm": optim.global_norm(inputs[0])}
+
+    return Row(
+        "optim.clip_by_global_norm",
+        "",
+        function,
+        lambda i: (grads(i), torch.tensor((8.0, 0.5, 1e3, 1.0, 1e-3, 2.0)[i])),
+        lambda inputs, outputs: [(inputs[0], outputs[0])],
+        exact=False,
+        generated=True,
+    )
+
+
+def schedule_row(name: str, numbers: Callable[[int], dict[str, float]]) -> Row:
+    """A schedule whose numbers, and whose step, are the member's."""
+
+    def function(inputs: Any) -> Any:
+        numbers, step = inputs
+        return {"step size": optim.SCHEDULES[name](**numbers)(step)}
+
+    def member(i: int) -> Any:
+        own = {key: torch.tensor(value, dtype=torch.float32) for key, value in numbers(i).items()}
+        return own, torch.tensor(4 * i, dtype=torch.int32)
+
+    return Row(f"optim.{name}", "", function, member, exact=False, generated=name == "warmup-cosine")
+
+
+def piecewise_row() -> Row:
+    def function(inputs: Any) -> Any:
+        (first, second), values, step = inputs
+        return {"step size": optim.piecewise((first, second), values.unbind())(step)}
+
+    def member(i: int) -> Any:
+        boundaries = torch.tensor(3 * i), torch.tensor(4 * i + 1)
+        return boundaries, torch.tensor([1.0, 0.5, 0.1]) * (i + 1), torch.tensor(4 * i, dtype=torch.int32)
+
+    return Row("optim.piecewise", "", function, member)
 
 
 @dataclass(frozen=True)
@@ -205,7 +259,8 @@ class MethodRow:
     """A method of :mod:`fcbp.methods`, which ``test_method_contract.py`` runs in a learner as well.
 
     Attributes:
-        name: its name in ``fcbp.methods.METHODS``, and after a space what tells this row from another of the method.
+        method: its name in ``fcbp.methods.METHODS``.
+        variant: what tells this row from another of the method.
         build: makes the method; called for each member, so that nothing is shared.
         hyper: the numbers of the ``i``-th member, as tensors; such that ``steps`` steps of a new network show it.
         zero: plain numbers with which it is plain backpropagation.
@@ -216,15 +271,21 @@ class MethodRow:
         compiled: whether the compiled test has the row at all; not where a row of the method differs little.
     """
 
-    name: str
+    method: str
     build: Callable[[], fcbp.methods.Method]
     hyper: Callable[[int], Any]
     zero: Any
+    variant: str = ""
     signalled: bool = False
     steps: int = 1
     exact: bool = False
     generated: bool = False
     compiled: bool = True
+
+    @property
+    def name(self) -> str:
+        """What a failing test is called."""
+        return f"{self.method} {self.variant}".strip()
 
 
 def method_row(method: MethodRow) -> Row:
@@ -262,7 +323,8 @@ def method_row(method: MethodRow) -> Row:
         return key(i), *trees, method.hyper(i), *step
 
     return Row(
-        f"methods.{method.name}",
+        f"methods.{method.method}",
+        method.variant,
         function,
         member,
         lambda inputs, outputs: [(inputs[1], outputs[1]), (inputs[2], outputs[3]), (outputs[0], outputs[4])],
@@ -273,7 +335,7 @@ def method_row(method: MethodRow) -> Row:
 
 
 def draw_row(name: str, draw: Callable[[torch.Tensor], Any], generated: bool = False) -> Row:
-    return Row(name, lambda k: {"draw": draw(k)}, key, generated=generated)
+    return Row(name, "", lambda k: {"draw": draw(k)}, key, generated=generated)
 
 
 def own_measure(group: utility.Observation) -> torch.Tensor:
@@ -291,6 +353,7 @@ def moments_row() -> Row:
 
     return Row(
         "reset_moments",
+        "",
         lambda inputs: fcbp.reset_moments(inputs[0], inputs[1], units=UNITS),
         member,
         lambda inputs, outputs: [(inputs[0], outputs)],
@@ -343,12 +406,13 @@ METHOD_ROWS: list[MethodRow] = [
         steps=2,
     ),
     MethodRow(
-        "l2-init plain",
+        "l2-init",
         lambda: methods.l2_init("plain"),
         lambda i: numbers(methods.L2InitHyperparams, 0.1 * i),
         methods.L2InitHyperparams(0.0),
         steps=2,
         compiled=False,
+        variant="plain",
     ),
     MethodRow(
         "shrink-perturb",
@@ -357,12 +421,13 @@ METHOD_ROWS: list[MethodRow] = [
         methods.ShrinkPerturbHyperparams(1.0, 0.0, 1),
     ),
     MethodRow(
-        "shrink-perturb new_task",
+        "shrink-perturb",
         lambda: methods.shrink_perturb("new_task", noise="kaiming_uniform"),
         lambda i: numbers(methods.ShrinkPerturbHyperparams, 0.5 + 0.1 * i, 0.1, 1),
         methods.ShrinkPerturbHyperparams(),
         signalled=True,
         compiled=False,
+        variant="new_task",
     ),
     *(
         MethodRow(
@@ -370,12 +435,13 @@ METHOD_ROWS: list[MethodRow] = [
             build,
             lambda i: numbers(methods.UPGDHyperparams, 0.1 * i, 0.1, 0.5, 1 - 0.1 * i),
             methods.UPGDHyperparams(0.0, 0.0, 0.9, 0.0),
-            compiled=name != "upgd local",
+            variant,
+            compiled=variant != "local",
         )
-        for name, build in (
-            ("upgd", methods.upgd),
-            ("upgd local", lambda: methods.upgd(scaling="local")),
-            ("upgd-features", lambda: methods.upgd("features")),
+        for name, variant, build in (
+            ("upgd", "", methods.upgd),
+            ("upgd", "local", lambda: methods.upgd(scaling="local")),
+            ("upgd-features", "", lambda: methods.upgd("features")),
         )
     ),
     MethodRow(
@@ -391,11 +457,12 @@ METHOD_ROWS: list[MethodRow] = [
         methods.SWRHyperparams(0.0, 1),
     ),
     MethodRow(
-        "swr threshold",
+        "swr",
         lambda: methods.swr(pruning="threshold"),
         lambda i: numbers(methods.SWRHyperparams, 0.1 * i, 1),
         methods.SWRHyperparams(0.0, 1),
         compiled=False,
+        variant="threshold",
     ),
     *(
         MethodRow(name, build, lambda i: methods.NoHyperparams(), methods.NoHyperparams(), signalled=True)
@@ -409,11 +476,12 @@ METHOD_ROWS: list[MethodRow] = [
         steps=2,
     ),
     MethodRow(
-        "redo capacity",
+        "redo",
         lambda: methods.redo(capacity=2, initializer="xavier_uniform"),
         at_times(methods.RedoHyperparams, "threshold", (0.9, -1.0, 1.0, 0.8), decay_rate=0.0),
         methods.RedoHyperparams(threshold=-1.0, period=1),
         compiled=False,
+        variant="capacity",
     ),
     MethodRow(
         "regrama",
@@ -430,11 +498,12 @@ METHOD_ROWS: list[MethodRow] = [
         generated=True,
     ),
     MethodRow(
-        "cpr softplus",
+        "cpr",
         lambda: methods.cpr("softplus", initializer="kaiming_normal"),
         at_times(methods.CPRHyperparams, "rate", (0.3, 0.0, 0.1, 1.0), decay_rate=0.9, threshold=0.9),
         methods.CPRHyperparams(rate=0.0, period=1),
         compiled=False,
+        variant="softplus",
     ),
     MethodRow(
         "ccbp",
@@ -446,11 +515,12 @@ METHOD_ROWS: list[MethodRow] = [
         steps=3,
     ),
     MethodRow(
-        "ccbp discrete",
+        "ccbp",
         lambda: methods.ccbp(continuous=False, capacity=3),
         at_times(methods.CCBPHyperparams, "replacement_rate", (0.3, 0.0, 0.2, 1.0), decay_rate=0.5),
         methods.CCBPHyperparams(replacement_rate=0.0, period=2),
         generated=True,
+        variant="discrete",
     ),
     MethodRow(
         "snr",
@@ -464,12 +534,13 @@ METHOD_ROWS: list[MethodRow] = [
 ROWS: list[Row] = [
     Row(
         "init_state",
+        "",
         lambda inputs: fcbp.init_state(UNITS, *inputs),
         lambda i: (params(i), key(i)),
         lambda inputs, outputs: [(state(0), outputs)],
     ),
     *(measure_row(measure) for measure in (*utility.MEASURES, "random")),
-    measure_row(own_measure, "own"),
+    measure_row(own_measure),
     select_row("defaults", MANY),
     select_row("transfer", UNITS, transfer_bias=True),
     select_row("stochastic", FEW, "default_uniform", rounding="stochastic", rate_counts="all", generated=True),
@@ -478,14 +549,23 @@ ROWS: list[Row] = [
     moments_row(),
     Row(
         "reset_buffers",
+        "",
         lambda inputs: fcbp.reset_buffers(inputs[0], inputs[1], units=UNITS),
         lambda i: (buffers(i), replaced(i)),
         lambda inputs, outputs: [(inputs[0], outputs)],
     ),
-    optimizer_row("sgd", lambda decay: optim.sgd(weight_decay=decay), lambda i: 0.1 * i),
-    optimizer_row("sgd momentum", lambda momentum: optim.sgd(momentum, nesterov=True), lambda i: 0.15 * i),
-    optimizer_row("adam", lambda beta: optim.adam((beta, beta)), lambda i: 0.15 * i),
-    optimizer_row("adamw", lambda decay: optim.adamw(weight_decay=decay), lambda i: 0.1 * i),
+    optimizer_row("sgd", "", lambda decay: optim.sgd(weight_decay=decay), lambda i: 0.1 * i),
+    optimizer_row("sgd", "momentum", lambda momentum: optim.sgd(momentum, nesterov=True), lambda i: 0.15 * i),
+    optimizer_row("adam", "", lambda beta: optim.adam((beta, beta)), lambda i: 0.15 * i),
+    optimizer_row("adamw", "", lambda decay: optim.adamw(weight_decay=decay), lambda i: 0.1 * i),
+    clip_row(),
+    schedule_row("constant", lambda i: {"value": 0.1 * i}),
+    schedule_row("linear", lambda i: {"start": 1.0 + i, "end": 0.1 * i, "decay_steps": 10.0}),
+    schedule_row("cosine", lambda i: {"start": 1.0 + i, "end": 0.1 * i, "decay_steps": 10.0}),
+    schedule_row("warmup", lambda i: {"after": 1.0 + i, "warmup_steps": 9.0, "start": 0.1}),
+    schedule_row("warmup-linear", lambda i: {"warmup_steps": 9.0, "start": 0.1 * i, "decay_steps": 5.0}),
+    schedule_row("warmup-cosine", lambda i: {"warmup_steps": 3.0 * i, "end": 0.1 * i, "decay_steps": 9.0}),
+    piecewise_row(),
     *map(method_row, METHOD_ROWS),
     draw_row("random.split", lambda k: random.split(k, 3)),
     draw_row("random.fold_in", lambda k: random.fold_in(k, 7)),

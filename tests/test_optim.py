@@ -1,5 +1,6 @@
 """Optimisers against ``torch.optim``, and what a reset of their state means."""
 
+import collections
 from typing import NamedTuple
 
 import optree
@@ -250,3 +251,108 @@ def test_bad_parameters_and_step_sizes_are_named(case):
     for bad in (-0.1, float("nan")):
         with pytest.raises(ValueError, match=rf"step_size is {bad}; expected a number, 0 or more"):
             optimizer.update(params, optimizer.init(params), params, step_size=bad)
+
+
+FORMS = {
+    "a shape that broadcasts": (
+        lambda g: {**g, "b": torch.ones(1)},
+        r"\(1,\) of torch\.float32 at b; expected \(3,\)",
+    ),
+    "a wider shape": (lambda g: {**g, "b": torch.ones(2, 3)}, r"holds \(2, 3\) of torch\.float32 at b"),
+    "a number that grew": (
+        lambda g: {**g, "c": torch.ones(1)},
+        r"\(1,\) of torch\.float32 at c; expected \(\) of",
+    ),
+    "another dtype": (lambda g: {**g, "w": g["w"].double()}, r"\(2, 3\) of torch\.float64 at w; expected \(2, 3\) of"),
+    "a dtype of fewer bits": (lambda g: {**g, "w": g["w"].half()}, r"of torch\.float16 at w"),
+    "whole numbers": (lambda g: {**g, "w": g["w"].long()}, r"of torch\.int64 at w"),
+    "a plain number": (lambda g: {**g, "w": 1.0}, r"holds float at w"),
+    "one too few": (lambda g: {"w": g["w"], "c": g["c"]}, "has not the structure of params: b missing"),
+    "one too many": (lambda g: {**g, "d": g["b"]}, "has not the structure of params: d too many"),
+    "another name": (lambda g: {"w": g["w"], "c": g["c"], "bias": g["b"]}, "b missing; bias too many"),
+    "a list": (lambda g: list(g.values()), "has not the structure of params: "),
+    "nothing": (lambda g: {**g, "b": None}, "has not the structure of params: |holds NoneType at b"),
+    "deeper": (
+        lambda g: {**g, "b": {"b": g["b"]}},
+        "holds dict at b|has not the structure of params: b missing; b/b",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_and_states_of_another_form_than_the_parameters_are_named(case, form):
+    optimizer, _, _ = CASES[case]
+    change, message = FORMS[form]
+    params = {"w": torch.ones(2, 3), "b": torch.ones(3), "c": torch.tensor(1.0)}
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=f"grads .*({message})"):
+        optimizer.update(change(params), state, params, step_size=0.1)
+    stacked = optree.tree_map(lambda p: p.expand(2, *p.shape), params)
+    if form not in ("a plain number", "nothing"):
+        with pytest.raises(ValueError, match=f"grads .*({message})"):
+            torch.vmap(lambda p: optimizer.update(change(p), state, p, step_size=0.1))(stacked)
+    for field in state._fields:
+        of_state = getattr(state, field)
+        if optree.tree_leaves(of_state):
+            with pytest.raises(ValueError, match=rf"opt_state\.{field} "):
+                optimizer.update(params, state._replace(**{field: change(of_state)}), params, step_size=0.1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_error_comes_before_any_work(case):
+    """A wrong leaf at the end, and a state that would be wrong too: the gradients are told of, nothing is moved."""
+    optimizer, _, _ = CASES[case]
+    params = {"a": torch.ones(3), "z": torch.ones(3)}
+    before = optree.tree_map(torch.clone, params)
+    with pytest.raises(ValueError, match=r"grads holds \(4,\) of torch\.float32 at z; expected \(3,\)"):
+        optimizer.update({"a": torch.ones(3), "z": torch.ones(4)}, optimizer.init({"a": torch.ones(4)}), params, 0.1)
+    assert all(params[name].equal(before[name]) for name in params)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_and_dtypes_are_kept_whatever_the_numbers_are(case, dtype):
+    optimizer, _, _ = CASES[case]
+    params = optree.tree_map(lambda p: p.to(dtype), parameters())
+    state = optimizer.init(params)
+    for step_size in (0.1, torch.tensor(0.1, dtype=torch.float64), torch.tensor(1)):
+        new, after = optimizer.update(params, state, params, step_size=step_size)
+        for one, other in ((new, params), (after, state)):
+            for a, b in zip(optree.tree_leaves(one), optree.tree_leaves(other), strict=True):
+                assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+@pytest.mark.parametrize("make", [optim.sgd, optim.adam, optim.adamw])
+def test_a_number_that_is_no_number_is_named(make):
+    params = {"w": torch.tensor(1.0)}
+    for bad, words in (
+        (torch.ones(1), r"a tensor \(1,\) of torch\.float32"),
+        (torch.ones(2, 3), r"a tensor \(2, 3\)"),
+        ("big", "'big'"),
+        (None, "None"),
+        (True, "True"),
+        ([0.1], r"\[0\.1\]"),
+    ):
+        with pytest.raises(ValueError, match=f"weight_decay is {words}"):
+            make(weight_decay=bad)
+        with pytest.raises(ValueError, match=f"step_size is {words}"):
+            make().update(params, make().init(params), params, step_size=bad)
+
+
+def test_an_ordered_mapping_fits_one_that_is_not():
+    """Only the names count, as for ``optree``."""
+    params = {"w": torch.ones(2), "b": torch.ones(3)}
+    grads = collections.OrderedDict(b=torch.ones(3), w=torch.ones(2))
+    new, _ = optim.sgd().update(grads, optim.sgd().init(params), params, step_size=0.5)
+    assert new["w"].tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_state_of_another_optimiser_is_named(case):
+    optimizer, _, _ = CASES[case]
+    params = {"w": torch.ones(2)}
+    other, name = (optim.adam(), "AdamState") if case.startswith("sgd") else (optim.sgd(0.9), "SGDState")
+    for state, words in ((other.init(params), name), ((), r"\(\)"), (None, "None")):
+        with pytest.raises(ValueError, match=rf"opt_state is {words}; expected (SGD|Adam)State, as init makes it"):
+            optimizer.update(params, state, params, step_size=0.1)

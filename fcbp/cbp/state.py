@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from fcbp import random, tree
+from fcbp import random, show, tree
 from fcbp.names import unknown
 from fcbp.units import UnitGroup, check_units
 
@@ -42,6 +42,7 @@ class Hyperparams(NamedTuple):
     """Decay of the running means of utility and activation (eta), in [0, 1)."""
 
 
+@show.by_fields
 class CBPState(NamedTuple):
     """What Continual Backpropagation remembers; the dicts are by group name."""
 

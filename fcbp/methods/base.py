@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from fcbp import show
+
 __all__ = ["Kind", "Method", "NoHyperparams", "given_what_it_takes", "keep_gradients", "parameters_of"]
 
 
@@ -19,6 +21,7 @@ def keep_gradients(state: Any, grads: Any, params: Any, **_: Any) -> tuple[Any, 
     return grads, state
 
 
+@show.by_maker
 class Method(NamedTuple):
     """Pure functions that a learner calls: ``init`` once, ``adjust`` before every optimiser step, ``update`` after it.
 
@@ -99,8 +102,14 @@ class Kind:
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str | None, inspect.Parameter]:
-    """The parameters of a function by name; under ``None`` the one that takes all other keywords."""
-    parameters = inspect.signature(function).parameters.values()
+    """The parameters of a function by name; under ``None`` the one that takes all other keywords.
+
+    A function that tells of none, being written in C, is taken to take any.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = [inspect.Parameter("others", inspect.Parameter.VAR_KEYWORD)]
     return {None if p.kind is p.VAR_KEYWORD else p.name: p for p in parameters}
 
 

@@ -41,7 +41,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from fcbp import initializers, random, tree
+from fcbp import initializers, random, show, tree
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_capacity, check_numbers, need_grads, need_units
 from fcbp.methods.reset import (
@@ -82,6 +82,7 @@ class CCBPHyperparams(NamedTuple):
     from which on it may be replaced (100 in the paper)."""
 
 
+@show.by_fields
 class CCBPState(NamedTuple):
     """What continuous Continual Backpropagation remembers; the dicts are by group name."""
 

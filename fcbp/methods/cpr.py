@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from fcbp import initializers, random
+from fcbp import initializers, random, show
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_grads, need_units
 from fcbp.methods.reset import gradient_magnitude, relative, reset_partially, state_dtype, tick
@@ -68,6 +68,7 @@ class CPRHyperparams(NamedTuple):
     """Steps between events, at least 1."""
 
 
+@show.by_fields
 class CPRState(NamedTuple):
     """What continuous partial resets remember."""
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from fcbp import show
 from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers
@@ -27,6 +28,7 @@ class L2InitHyperparams(NamedTuple):
     """The penalty is ``strength * sum((w - w0) ** 2)``; at least 0."""
 
 
+@show.by_fields
 class L2InitState(NamedTuple):
     """What L2 Init remembers."""
 

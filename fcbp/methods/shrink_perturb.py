@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from fcbp import initializers, random
+from fcbp import initializers, random, show
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_signal
 from fcbp.names import unknown
@@ -32,6 +32,7 @@ class ShrinkPerturbHyperparams(NamedTuple):
     itself with ``event="new_task"``, which does not read this."""
 
 
+@show.by_fields
 class ShrinkPerturbState(NamedTuple):
     """What shrink and perturb remembers."""
 

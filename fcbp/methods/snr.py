@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Int32, Int64
 from torch import Tensor
 
-from fcbp import initializers, random
+from fcbp import initializers, random, show
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_capacity, check_numbers, need_features, need_units
 from fcbp.methods.reset import fires, lowest, masks, reset_units, state_dtype, tick
@@ -63,6 +63,7 @@ class SNRHyperparams(NamedTuple):
     """Activation above which a unit counts as firing; 0 is for rectifiers."""
 
 
+@show.by_fields
 class SNRState(NamedTuple):
     """What self-normalised resets remember; the dicts are by group name."""
 

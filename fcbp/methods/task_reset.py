@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from fcbp import random, tree
+from fcbp import random, show, tree
 from fcbp.cbp import reset_buffers
 from fcbp.methods.base import Method
 from fcbp.methods.checks import need_signal
@@ -21,6 +21,7 @@ from fcbp.weights.draws import draw, quantile_table
 __all__ = ["TaskResetState", "full_reset", "head_reset"]
 
 
+@show.by_fields
 class TaskResetState(NamedTuple):
     """What the resets remember."""
 

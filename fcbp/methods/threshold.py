@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from fcbp import initializers, random
+from fcbp import initializers, random, show
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_capacity, check_numbers, need_units
 from fcbp.methods.reset import lowest, masks, relative, reset_units, state_dtype, tick
@@ -27,6 +27,7 @@ class ThresholdHyperparams(Protocol):
     decay_rate: float | Tensor
 
 
+@show.by_fields
 class ThresholdState(NamedTuple):
     """What a threshold method remembers; the dicts are by group name."""
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
-from fcbp import random, tree
+from fcbp import random, show, tree
 from fcbp.cbp import bias_correction, running_mean_weights
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_step
@@ -37,6 +37,7 @@ class UPGDHyperparams(NamedTuple):
     UPGD); in [0, 1]."""
 
 
+@show.by_fields
 class UPGDState(NamedTuple):
     """What UPGD remembers."""
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
-from fcbp import random, tree
+from fcbp import random, show, tree
 from fcbp.names import unknown
 from fcbp.weights.draws import quantile_table
 from fcbp.weights.leaves import leaves_of
@@ -37,6 +37,7 @@ class Hyperparams(NamedTuple):
     """With ``protect``: and stays so while it is in this one, in [0, 1]; 1 releases none."""
 
 
+@show.by_fields
 class WeightsState(NamedTuple):
     """What per-weight CBP remembers; the dicts are by the name of the managed tensors (``"0.weight"``,
     ``"layers/0/kernel"``), their tensors flat."""

@@ -23,19 +23,18 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from fcbp import initializers, losses, random
+from fcbp import losses, random, show
 from fcbp.cbp import Hyperparams
 from fcbp.concrete import is_plain
-from fcbp.losses import LOSSES, Loss
-from fcbp.methods import METHODS, Kind, Method
+from fcbp.learner import parts
+from fcbp.learner.draws import Params, draw_params
+from fcbp.losses import Loss
+from fcbp.methods import Kind, Method
 from fcbp.methods.base import given_what_it_takes
-from fcbp.names import lookup
-from fcbp.optim import OPTIMIZERS, Optimizer
+from fcbp.optim import Optimizer
 from fcbp.units import UnitGroup, check_units, forward_with_features
 
-__all__ = ["LOSSES", "Learner", "LearnerHyperparams", "LearnerState", "draw_params", "make_learner"]
-
-Params = dict[str, Tensor]
+__all__ = ["Learner", "LearnerHyperparams", "LearnerState", "make_learner"]
 
 
 class LearnerHyperparams(NamedTuple):
@@ -46,9 +45,14 @@ class LearnerHyperparams(NamedTuple):
     method: Any = Hyperparams()
     """The method's own; :class:`fcbp.Hyperparams` for CBP."""
     optimizer: Any = ()
-    """Where the learner's optimiser is a function that makes one: the keywords that it is called with in each step."""
+    """Where the learner's optimiser is named or a function that makes one: its keywords in each step, by name."""
+    schedule: Any = ()
+    """Where the learner has a schedule: its numbers by name."""
+    clip: float | Tensor | tuple[()] = ()
+    """The bound on the gradients' global norm; ``()`` leaves it to the learner's ``clip``."""
 
 
+@show.by_fields
 class LearnerState(NamedTuple):
     """All that a learner carries from step to step."""
 
@@ -60,8 +64,11 @@ class LearnerState(NamedTuple):
     """The optimiser's state."""
     method: Any
     """The method's state."""
+    step: Any = ()
+    """Steps so far, int32; ``()`` in a learner without a schedule."""
 
 
+@show.by_fields
 class Learner(NamedTuple):
     """A pair of pure functions for one learner; ``vmap`` them for a population."""
 
@@ -83,14 +90,16 @@ def make_learner(
     method: str | Kind | Method | None = None,
     draw: Callable[[Int64[Tensor, ""]], Params] | None = None,
     with_output: bool = False,
+    schedule: str | Callable[..., Any] | None = None,
+    clip: float | Tensor | None = None,
 ) -> Learner:
     """Make a learner from its parts.
 
     Args:
         model: any module; it is copied.
         units: the groups that the method manages.
-        loss: a name of :data:`LOSSES`, or a function ``(output, targets) -> scalar``. It may give ``(scalar, aux)``,
-            ``aux`` being a pytree of tensors, which is then ``info["aux"]``.
+        loss: a name of :data:`fcbp.losses.LOSSES`, or a function ``(output, targets) -> scalar``. It may give
+            ``(scalar, aux)``, ``aux`` being a pytree of tensors, which is then ``info["aux"]``.
         optimizer: a name of :data:`fcbp.optim.OPTIMIZERS`, or an optimiser; by default plain :func:`fcbp.optim.sgd`. A
             function that makes one, such as :func:`fcbp.optim.adamw`, is called in every step with ``hyper.optimizer``,
             so that its numbers can be vmapped, and so is a name's; the state has the shape of the one that it makes of
@@ -99,6 +108,12 @@ def make_learner(
         draw: ``key -> params``; by default :func:`draw_params`'s kaiming-uniform weights.
         with_output: give the model's output in the forward pass before the step as ``info["output"]``: the online
             prediction, without a second forward pass.
+        schedule: a name of :data:`fcbp.optim.SCHEDULES`, which is made in every step of ``hyper.schedule``; or a
+            function ``schedule(step, **hyper.schedule)``, such as ``fcbp.optim.cosine(decay_steps=1000)``. It gives the
+            factor by which ``hyper.step_size`` is multiplied, for the optimiser and the method; ``step`` is 0 at first.
+        clip: the bound on the global norm of the gradients that the optimiser is given
+            (:func:`fcbp.optim.clip_by_global_norm`), the method's share included; ``hyper.clip`` takes its place.
+            Utilities and other measures read the gradients as they were.
 
     Raises:
         ValueError: an argument is unknown or of another kind than described, or a group does not fit the model. In a
@@ -118,8 +133,10 @@ def make_learner(
         raise ValueError(f"model is {model!r}; expected a module such as fcbp.nets.mlp(20, (5,), 1)")
     units = tuple(units)
     loss_function = losses.get(loss)
-    make_optimizer = _optimizer("sgd" if optimizer is None else optimizer)
-    method = _method("bp" if method is None else method)
+    make_optimizer = parts.optimizer_of("sgd" if optimizer is None else optimizer)
+    method = parts.method_of("bp" if method is None else method)
+    scheduled = parts.schedule_of(schedule)
+    clipped = parts.clip_of(clip)
     if draw is not None and (isinstance(draw, nn.Module) or not callable(draw)):
         raise ValueError(f"draw is {draw!r}; expected a function key -> params, or None")
     model = copy.deepcopy(model)
@@ -132,7 +149,9 @@ def make_learner(
         draw_key, method_key = random.split(key).unbind()
         params = draw_params(model, draw_key) if draw is None else draw(draw_key)
         buffers = {name: buffer.clone() for name, buffer in initial_buffers.items()}
-        return LearnerState(params, buffers, make_optimizer().init(params), method.init(units, params, method_key))
+        opt_state = make_optimizer({}).init(params)
+        count = () if schedule is None else torch.zeros((), dtype=torch.int32, device=key.device)
+        return LearnerState(params, buffers, opt_state, method.init(units, params, method_key), count)
 
     def objective(
         params: Params, buffers: Params, inputs: Tensor, targets: Tensor
@@ -146,21 +165,32 @@ def make_learner(
     ) -> tuple[LearnerState, dict[str, Any]]:
         inputs, targets, *signal = batch
         grads, (value, (features, buffers, told)) = _gradient(objective, state.params, state.buffers, inputs, targets)
+        step_size, count = scheduled(hyper.step_size, state.step, hyper.schedule)
         given = {
             "units": units,
             "features": features,
             "hyper": hyper.method,
-            "step_size": hyper.step_size,
+            "step_size": step_size,
             "new_task": signal[0] if signal else None,
         }
         adjusted, method_state = adjust(state.method, grads, state.params, **given)
-        optimizer = make_optimizer(**dict(hyper.optimizer))
-        params, opt_state = optimizer.update(adjusted, state.opt_state, state.params, step_size=hyper.step_size)
+        params, opt_state = make_optimizer(hyper.optimizer).update(
+            clipped(adjusted, hyper.clip), state.opt_state, state.params, step_size=step_size
+        )
         params, opt_state, buffers, method_state, info = update(
             method_state, params, opt_state, buffers, grads=grads, previous=state.params, **given
         )
-        return LearnerState(params, buffers, opt_state, method_state), {"loss": value, **told, **info}
+        return LearnerState(params, buffers, opt_state, method_state, count), {"loss": value, **told, **info}
 
+    step.parts = {  # type: ignore[attr-defined]  # for people to read
+        "model": model,
+        "units": ", ".join(f"{group.name} ({group.size})" for group in units) or "none",
+        "loss": loss_function,
+        "optimizer": make_optimizer({}),
+        "method": method,
+        **({} if schedule is None else {"schedule": schedule}),
+        **({} if clip is None else {"clip": clip}),
+    }
     return Learner(init, step)
 
 
@@ -205,85 +235,3 @@ def _is_on_tape(tree: Any) -> bool:
     """Whether someone differentiates a step by its weights or its examples, on the tape that must not end there."""
     leaves: list[Any] = optree.tree_leaves(tree)
     return any(isinstance(x, Tensor) and x.requires_grad for x in leaves)
-
-
-def _optimizer(given: str | Optimizer | Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """A function that makes the optimiser; one that is made already has its numbers."""
-    if isinstance(given, Optimizer):
-        return lambda: given
-    if isinstance(given, str):
-        return lookup("optimizer", given, OPTIMIZERS)
-    expected = (
-        f"expected one of {', '.join(sorted(OPTIMIZERS))}, an optimiser such as fcbp.optim.adam(), or a function that "
-        "makes one"
-    )
-    if isinstance(given, (nn.Module, type, torch.optim.Optimizer)) or not callable(given):
-        raise ValueError(f"optimizer is {_named(given)}; {expected}")
-    try:
-        made = given()
-    except TypeError as error:
-        raise ValueError(f"optimizer is {_named(given)}, which cannot be called without numbers; {expected}") from error
-    if not isinstance(made, Optimizer):
-        raise ValueError(f"optimizer is {_named(given)}, which makes {_named(made)}; {expected}")
-    return given
-
-
-def _method(given: str | Kind | Method) -> Method:
-    if isinstance(given, str):
-        given = lookup("method", given, METHODS)
-    method = given.build() if isinstance(given, Kind) else given
-    if not isinstance(method, Method):
-        hint = "; call it first" if callable(given) and not isinstance(given, nn.Module) else ""
-        raise ValueError(
-            f"method is {_named(given)}; expected one of {', '.join(sorted(METHODS))}, or a method such as "
-            f"fcbp.methods.cbp(){hint}"
-        )
-    return method
-
-
-def _named(value: Any) -> str:
-    """A wrong argument in a message."""
-    if isinstance(value, nn.Module):
-        return f"a model, {type(value).__name__}"
-    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-
-
-def draw_params(
-    model: nn.Module,
-    key: Int64[Tensor, ""],
-    *,
-    initializer: str | initializers.Initializer = "kaiming_uniform",
-    nonlinearity: str = "relu",
-) -> Params:
-    """Initial parameters for ``model``, as the published CBP code draws them.
-
-    Weights of linear and convolutional layers are drawn by ``initializer``, with the gain of ``nonlinearity`` and in
-    the last of them with gain 1; their biases are 0. Other parameters (norms, embeddings) keep the model's values.
-
-    Args:
-        model: read, not changed.
-        key: a key of :mod:`fcbp.random`; under ``vmap`` every member draws its own.
-        initializer: a name or a function; see :mod:`fcbp.initializers`.
-        nonlinearity: a name of :func:`fcbp.initializers.gain`.
-    """
-    params = {name: p.detach().clone() for name, p in model.named_parameters()}
-    layers = {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    }
-    for i, (name, layer) in enumerate(layers.items()):
-        last = i == len(layers) - 1
-        draw = initializers.get(initializer, "linear" if last else nonlinearity)
-        weight = layer.weight
-        fan_in = weight[0].numel()
-        fan_out = weight.shape[0] * weight[0, 0].numel()
-        prefix = f"{name}." if name else ""
-        # A tied or parametrised weight goes by another name, which keeps the model's value.
-        if f"{prefix}weight" in params:
-            params[f"{prefix}weight"] = draw(
-                random.fold_in(key, i), tuple(weight.shape), fan_in, fan_out, weight.dtype, weight.device
-            )
-        if f"{prefix}bias" in params:
-            params[f"{prefix}bias"] = torch.zeros_like(params[f"{prefix}bias"])
-    return params

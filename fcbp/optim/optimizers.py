@@ -23,23 +23,26 @@ import optree
 import torch
 from torch import Tensor
 
-from fcbp import tree
+from fcbp import show
+from fcbp.optim.checks import Number, check_floats, check_like, check_number, check_state
 
 __all__ = ["OPTIMIZERS", "AdamState", "Optimizer", "SGDState", "adam", "adamw", "cast_like", "moving_average", "sgd"]
 
-Number = float | Tensor
 Params = Any  # a pytree of tensors
 
 
+@show.by_maker
 class Optimizer(NamedTuple):
     """A pair of pure functions."""
 
     init: Callable[[Params], Any]
     """``init(params) -> opt_state``"""
     update: Callable[..., tuple[Params, Any]]
-    """``update(grads, opt_state, params, step_size=...) -> (params, opt_state)``"""
+    """``update(grads, opt_state, params, step_size=...) -> (params, opt_state)``; a ``ValueError`` where the
+    gradients or the state have another structure, shape or dtype than the parameters."""
 
 
+@show.by_fields
 class SGDState(NamedTuple):
     """State of :func:`sgd`."""
 
@@ -47,6 +50,7 @@ class SGDState(NamedTuple):
     """Momentum buffers shaped like the parameters; ``()`` without momentum."""
 
 
+@show.by_fields
 class AdamState(NamedTuple):
     """State of :func:`adam` and :func:`adamw`; each field is shaped like the parameters."""
 
@@ -69,14 +73,14 @@ def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number 
     Raises:
         ValueError: a number is negative, or Nesterov is asked for without momentum.
     """
-    _check("momentum", momentum)
-    _check("weight_decay", weight_decay)
+    check_number("momentum", momentum)
+    check_number("weight_decay", weight_decay)
     has_momentum = isinstance(momentum, Tensor) or momentum > 0
     if nesterov and not has_momentum:
         raise ValueError("nesterov is True and momentum 0; expected a positive momentum")
 
     def init(params: Params) -> SGDState:
-        _check_params(params)
+        check_floats("params", params)
         return SGDState(optree.tree_map(torch.zeros_like, params) if has_momentum else ())
 
     def look_ahead(grad: Tensor, buffer: Tensor) -> Tensor:
@@ -84,7 +88,11 @@ def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number 
 
     @torch.no_grad()
     def update(grads: Params, opt_state: SGDState, params: Params, step_size: Number) -> tuple[Params, SGDState]:
-        _check("step_size", step_size)
+        check_number("step_size", step_size)
+        check_state(opt_state, SGDState)
+        check_like("grads", grads, params)
+        if has_momentum:
+            check_like("opt_state.momentum", opt_state.momentum, params)
         grads = _add_decay(grads, params, weight_decay)
         if has_momentum:
             buffers = optree.tree_map(lambda g, b: cast_like(momentum, b) * b + g, grads, opt_state.momentum)
@@ -101,14 +109,8 @@ def adam(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, wei
     Raises:
         ValueError: a number is negative, or a beta is not in [0, 1).
     """
-    _check("weight_decay", weight_decay)
-    moments = _adam(betas, eps)
-
-    @torch.no_grad()
-    def update(grads: Params, opt_state: AdamState, params: Params, step_size: Number) -> tuple[Params, AdamState]:
-        return moments.update(_add_decay(grads, params, weight_decay), opt_state, params, step_size)
-
-    return Optimizer(moments.init, update)
+    check_number("weight_decay", weight_decay)
+    return _adam(betas, eps, lambda grads, params, step_size: (_add_decay(grads, params, weight_decay), params))
 
 
 def adamw(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, weight_decay: Number = 0.01) -> Optimizer:
@@ -117,28 +119,27 @@ def adamw(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, we
     Raises:
         ValueError: a number is negative, or a beta is not in [0, 1).
     """
-    _check("weight_decay", weight_decay)
-    moments = _adam(betas, eps)
+    check_number("weight_decay", weight_decay)
 
-    @torch.no_grad()
-    def update(grads: Params, opt_state: AdamState, params: Params, step_size: Number) -> tuple[Params, AdamState]:
-        decayed = optree.tree_map(lambda p: p * cast_like(1 - step_size * weight_decay, p), params)
-        return moments.update(grads, opt_state, decayed, step_size)
+    def decayed(grads: Params, params: Params, step_size: Number) -> tuple[Params, Params]:
+        return grads, optree.tree_map(lambda p: p * cast_like(1 - step_size * weight_decay, p), params)
 
-    return Optimizer(moments.init, update)
+    return _adam(betas, eps, decayed)
 
 
-def _adam(betas: tuple[Number, Number], eps: Number) -> Optimizer:
-    if len(betas) != 2:
+def _adam(
+    betas: tuple[Number, Number], eps: Number, decay: Callable[[Params, Params, Number], tuple[Params, Params]]
+) -> Optimizer:
+    """Adam after a weight decay ``(grads, params, step_size) -> (grads, params)``."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"betas is {betas}; expected two numbers in [0, 1)")
     for i, beta in enumerate(betas):
-        if not isinstance(beta, Tensor) and not 0 <= beta < 1:
-            raise ValueError(f"betas[{i}] is {beta}; expected a number in [0, 1)")
-    _check("eps", eps)
+        check_number(f"betas[{i}]", beta, below=1)
+    check_number("eps", eps)
     beta1, beta2 = betas
 
     def init(params: Params) -> AdamState:
-        _check_params(params)
+        check_floats("params", params)
         return AdamState(
             optree.tree_map(torch.zeros_like, params),
             optree.tree_map(torch.zeros_like, params),
@@ -147,7 +148,13 @@ def _adam(betas: tuple[Number, Number], eps: Number) -> Optimizer:
 
     @torch.no_grad()
     def update(grads: Params, opt_state: AdamState, params: Params, step_size: Number) -> tuple[Params, AdamState]:
-        _check("step_size", step_size)
+        check_number("step_size", step_size)
+        check_state(opt_state, AdamState)
+        check_like("grads", grads, params)
+        check_like("opt_state.mean", opt_state.mean, params)
+        check_like("opt_state.mean_square", opt_state.mean_square, params)
+        check_like("opt_state.step", opt_state.step, params, dtype=torch.int32)
+        grads, params = decay(grads, params, step_size)
         mean = optree.tree_map(lambda g, m: moving_average(beta1, m, g), grads, opt_state.mean)
         square = optree.tree_map(lambda g, v: moving_average(beta2, v, g * g), grads, opt_state.mean_square)
         step = optree.tree_map(lambda t: t + 1, opt_state.step)
@@ -196,15 +203,3 @@ def _add_decay(grads: Params, params: Params, weight_decay: Number) -> Params:
     if not isinstance(weight_decay, Tensor) and weight_decay == 0:
         return grads
     return optree.tree_map(lambda g, p: g + cast_like(weight_decay, p) * p, grads, params)
-
-
-def _check(name: str, value: Number) -> None:
-    if not isinstance(value, Tensor) and not value >= 0:
-        raise ValueError(f"{name} is {value}; expected a number, 0 or more")
-
-
-def _check_params(params: Params) -> None:
-    for path, leaf in zip(optree.tree_paths(params), optree.tree_leaves(params), strict=True):
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-            kind = leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__
-            raise ValueError(f"params holds {kind} at {tree.show(path)}; expected floating-point tensors")
