@@ -93,6 +93,8 @@ class UnitGroup:
             is handed that.
         activation_axis: the unit axis of that input.
         slope: slopes of the units' own PReLUs, a unit each; set to 0.25, as ``nn.PReLU`` begins.
+        direction: weights that read the unit through a norm of each unit's own, times a gain (a weight norm along the
+            consumers' input axis); left as they are, as at 0 they have no direction. ``outgoing`` has the gain.
 
     Example:
         >>> UnitGroup(
@@ -116,12 +118,13 @@ class UnitGroup:
     activation: str = ""
     activation_axis: int = -1
     slope: tuple[Slice, ...] = ()
+    direction: tuple[Slice, ...] = ()
 
     __repr__ = _brief
 
     def parameter_slices(self) -> tuple[Slice, ...]:
         """Every slice of a parameter that belongs to the units."""
-        return self.making_slices() + self.outgoing
+        return self.making_slices() + self.outgoing + self.direction
 
     def making_slices(self) -> tuple[Slice, ...]:
         """Every slice of a parameter that makes the units."""
@@ -341,11 +344,13 @@ def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, T
 
 
 def _side(role: str) -> str:
-    return {"outgoing": "reads", "running_mean": "buffers", "running_var": "buffers"}.get(role, "makes")
+    return {"outgoing": "reads", "direction": "reads", "running_mean": "buffers", "running_var": "buffers"}.get(
+        role, "makes"
+    )
 
 
 def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, Slice, Any]]:
-    for role in ("incoming", "outgoing", *FRESH):
+    for role in ("incoming", "outgoing", "direction", *FRESH):
         yield from ((role, s, params) for s in getattr(group, role))
     if buffers is not None:
         for role in ("running_mean", "running_var"):

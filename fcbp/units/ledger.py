@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from fcbp.units.marks import Marks
 
-__all__ = ["Event", "Ids", "Ledger", "Slot"]
+__all__ = ["Brittle", "Event", "Ids", "Ledger", "Slot"]
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -39,6 +39,23 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Brittle:
+    """An operation on parameters that has no finite value or slope where all entries of a unit are 0.
+
+    Attributes:
+        names: the parameters.
+        entries: their entries on the axes along which the operation's result varies.
+        where: the operation.
+        gain: the parameter that scales each unit's weights after their norm, if the operation is a weight norm.
+    """
+
+    names: frozenset[str]
+    entries: Ids
+    where: str
+    gain: str = ""
+
+
+@dataclass(frozen=True)
 class Event:
     """A use of parameters in the forward.
 
@@ -52,6 +69,7 @@ class Event:
         where: the innermost module, and the operation, for messages.
         inputs: the first input of every module being run, innermost first, by module path.
         read: the marks of the activation read, for products and lookups.
+        brittle: numbers of ``Ledger.brittle`` that the weight was computed by.
     """
 
     kind: str
@@ -61,6 +79,7 @@ class Event:
     where: str
     inputs: tuple[tuple[str, Marks], ...] = ()
     read: Marks | None = None
+    brittle: frozenset[int] = frozenset()
 
 
 def _none() -> Ids:
@@ -79,7 +98,9 @@ class Ledger:
     distinctions: list[tuple[Ids, str]] = field(default_factory=list)
     forbidden: list[tuple[Ids, str]] = field(default_factory=list)
     statistics: list[tuple[Ids, str]] = field(default_factory=list)
+    of_weights: set[int] = field(default_factory=set)  # the statistics of parameters' entries, not of activations
     norms: list[tuple[Ids, str]] = field(default_factory=list)
+    brittle: list[Brittle] = field(default_factory=list)
     residual: list[tuple[Ids, str]] = field(default_factory=list)
     shortcuts: list[tuple[Ids, str, int]] = field(default_factory=list)
     values: list[tuple[Ids, str]] = field(default_factory=list)

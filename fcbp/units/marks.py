@@ -48,6 +48,9 @@ class Marks:
             position; ``None`` for nothing. Where two entries of one unit have the same, a constant unit has the same
             value at both.
         loud: where it does not depend on inputs, the operation after which it is not 0 where a parameter's entries are.
+        solid: whether, where a parameter's entries are 0, this is a number well away from 0.
+        brittle: numbers of ``Ledger.brittle``: operations on parameters that this was computed by, which have no finite
+            value or slope where the parameters' entries are 0.
         drawn: the mean of numbers drawn at random, as a dropout's mask; 0 for all else.
     """
 
@@ -63,6 +66,8 @@ class Marks:
     product: frozenset[str] = frozenset()
     form: Ids | None = None
     loud: str = ""
+    solid: bool = False
+    brittle: frozenset[int] = frozenset()
     drawn: float = 0.0
 
     def move(self, f: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:

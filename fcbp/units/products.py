@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fcbp.units.ledger import Ids, names_of
+from fcbp.units.ledger import Brittle, Ids, names_of
 from fcbp.units.marks import Marks, axes_of, contract, count, meet, reduce
 from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unknown
 
@@ -39,9 +39,12 @@ def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: boo
     """Marks of a reduction; units that are reduced over become statistics."""
     result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
     result = replace(result, loud=call.where, drawn=0.0)
-    if len(ids) and m.data:
+    if len(ids) and (m.data or m.origin):
+        number = len(call.ledger.statistics)
         call.ledger.statistics.append((ids, call.where))
-        result = replace(result, stats=result.stats | {len(call.ledger.statistics) - 1})
+        if not m.data:
+            call.ledger.of_weights.add(number)
+        result = replace(result, stats=result.stats | {number})
     return result
 
 
@@ -99,10 +102,11 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
 def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids) -> int:
     """The event of a weight that reads an activation."""
     flow_out(call.tracer, source, call.where)
+    call.ledger.norms.extend(call.ledger.statistics[i] for i in sorted(weight.stats))
     if weight.loud:
         why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
         call.ledger.forbid(reads, why)
-    return call.event("product", weight.origin, makes, reads, source)
+    return call.event("product", weight.origin, makes, reads, source, weight.brittle)
 
 
 def _is_expanded(m: Marks) -> bool:
@@ -169,9 +173,18 @@ def _trilinear(call: Call) -> Marks | list[Marks | None]:
 
 @rule("_weight_norm_interface", "_weight_norm")
 def _weight_norm(call: Call) -> Marks | list[Marks | None]:
-    v, g = call.marks(call["v"]), call.marks(call["g"])
+    """``g * v / norm(v)``: each entry of one axis has a norm of its own, over all other axes."""
+    v, g, dim = call.marks(call["v"]), call.marks(call["g"]), call["dim"]
     if v.data or g.data:
         return unknown(call)
-    if call["dim"] != 0:  # not each output's own norm, over what it reads: a norm over what the units' weights make
-        normalised(call, v, [0])
-    return join(call, [v, g], call.shape, kind="scale")
+    # torch takes -1 for one norm of the whole weight.
+    axes = [a for a in range(len(v.shape)) if dim == -1 or a != dim % len(v.shape)]
+    normalised(call, v, axes)
+    own = v.label_entries([a for a in range(len(v.shape)) if a not in axes])
+    ledger = call.ledger
+    if len(own):
+        # Where it reads units along this axis, v of 0 is 0 / 0: the gain is what can be 0.
+        gain = next(iter(g.origin), "") if len(g.origin) == 1 and g.form is None else ""
+        ledger.brittle.append(Brittle(v.origin, own, call.where, gain))
+        v = replace(v, brittle=v.brittle | {len(ledger.brittle) - 1})
+    return replace(join(call, [v, g], call.shape, kind="scale"), brittle=v.brittle)

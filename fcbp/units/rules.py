@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcbp.units.ledger import Event, Ids, Ledger
+from fcbp.units.ledger import Brittle, Event, Ids, Ledger
 from fcbp.units.marks import Marks, meet, varying
 
 if TYPE_CHECKING:
@@ -62,12 +62,18 @@ class Call:
         return tuple(self.results[0].shape)
 
     def event(
-        self, kind: str, names: frozenset[str], makes: Ids, reads: Ids | None = None, read: Marks | None = None
+        self,
+        kind: str,
+        names: frozenset[str],
+        makes: Ids,
+        reads: Ids | None = None,
+        read: Marks | None = None,
+        brittle: frozenset[int] = frozenset(),
     ) -> int:
         """Record a use of the parameters ``names``."""
         modules = tuple((path, m) for path, m in reversed(self.tracer.modules) if m is not None)
         reads = np.zeros(0, dtype=np.int64) if reads is None else reads
-        return self.ledger.record(Event(kind, names, makes, reads, self.where, modules, read))
+        return self.ledger.record(Event(kind, names, makes, reads, self.where, modules, read, brittle))
 
 
 def apply(
@@ -81,7 +87,7 @@ def apply(
     if len(found) < len(out):
         # Side results (saved statistics, indices): nothing is known of them.
         found = found + [_opaque(call, x) for x in out[len(found) :]]
-    return _traced(call, [m and _formed(call, m) for m in found])
+    return _traced(call, [m and _weighed(call, _formed(call, m)) for m in found])
 
 
 def _formed(call: Call, m: Marks) -> Marks:
@@ -128,7 +134,7 @@ def _traced(call: Call, results: list[Marks | None]) -> list[Marks | None]:
 
 def flow_out(tracer: Tracer, marks: Marks, to: str) -> None:
     """Statistics over units that reach something other than these units are read without a weight."""
-    for i in marks.stats:
+    for i in marks.stats - tracer.ledger.of_weights:
         ids, why = tracer.ledger.statistics[i]
         tracer.ledger.forbid(ids, f"{why} reads them without a weight and passes the result to {to}")
 
@@ -187,7 +193,7 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
             continue
         smaller = int(np.prod(m.shape)) < size and len(operands) > 1
         if data or (smaller and kind != "other"):
-            call.event(kind, m.origin, m.label_entries())
+            call.event(kind, m.origin, m.label_entries(), brittle=m.brittle)
         else:
             origin |= m.origin
     plain = name not in ("sub", "rsub") and all(call.arguments.get(factor, 1) == 1 for factor in ("alpha", "beta"))
@@ -203,7 +209,9 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
         result = Marks(shape, labels, fixed)
     stats: frozenset[int] = frozenset().union(*(m.stats for m in operands))
     own = set(result.label_entries().tolist())
-    back = frozenset(i for i in stats if own & set(ledger.statistics[i][0].tolist()))
+    back = frozenset(
+        i for i in stats if own & set(ledger.statistics[i][0].tolist()) or (data and i in ledger.of_weights)
+    )
     ledger.norms.extend(ledger.statistics[i] for i in sorted(back))
     makers = 0
     for m in operands:
@@ -234,12 +242,18 @@ def _met(ledger: Ledger, operands: list[Marks]) -> Ids | None:
     return new[where.ravel()].reshape(np.broadcast_shapes(*(x.shape for x in forms)))
 
 
-# Of 0 these make 0, whatever their other arguments.
+# Functions with f(0) = 0, whatever their other arguments; whether a reset may rely on that, _SINGULAR says.
 _QUIET = {
-    "neg", "abs", "relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "hardtanh", "sin", "tan",
-    "asin", "atan", "sinh", "asinh", "atanh", "erf", "expm1", "log1p", "sqrt", "square", "sign", "sgn", "round",
-    "hardswish", "softshrink", "hardshrink", "nan_to_num", "_prelu_kernel", "_weight_norm_interface", "mul", "div",
+    "neg", "abs", "sqrt", "relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "sin", "tan",
+    "asin", "atan", "sinh", "asinh", "atanh", "erf", "expm1", "log1p", "square", "sign", "sgn", "round",
+    "hardswish", "softshrink", "hardshrink", "nan_to_num", "_prelu_kernel", "_weight_norm_interface", "div",
 }  # fmt: skip
+# Functions with f(0) well away from 0.
+_SOLID = {"exp", "exp2", "cos", "cosh", "sigmoid", "softplus", "erfc", "sinc", "softmax", "_softmax", "hardsigmoid"}
+# Functions that keep a number well away from 0 so.
+_KEEPS_SOLID = {"abs", "neg", "square", "sqrt", "rsqrt", "reciprocal", "exp"}
+# Functions with no finite value or slope at 0.
+_SINGULAR = {"sqrt", "rsqrt", "reciprocal", "log", "log2", "log10", "logit", "xlogy", "special_xlog1py", "pow"}
 
 
 def _loud(call: Call, operands: list[Marks], shape: tuple[int, ...]) -> str:
@@ -248,18 +262,53 @@ def _loud(call: Call, operands: list[Marks], shape: tuple[int, ...]) -> str:
     whole = [m for m in operands if m.origin and m.shape == shape]
     if name in _SHIFTS:
         return max(m.loud for m in whole) if len(whole) == len(operands) == 2 else call.where
-    if name == "mul" and len(operands) == 2 and whole:
-        return min(m.loud for m in whole)
+    if name == "mul":
+        return min((m.loud for m in whole), default=call.where)
     quiet = name in _QUIET or name in _COPIES
     if name == "pow":
-        quiet = _number(call["exponent"]) > 0
-    elif name == "clamp":
-        quiet = _number(call["min"]) <= 0 <= _number(call["max"])
-    return operands[0].loud if quiet and operands[0].shape == shape else call.where
+        quiet = _number(call["exponent"], 0) > 0
+    elif name in ("clamp", "hardtanh"):
+        low, high = ("min", "max") if name == "clamp" else ("min_val", "max_val")
+        quiet = _number(call[low], -math.inf) <= 0 <= _number(call[high], math.inf)
+    return operands[0].loud if quiet and operands[0] in whole else call.where
 
 
-def _number(x: Any) -> float:
-    return float(x) if isinstance(x, (int, float)) else 0.0
+def _number(x: Any, default: float) -> float:
+    """A number; ``default`` for ``None``, NaN for a tensor, whose value is not known."""
+    return float(x) if isinstance(x, (int, float)) else default if x is None else math.nan
+
+
+def _weighed(call: Call, m: Marks) -> Marks:
+    """A result that is computed from parameters with what becomes of it where those are 0."""
+    if m.data or not m.origin:
+        return replace(m, solid=False, brittle=frozenset()) if m.solid or m.brittle else m
+    inputs = [x for x in map(call.marks, call.inputs) if x.origin and not x.data]
+    brittle = frozenset().union(m.brittle, *(x.brittle for x in inputs))
+    for x in _risky(call):
+        if x.origin and not x.data and x.labels and not x.solid:
+            call.ledger.brittle.append(Brittle(x.origin, x.label_entries(), call.where))
+            brittle |= {len(call.ledger.brittle) - 1}
+    return replace(m, solid=_is_solid(call, inputs), brittle=brittle)
+
+
+def _risky(call: Call) -> list[Marks]:
+    """Operands that must not be 0: denominators, arguments of roots and logarithms, factors that may be infinite."""
+    name = call.name
+    if name in _SINGULAR:
+        smooth = name == "pow" and _number(call["exponent"], 0) >= 1
+        return [] if smooth else [call.marks(x) for x in call.inputs]
+    if name == "div":
+        return [call.marks(call["other"])] if isinstance(call["other"], Tensor) else []
+    return [m for m in map(call.marks, call.inputs) if m.loud] if name == "mul" else []
+
+
+def _is_solid(call: Call, inputs: list[Marks]) -> bool:
+    name = call.name
+    if name in _SHIFTS and len(call.inputs) == 1:
+        return not inputs[0].loud and abs(_number(call["other"], 0)) >= 0.01
+    if name in _SOLID and not any(x.loud for x in inputs):
+        return True
+    return (name in _KEEPS_SOLID or name in _KEEPS or name == "mul") and all(x.solid for x in inputs)
 
 
 def _note_residual(call: Call, a: Marks, b: Marks) -> None:
