@@ -88,7 +88,7 @@ def assert_silent(net, x, group, notes=()):
         rows = s.entries(group.size)[1]
         other[s.path[0]] = other[s.path[0]].detach().index_fill(s.axis, torch.tensor(rows), 7.0)
     silent = torch.equal(torch.func.functional_call(net, other, (x,)), output)
-    assert silent != any("normalises over the units" in note for note in notes)
+    assert silent or any("normalises over the units" in note for note in notes)
 
 
 @pytest.mark.parametrize("name", FOUND)
