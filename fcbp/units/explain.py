@@ -105,6 +105,10 @@ def _slice(s: Slice, size: int) -> str:
     place = f"{show(s.path)} ax {s.axis}"
     if s.is_run and s.start == 0 and not s.partial:
         return place
+    if s.listed:
+        entries = [entry for unit in s.listed for entry in unit]
+        more = ", ..." if len(entries) > 8 else ""
+        return f"{place} [{', '.join(map(str, entries[:8]))}{more}{f'; {s.count} each' if s.count > 1 else ''}]"
     end = s.start + (size - 1) * s.stride + (s.block - 1) * s.block_stride + 1
     step = "" if s.stride == 1 else f":{s.stride}"
     each = "" if s.block == 1 else f", {s.block} each" + ("" if s.block_stride == 1 else f" {s.block_stride} apart")

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from fcbp.tree import Path
-from fcbp.units.group import UnitGroup, check_units
+from fcbp.units.checks import check_units
+from fcbp.units.group import UnitGroup
 from fcbp.units.search import Excluded, Search
 from fcbp.units.trace import trace
 

@@ -228,10 +228,7 @@ class Search:
         events = {i: int(self.first[c.entries[i][0, 0] + self.ledger.slots[i].start]) for i in c.entries}
         for i in sorted(c.entries, key=lambda i: (events[i], i)):
             slot = self.ledger.slots[i]
-            slices = _slices(slot, c.entries[i])
-            if slices is None:
-                return c.name, c.size, f"their entries on axis {slot.axis} of {slot.name} lie in no regular order"
-            fields[str(self._field(slot, self._role(c, i)))] += slices
+            fields[str(self._field(slot, self._role(c, i)))] += _slices(slot, c.entries[i])
         activation = self._activation(c)
         if activation is None:
             reads = ", ".join(dict.fromkeys(str(s.path[0]) for s in fields["outgoing"]))
@@ -315,13 +312,14 @@ class Search:
         )
 
 
-def _slices(slot: Slot, entries: Ids) -> list[Slice] | None:
-    """Slices that own the entries, a row a unit: one, or else one for each column; ``None`` where there are none."""
+def _slices(slot: Slot, entries: Ids) -> list[Slice]:
+    """Slices that own the entries, a row a unit: one, or one for each column, or one that lists them."""
     for columns in ([entries], [entries[:, [k]] for k in range(entries.shape[1])]):
         slices = [_slice(slot, part) for part in columns]
         if all(slices):
             return [s for s in slices if s is not None]
-    return None
+    listed = tuple(map(tuple, entries.tolist()))
+    return [Slice((slot.name,), slot.axis, listed=listed, partial=entries.size < slot.size)]
 
 
 def _slice(slot: Slot, entries: Ids) -> Slice | None:
