@@ -70,6 +70,7 @@ class Event:
         inputs: the first input of every module being run, innermost first, by module path.
         read: the marks of the activation read, for products and lookups.
         brittle: numbers of ``Ledger.brittle`` that the weight was computed by.
+        uneven: why what a constant unit adds is not the same everywhere; empty where it is.
     """
 
     kind: str
@@ -80,6 +81,7 @@ class Event:
     inputs: tuple[tuple[str, Marks], ...] = ()
     read: Marks | None = None
     brittle: frozenset[int] = frozenset()
+    uneven: str = ""
 
 
 def _none() -> Ids:
@@ -106,12 +108,21 @@ class Ledger:
     values: list[tuple[Ids, str]] = field(default_factory=list)
     reads: list[tuple[str, Marks]] = field(default_factory=list)
     forms: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
+    uneven: dict[int, str] = field(default_factory=dict)  # forms of which a constant unit is no constant, and why
     _last_colour: int = 0
 
-    def form(self, what: tuple[Hashable, ...]) -> int:
-        """A number for what is done to values, and last in it the number of what was done before; the same for the
-        same."""
-        return self.forms.setdefault(what, len(self.forms) + 1)
+    def form(self, what: tuple[Hashable, ...], uneven: str = "") -> int:
+        """A number for what is done to values; the same for the same.
+
+        The integers in ``what`` are the numbers of what was done before, last the one of the value itself. ``uneven``
+        says why a constant unit is no constant then, as it is not either where it was none before.
+        """
+        if what not in self.forms:
+            number = self.forms[what] = len(self.forms) + 1
+            before = [self.uneven[i] for i in what if isinstance(i, int) and i in self.uneven]
+            if uneven or before:
+                self.uneven[number] = uneven or before[0]
+        return self.forms[what]
 
     def slot(self, name: str, axis: int, size: int, is_buffer: bool) -> Ids:
         """Number the entries of one axis of a leaf."""

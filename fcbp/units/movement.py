@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, tell_apart, varying
-from fcbp.units.rules import Call, join, rule, unknown
+from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, simplify, squeeze, tell_apart, varying
+from fcbp.units.rules import Call, join, rule, unevenly, unknown
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten", keeps=True)
@@ -198,10 +198,15 @@ def _pad(call: Call) -> Marks | list[Marks | None]:
         for i, w in enumerate(width) if sum(w)
     ]  # fmt: skip
     fixed = simplify([*(Fixed(padded(f.values, -1), f.why) for f in m.fixed), *edges])
-    return replace(m, shape=call.shape, labels=labels, fixed=fixed, form=None if m.form is None else padded(m.form, 0))
+    form = None if m.form is None else np.broadcast_to(m.form, [
+        s if sum(w) and n > 1 else n for w, s, n in zip(width, m.shape, m.form.shape, strict=True)])  # fmt: skip
+    m = replace(m, shape=call.shape, labels=labels, fixed=fixed, form=None if form is None else padded(form, 0))
+    if any(sum(w) and any(x.shape[i] == 1 for x in labels) for i, w in enumerate(width)):
+        m = unevenly(call, m, f"lie beside the padding of {call.where}")
+    return m
 
 
-@rule("unfold", "im2col", "col2im", "as_strided", "diagonal")
+@rule("unfold", "im2col", "col2im", "as_strided", "diagonal", keeps=True)
 def _along_positions(call: Call) -> Marks | list[Marks | None]:
     """Movement that is followed only where no unit axis is moved: axes in front that keep their size."""
     m, shape = call.first, call.shape
@@ -214,7 +219,11 @@ def _along_positions(call: Call) -> Marks | list[Marks | None]:
         if any(a >= same for a in axes_of(label)):
             return unknown(call)
     labels = tuple(x.reshape(x.shape[:same] + (1,) * (len(shape) - same)) for x in m.labels)
-    m = replace(m, form=None)
+    why = f"are summed or repeated by {call.where}"
+    if call.name != "unfold":
+        m = unevenly(call, m, why)
+    form = formed_along(call.ledger, m.form, range(same, len(m.shape)), why)
+    m = replace(m, form=None if form is None else form.reshape(form.shape[:same] + (1,) * (len(shape) - same)))
     return replace(m, shape=shape, labels=labels, fixed=varying(shape, call.where, _unlabelled(labels, len(shape))))
 
 
@@ -254,7 +263,7 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
     result = replace(
         table, shape=call.shape, labels=tuple(widened(x) for x in kept), product=frozenset(),
         fixed=simplify([*(Fixed(widened(f.values), f.why) for f in fixed), *varying(call.shape, call.where, places)]),
-        form=None,
+        form=_picked(call, table.form, dim, extra),
         data=table.data or by.data, stats=table.stats | by.stats,
     )  # fmt: skip
     if by.data and not table.data and table.origin:
@@ -263,6 +272,12 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
         result = replace(result, origin=frozenset(), makers=1 << number)
         call.cuts = True
     return result
+
+
+def _picked(call: Call, form: Ids | None, dim: int, extra: int) -> Ids | None:
+    """What was done to values that an index picks along an axis, which then are so many axes."""
+    form = formed_along(call.ledger, form, [dim])
+    return None if form is None else form.reshape(form.shape[:dim] + (1,) * extra + form.shape[dim + 1 :])
 
 
 @rule("glu")

@@ -70,8 +70,11 @@ def normalised(call: Call, m: Marks, axes: Sequence[int], why: str | None = None
 # --- products -------------------------------------------------------------------------------------------
 
 
-def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) -> Marks:
-    """Marks of an einsum of two operands, with the event of a weight meeting an activation."""
+def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int], uneven: str = "") -> Marks:
+    """Marks of an einsum of two operands, with the event of a weight meeting an activation.
+
+    ``uneven``: why a constant unit does not add the same everywhere.
+    """
     ledger = call.ledger
     result, entries = contract(ledger, x, w, spec, sizes, call.where)
     call.cuts = True
@@ -80,7 +83,7 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
             ledger.forbid(entries[f"{side}_summed"], f"they meet other activations in a dot product ({call.where})")
             if len(entries[f"{side}_kept"]):
                 ledger.values.append((entries[f"{side}_kept"], call.where))
-        form = np.full((1,) * len(result.shape), ledger.form(("mixed", len(ledger.forms))))
+        form = np.full((1,) * len(result.shape), ledger.form((f"mixed {len(ledger.forms)}",)))
         return replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats, form=form)
     for state, other in ((x, w), (w, x)):
         if not x.data and not w.data and other.origin and state.origin and _is_expanded(state):
@@ -94,19 +97,19 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
         return replace(result, origin=x.origin | w.origin, loud=max(x.loud, w.loud))
     # A constant (an initial state of zeros) that meets a parameter stands for an activation.
     (source, weight, side) = (x, w, "b") if x.data or not x.origin else (w, x, "a")
-    number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"])
+    number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"], uneven)
     whole = weight.origin if weight.form is None else frozenset()
     return replace(result, data=True, makers=1 << number, product=whole)
 
 
-def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids) -> int:
+def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids, uneven: str = "") -> int:
     """The event of a weight that reads an activation."""
     flow_out(call.tracer, source, call.where)
     call.ledger.norms.extend(call.ledger.statistics[i] for i in sorted(weight.stats))
     if weight.loud:
         why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
         call.ledger.forbid(reads, why)
-    return call.event("product", weight.origin, makes, reads, source, weight.brittle)
+    return call.event("product", weight.origin, makes, reads, source, weight.brittle, uneven)
 
 
 def _is_expanded(m: Marks) -> bool:

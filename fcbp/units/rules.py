@@ -21,7 +21,7 @@ from fcbp.units.marks import Marks, meet, varying
 if TYPE_CHECKING:
     from fcbp.units.trace import Tracer
 
-__all__ = ["Call", "apply", "bits", "flow_out", "join", "pointwise", "rule", "unknown"]
+__all__ = ["Call", "apply", "bits", "flow_out", "join", "pointwise", "rule", "unevenly", "unknown"]
 
 Rule = Callable[["Call"], "Marks | list[Marks | None] | None"]
 _RULES: dict[str, Rule] = {}
@@ -69,11 +69,12 @@ class Call:
         reads: Ids | None = None,
         read: Marks | None = None,
         brittle: frozenset[int] = frozenset(),
+        uneven: str = "",
     ) -> int:
         """Record a use of the parameters ``names``."""
         modules = tuple((path, m) for path, m in reversed(self.tracer.modules) if m is not None)
         reads = np.zeros(0, dtype=np.int64) if reads is None else reads
-        return self.ledger.record(Event(kind, names, makes, reads, self.where, modules, read, brittle))
+        return self.ledger.record(Event(kind, names, makes, reads, self.where, modules, read, brittle, uneven))
 
 
 def apply(
@@ -104,10 +105,19 @@ def _formed(call: Call, m: Marks) -> Marks:
         *sorted(name for x in inputs if not x.data for name in x.origin),
     )  # fmt: skip
     if any(not x.data and not x.origin for x in inputs):
-        what = (*what, len(call.ledger.forms))  # a constant, of whatever value
+        what = (*what, f"constant {len(call.ledger.forms)}")
     old = np.zeros((1,) * len(m.shape), dtype=np.int64) if m.form is None else m.form
     ids, where = np.unique(old, return_inverse=True)
     new = np.array([call.ledger.form((*what, int(i))) for i in ids])
+    return replace(m, form=new[where].reshape(old.shape))
+
+
+def unevenly(call: Call, m: Marks, why: str) -> Marks:
+    """A result of which a constant unit is no constant."""
+    old = np.zeros((1,) * len(m.shape), dtype=np.int64) if m.form is None else m.form
+    ids, where = np.unique(old, return_inverse=True)
+    number = len(call.ledger.forms)
+    new = np.array([call.ledger.form((call.name, f"call {number}", int(i)), why) for i in ids])
     return replace(m, form=new[where].reshape(old.shape))
 
 
