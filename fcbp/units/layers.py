@@ -211,6 +211,7 @@ def _affine(call: Call, m: Marks, scale: Tensor | None, shift: Tensor | None, sh
 )  # fmt: skip
 def _batch_norm(call: Call) -> Marks:
     m = call.first
+    normalised(call, m, [a for a in range(len(m.shape)) if a != 1])
     along = (1, m.shape[1]) + (1,) * (len(m.shape) - 2)
     m = _affine(call, m, call["weight"], call["bias"], along)
     for kind in ("running_mean", "running_var"):
@@ -233,9 +234,8 @@ def _group_norm(call: Call) -> Marks:
     m = call.first
     groups: int = call["group"] if "group" in call.arguments else call["num_groups"]
     batch, channels, *positions = m.shape
-    if channels // groups > 1:
-        split = m.viewed([batch, groups, channels // groups, *positions])
-        normalised(call, split, range(2, len(split.shape)))
+    split = m.viewed([batch, groups, channels // groups, *positions])
+    normalised(call, split, range(2, len(split.shape)))
     along = (1, channels) + (1,) * len(positions)
     return _affine(call, m, call["weight"], call["bias"], along)
 
