@@ -118,3 +118,28 @@ def test_no_note_where_each_unit_is_normalised_by_itself():
     for norm in (nn.BatchNorm1d(5), nn.InstanceNorm1d(5), nn.GroupNorm(5, 5)):
         net = nn.Sequential(nn.Conv1d(2, 5, 3), norm, nn.ReLU(), nn.Conv1d(5, 2, 1))
         assert explain(net, torch.zeros(2, 2, 9)).notes["0"] == ()
+
+
+def test_a_scale_at_the_root_has_its_own_name():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.gain = nn.Linear(3, 5), nn.Linear(5, 2), nn.Parameter(torch.ones(5))
+
+        def forward(self, x):
+            return self.b(self.gain * self.a(x))
+
+    assert str(explain(Scaled(), torch.zeros(1, 3))).splitlines()[1].split("  ")[5:] != []
+    assert "b.weight ax 1  gain   input of b" in str(explain(Scaled(), torch.zeros(1, 3)))
+
+
+def test_repeated_blocks_and_heads_are_one_row():
+    layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, dropout=0.0)
+    found = explain(nn.TransformerEncoder(layer, 3), torch.zeros(2, 5, 8))
+    assert len(found.units) == 9
+    rows = str(found).splitlines()
+    assert [row.split("  ")[0] for row in rows[1:3]] == ["layers.{0..2}.self_attn:{0..1}", "layers.{0..2}.linear1"]
+    assert "layers.{0..2}.linear2.weight ax 1" in rows[2]
+    assert found._repr_html_().count("layers.{0..2}.linear1</td>") == 1
+    several = explain(nn.Sequential(*(nn.Linear(4, 4) for _ in range(4))), torch.zeros(2, 4))
+    assert [row.split("  ")[0] for row in str(several).splitlines()[1:4]] == ["0", "1", "2"], "layers, not blocks"

@@ -7,7 +7,7 @@ from permutation import check_group, randomised, state
 from torch import nn
 
 import fcbp
-from fcbp.units import explain, rules
+from fcbp.units import explain, zeros
 
 
 class Computed(nn.Module):
@@ -171,16 +171,16 @@ def test_no_zero_of_a_bias_is_lost_in_a_logarithm():
     assert row.reason.startswith("aten.log has no finite value or slope where a unit's part of shift is 0")
 
 
-@pytest.mark.parametrize("name", sorted(rules._QUIET - {"_weight_norm_interface", "div"}))
+@pytest.mark.parametrize("name", sorted(zeros.QUIET - {"_weight_norm_interface", "div"}))
 def test_functions_that_are_taken_for_quiet_are_0_at_0_and_have_a_slope_there(name):
     x = torch.zeros(3, requires_grad=True)
     more = [torch.ones(3)] if name == "_prelu_kernel" else []
     y = getattr(torch.ops.aten, name).default(x, *more)
     assert not y.any()
     (slope,) = torch.autograd.grad(y.sum(), x)
-    assert slope.isfinite().all() == (name not in rules._SINGULAR)
+    assert slope.isfinite().all() == (name not in zeros.SINGULAR)
 
 
-@pytest.mark.parametrize("name", sorted(rules._SOLID - {"softmax", "_softmax"}))
+@pytest.mark.parametrize("name", sorted(zeros.SOLID - {"softmax", "_softmax"}))
 def test_functions_that_are_taken_for_solid_are_not_0_at_0(name):
     assert getattr(torch.ops.aten, name).default(torch.zeros(3)).abs().min() > 0.1

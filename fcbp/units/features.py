@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fcbp.units.expose import expose
+from fcbp.units.copies import copied
+from fcbp.units.expose import Unfused, expose
 from fcbp.units.group import Slice, UnitGroup, flattened
 from fcbp.units.reads import Reads
 
@@ -20,7 +20,7 @@ __all__ = ["forward_with_features"]
 Forward = Callable[..., tuple[Any, dict[str, Float[Tensor, "..."]], dict[str, Tensor]]]
 
 
-def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forward:
+def forward_with_features(model: nn.Module, units: Iterable[UnitGroup], *, method: str = "forward") -> Forward:
     """``model`` as a pure function ``(params, buffers, *inputs) -> (output, features, buffers)``.
 
     ``features`` holds by group name what the group's consumer reads, after activation, norm and pooling: the input of
@@ -32,10 +32,11 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
     Args:
         model: any module; its ``training`` flags are kept as they are now.
         units: groups whose ``activation`` names a module or a parameter of ``model``.
+        method: the method that is run, for modules whose forward has another name.
 
     Raises:
         ValueError: a group's ``activation`` names no module and no parameter of ``model``, or nothing reads it in the
-            forward.
+            forward; the model cannot be copied, or has no such method.
 
     Example:
         >>> import torch, fcbp
@@ -53,7 +54,7 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
                 f"units: group {group.name!r} has activation {group.activation!r}; expected the name of a module of "
                 f"the model, such as {', '.join(list(modules)[1:5])}, or of a parameter that reads the group"
             )
-    model = copy.deepcopy(model)
+    model = copied(model, {}, "forward_with_features", method)
     expose(model)
     read: dict[str, list[Tensor]] = {group.activation: [] for group in units}
 
@@ -70,6 +71,7 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
     for name in read:
         if name in modules:
             model.get_submodule(name).register_forward_pre_hook(reader(name))
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modules.values())
     watched = any(name in parameters for name in read)
 
     def forward(
@@ -82,7 +84,10 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
             # A view of a view does not lead back to the first.
             params = {name: p if p._base is None else p.clone() for name, p in params.items()}
         try:
-            with Reads(params, buffers.values(), record) if watched else contextlib.nullcontext():
+            with (
+                Unfused() if recurrent else contextlib.nullcontext(),
+                Reads(params, buffers.values(), record) if watched else contextlib.nullcontext(),
+            ):
                 output = torch.func.functional_call(model, (params, buffers), inputs, kwargs)
             features = {group.name: _group_activation(group, read[group.activation]) for group in units}
         finally:

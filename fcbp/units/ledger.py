@@ -96,6 +96,8 @@ class Ledger:
     colour: Ids = field(default_factory=_none)
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    summed: set[int] = field(default_factory=set)  # events of scales that are summed, ...
+    kept: set[int] = field(default_factory=set)  # ... and of those that are used as they are
     bias_of: dict[str, str] = field(default_factory=dict)
     distinctions: list[tuple[Ids, str]] = field(default_factory=list)
     forbidden: list[tuple[Ids, str]] = field(default_factory=list)

@@ -51,6 +51,8 @@ class Marks:
         solid: whether, where a parameter's entries are 0, this is a number well away from 0.
         brittle: numbers of ``Ledger.brittle``: operations on parameters that this was computed by, which have no finite
             value or slope where the parameters' entries are 0.
+        factors: of a product, element by element, of an activation and a weight: the two, and the number of the event;
+            summed, it is a product as ``h @ w`` is.
         drawn: the mean of numbers drawn at random, as a dropout's mask; 0 for all else.
     """
 
@@ -68,6 +70,7 @@ class Marks:
     loud: str = ""
     solid: bool = False
     brittle: frozenset[int] = frozenset()
+    factors: tuple[Marks, Marks, int] | None = None
     drawn: float = 0.0
 
     def move(self, f: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:

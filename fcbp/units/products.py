@@ -24,6 +24,10 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
     m = call.first
     dims = call.arguments.get("dim")
     axes = list(range(len(m.shape))) if dims is None or dims == [] else dims if isinstance(dims, list) else [dims]
+    if m.factors and call.name in ("sum", "mean"):
+        read = _summed_product(call, m, *m.factors, axes)
+        if read is not None:
+            return read
     across = call.name in ("amax", "amin", "max", "min")
     result = summed(call, m, axes, bool(call.arguments.get("keepdim", False)), across)
     both = call.name in ("var_mean", "std_mean")
@@ -33,6 +37,24 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
                 call.ledger.pin(label, call.where)
         return [result]
     return [result] * len(call.results)
+
+
+def _summed_product(call: Call, m: Marks, x: Marks, w: Marks, number: int, axes: Sequence[int]) -> Marks | None:
+    """Marks of ``(x * w).sum(axes)``, where the weight has an entry for each unit that is summed; else ``None``."""
+    ledger = call.ledger
+    over = {a % len(m.shape) for a in axes}
+    weighted = {a for label in w.labels for a in axes_of(label)}
+    reads = w.label_entries(over)
+    if not len(reads) or any(over & set(axes_of(label)) - weighted for label in m.labels):
+        ledger.kept.add(number)
+        return None
+    ledger.summed.add(number)
+    makes = np.concatenate([np.zeros(0, np.int64), *(y.ravel() for y in w.labels if not over & set(axes_of(y)))])
+    result, _ = reduce(ledger, m, axes, bool(call.arguments.get("keepdim", False)), call.where)
+    made = _read(call, x, w, makes, reads)
+    call.cuts = True
+    whole = w.origin if w.form is None and call.name == "sum" else frozenset()
+    return replace(result, data=True, makers=1 << made, product=whole, stats=x.stats)
 
 
 def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:

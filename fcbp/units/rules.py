@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcbp.units.ledger import Brittle, Event, Ids, Ledger
+from fcbp.units.ledger import Event, Ids, Ledger
 from fcbp.units.marks import Marks, meet, varying
+from fcbp.units.zeros import COPIES, SHIFTS, loud, weighed
 
 if TYPE_CHECKING:
     from fcbp.units.trace import Tracer
@@ -82,13 +83,15 @@ def apply(
 ) -> list[Marks | None]:
     """Marks of an operation's results; ``None`` where a result keeps those it has."""
     call = Call(tracer, func, args, kwargs, inputs, out)
+    factors = [m.factors[2] for m in map(call.marks, inputs) if m.factors and call.name not in ("sum", "mean")]
+    tracer.ledger.kept.update(factors)
     known = _RULES.get(call.name) or (pointwise if torch.Tag.pointwise in func.tags else unknown)
     marks = known(call)
     found = marks if isinstance(marks, list) else [marks]
     if len(found) < len(out):
         # Side results (saved statistics, indices): nothing is known of them.
         found = found + [_opaque(call, x) for x in out[len(found) :]]
-    return _traced(call, [m and _weighed(call, _formed(call, m)) for m in found])
+    return _traced(call, [m and weighed(call, _formed(call, m), call.name in _KEEPS) for m in found])
 
 
 def _formed(call: Call, m: Marks) -> Marks:
@@ -179,7 +182,6 @@ def unknown(call: Call) -> list[Marks | None]:
 
 # --- elementwise ----------------------------------------------------------------------------------------
 
-_SHIFTS = {"add", "sub", "rsub"}
 _SCALES = {"mul", "div"}
 
 
@@ -194,16 +196,19 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     ledger, name = call.ledger, call.name
     operands = [m.aligned(len(shape)) for m in operands]
     if kind is None:
-        kind = "shift" if name in _SHIFTS else "scale" if name in _SCALES else "other"
+        kind = "shift" if name in SHIFTS else "scale" if name in _SCALES else "other"
     data = [m for m in operands if m.data]
     origin: frozenset[str] = frozenset()
+    factors: tuple[Marks, Marks, int] | None = None
     size = int(np.prod(shape))
     for m in operands:
         if m.data or not m.origin:
             continue
         smaller = int(np.prod(m.shape)) < size and len(operands) > 1
         if data or (smaller and kind != "other"):
-            call.event(kind, m.origin, m.label_entries(), brittle=m.brittle)
+            number = call.event(kind, m.origin, m.label_entries(), brittle=m.brittle)
+            if name == "mul" and len(data) == 1 and len(operands) == 2:
+                factors = (data[0], m, number)
         else:
             origin |= m.origin
     plain = name not in ("sub", "rsub") and all(call.arguments.get(factor, 1) == 1 for factor in ("alpha", "beta"))
@@ -229,9 +234,9 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     product = data[0].product if len(operands) == 1 and data else frozenset()
     return replace(
         result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
-        stats=stats - back, product=product if name in _COPIES else frozenset(),
-        loud="" if data else _loud(call, operands, shape), form=_met(ledger, data or operands),
-        drawn=_drawn(call, operands),
+        stats=stats - back, product=product if name in COPIES else frozenset(),
+        loud="" if data else loud(call, operands, shape), form=_met(ledger, data or operands),
+        drawn=_drawn(call, operands), factors=factors,
     )  # fmt: skip
 
 
@@ -250,75 +255,6 @@ def _met(ledger: Ledger, operands: list[Marks]) -> Ids | None:
     rows, where = np.unique(both, axis=1, return_inverse=True)
     new = np.array([ledger.form(("met", *map(int, row))) for row in rows.T])
     return new[where.ravel()].reshape(np.broadcast_shapes(*(x.shape for x in forms)))
-
-
-# Functions with f(0) = 0, whatever their other arguments; whether a reset may rely on that, _SINGULAR says.
-_QUIET = {
-    "neg", "abs", "sqrt", "relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "sin", "tan",
-    "asin", "atan", "sinh", "asinh", "atanh", "erf", "expm1", "log1p", "square", "sign", "sgn", "round",
-    "hardswish", "softshrink", "hardshrink", "nan_to_num", "_prelu_kernel", "_weight_norm_interface", "div",
-}  # fmt: skip
-# Functions with f(0) well away from 0.
-_SOLID = {"exp", "exp2", "cos", "cosh", "sigmoid", "softplus", "erfc", "sinc", "softmax", "_softmax", "hardsigmoid"}
-# Functions that keep a number well away from 0 so.
-_KEEPS_SOLID = {"abs", "neg", "square", "sqrt", "rsqrt", "reciprocal", "exp"}
-# Functions with no finite value or slope at 0.
-_SINGULAR = {"sqrt", "rsqrt", "reciprocal", "log", "log2", "log10", "logit", "xlogy", "special_xlog1py", "pow"}
-
-
-def _loud(call: Call, operands: list[Marks], shape: tuple[int, ...]) -> str:
-    """Why what is computed from parameters is not 0 where those are; empty where it is."""
-    name = call.name
-    whole = [m for m in operands if m.origin and m.shape == shape]
-    if name in _SHIFTS:
-        return max(m.loud for m in whole) if len(whole) == len(operands) == 2 else call.where
-    if name == "mul":
-        return min((m.loud for m in whole), default=call.where)
-    quiet = name in _QUIET or name in _COPIES
-    if name == "pow":
-        quiet = _number(call["exponent"], 0) > 0
-    elif name in ("clamp", "hardtanh"):
-        low, high = ("min", "max") if name == "clamp" else ("min_val", "max_val")
-        quiet = _number(call[low], -math.inf) <= 0 <= _number(call[high], math.inf)
-    return operands[0].loud if quiet and operands[0] in whole else call.where
-
-
-def _number(x: Any, default: float) -> float:
-    """A number; ``default`` for ``None``, NaN for a tensor, whose value is not known."""
-    return float(x) if isinstance(x, (int, float)) else default if x is None else math.nan
-
-
-def _weighed(call: Call, m: Marks) -> Marks:
-    """A result that is computed from parameters with what becomes of it where those are 0."""
-    if m.data or not m.origin:
-        return replace(m, solid=False, brittle=frozenset()) if m.solid or m.brittle else m
-    inputs = [x for x in map(call.marks, call.inputs) if x.origin and not x.data]
-    brittle = frozenset().union(m.brittle, *(x.brittle for x in inputs))
-    for x in _risky(call):
-        if x.origin and not x.data and x.labels and not x.solid:
-            call.ledger.brittle.append(Brittle(x.origin, x.label_entries(), call.where))
-            brittle |= {len(call.ledger.brittle) - 1}
-    return replace(m, solid=_is_solid(call, inputs), brittle=brittle)
-
-
-def _risky(call: Call) -> list[Marks]:
-    """Operands that must not be 0: denominators, arguments of roots and logarithms, factors that may be infinite."""
-    name = call.name
-    if name in _SINGULAR:
-        smooth = name == "pow" and _number(call["exponent"], 0) >= 1
-        return [] if smooth else [call.marks(x) for x in call.inputs]
-    if name == "div":
-        return [call.marks(call["other"])] if isinstance(call["other"], Tensor) else []
-    return [m for m in map(call.marks, call.inputs) if m.loud] if name == "mul" else []
-
-
-def _is_solid(call: Call, inputs: list[Marks]) -> bool:
-    name = call.name
-    if name in _SHIFTS and len(call.inputs) == 1:
-        return not inputs[0].loud and abs(_number(call["other"], 0)) >= 0.01
-    if name in _SOLID and not any(x.loud for x in inputs):
-        return True
-    return (name in _KEEPS_SOLID or name in _KEEPS or name == "mul") and all(x.solid for x in inputs)
 
 
 def _note_residual(call: Call, a: Marks, b: Marks) -> None:
@@ -352,14 +288,11 @@ def bits(x: int) -> list[int]:
     return [i for i in range(x.bit_length()) if x >> i & 1]
 
 
-_COPIES = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "lift"}
-
-
 # Elementwise, though not tagged so (leaky_relu: in torch 2.9).
 _UNTAGGED = {"hardswish", "leaky_relu", "log_sigmoid_forward", "rrelu_with_noise", "masked_fill"}
 
 
-@rule(*_COPIES, keeps=True)
+@rule(*COPIES, keeps=True)
 @rule(*_UNTAGGED)
 def _elementwise(call: Call) -> list[Marks | None]:
     return pointwise(call)

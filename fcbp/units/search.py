@@ -79,7 +79,8 @@ class Search:
         self.roles = np.zeros(n, dtype=np.int64)
         self.first = np.full(n, len(ledger.events))  # the first event that uses an entry
         for i, event in enumerate(ledger.events):
-            self._use(i, event)
+            if i not in ledger.summed - ledger.kept:
+                self._use(i, event)
         self.forbidden_facts = ledger.forbidden + [fact for event in ledger.events for fact in self._brittle(event)]
         self.forbidden = self._first_reason(self.forbidden_facts)
         self.distinct = self._first_reason(ledger.distinctions)
@@ -185,10 +186,13 @@ class Search:
         for slot, role in slots:
             if slot.is_buffer and role & ~(_MEAN | _VAR):
                 return f"they meet the buffer {slot.name}, which is no parameter"
+        for slot, _ in slots:
+            if not self.leaves[slot.name].is_floating_point():
+                return f"{slot.name} is of dtype {self.leaves[slot.name].dtype}, and a reset draws real numbers"
         if not any(role & (_IN | _TOKEN) for _, role in slots):
             return "no parameter makes them" + (f": {told}" if told else "")
         if not any(role & _OUT for _, role in slots):
-            return "no parameter reads them"
+            return "no parameter reads them" + (f": {told}" if told else "")
         for slot, role in slots:
             if role & _OUT and role & (_IN | _TOKEN):
                 return f"tied weights: axis {slot.axis} of {slot.name} both makes and reads them"
