@@ -312,3 +312,90 @@ def test_a_module_that_reads_a_function_of_its_input_is_not_taken_at_its_input()
     x = torch.randn(4, 3)
     features = fcbp.forward_with_features(net, (group,))(*state(net), x)[1]
     torch.testing.assert_close(features["0"], net[0](x).relu())
+
+
+# --- borders ----------------------------------------------------------------------------------------------
+
+
+def maps(*layers, dims=2):
+    """A convolution that makes five rectified maps, and what reads them."""
+    return nn.Sequential((nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](2, 5, 3), nn.ReLU(), *layers)
+
+
+def read(function):
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(5, 3, 1)
+
+        def forward(self, x):
+            return function(self.conv, x)
+
+    return Reads()
+
+
+EXACT = {
+    "a padding that reflects": lambda: maps(nn.Conv2d(5, 3, 3, padding=1, padding_mode="reflect")),
+    "a padding that replicates": lambda: maps(nn.Conv2d(5, 3, 3, padding=2, padding_mode="replicate")),
+    "padding by replication before": lambda: maps(nn.ReplicationPad2d(1), nn.Conv2d(5, 3, 3)),
+    "a kernel of one position": lambda: maps(nn.Conv2d(5, 3, 1, padding="same")),
+    "a transposed convolution cropped": lambda: maps(nn.ConvTranspose2d(5, 3, 3, padding=2)),
+    "a transposed convolution cropped, dilated": lambda: maps(nn.ConvTranspose2d(5, 3, 2, padding=2, dilation=2)),
+    "pooling without padding": lambda: maps(nn.AvgPool2d(2), nn.Conv2d(5, 3, 1)),
+    "pooling with windows over the border": lambda: maps(nn.AvgPool2d(4, 4, ceil_mode=True), nn.Conv2d(5, 3, 1)),
+    "padding that is not counted": lambda: maps(
+        nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Conv2d(5, 3, 1)),
+    "the largest of padded windows": lambda: maps(nn.MaxPool2d(3, 2, 1), nn.Conv2d(5, 3, 1)),
+    "upsampling": lambda: maps(nn.Upsample(scale_factor=2, mode="bicubic"), nn.Conv2d(5, 3, 3)),
+    "one dimension": lambda: maps(nn.Conv1d(5, 3, 3), dims=1),
+    "three dimensions": lambda: maps(nn.Conv3d(5, 3, 2), dims=3),
+}  # fmt: skip
+
+UNEVEN = {
+    "padding": lambda: maps(nn.Conv2d(5, 3, 3, padding=1)),
+    "padding on one side": lambda: maps(nn.Conv2d(5, 3, 3, padding=(0, 1))),
+    "the same size": lambda: maps(nn.Conv2d(5, 3, 3, padding="same")),
+    "one dimension": lambda: maps(nn.Conv1d(5, 3, 3, padding=1), dims=1),
+    "three dimensions": lambda: maps(nn.Conv3d(5, 3, 3, padding=1), dims=3),
+    "zeros before": lambda: maps(nn.ZeroPad2d(1), nn.Conv2d(5, 3, 3)),
+    "a constant before": lambda: maps(nn.ConstantPad2d(1, 0.5), nn.Conv2d(5, 3, 1)),
+    "a transposed convolution": lambda: maps(nn.ConvTranspose2d(5, 3, 3)),
+    "a transposed convolution, cropped a little": lambda: maps(nn.ConvTranspose2d(5, 3, 3, padding=1)),
+    "a transposed convolution of a stride": lambda: maps(nn.ConvTranspose2d(5, 3, 2, 2)),
+    "padded pooling": lambda: maps(nn.AvgPool2d(3, 2, 1), nn.Conv2d(5, 3, 1)),
+    "padded pooling, flattened": lambda: maps(nn.AvgPool2d(3, 2, 1), nn.Flatten(), nn.LazyLinear(3)),
+    "sums over windows": lambda: maps(
+        read(lambda conv, x: conv(nn.functional.avg_pool2d(x, 3, ceil_mode=True, divisor_override=2)))),
+    "a depthwise convolution of padded maps": lambda: maps(nn.ZeroPad2d(1), nn.AvgPool2d(3, 1), nn.Conv2d(5, 3, 1)),
+}  # fmt: skip
+
+
+def border(make):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = make()
+    shape = (2, 2, *(7,) * {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[type(net[0])])
+    inputs = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    net(inputs)
+    found = fcbp.units.explain(randomised(net).eval(), inputs)
+    (group,) = (g for g in found.units if g.size == 5)
+    return net, inputs, group, found.notes[group.name]
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_a_constant_unit_read_the_same_everywhere_is_taken_over(name):
+    net, inputs, group, _ = border(EXACT[name])
+    assert None not in group.outgoing_bias
+    before, after, _ = replace_constant_unit(net, inputs, group, transfer_bias=True)
+    torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+def test_no_bias_takes_over_a_unit_that_is_read_differently_at_a_border(name):
+    net, inputs, group, notes = border(UNEVEN[name])
+    assert group.outgoing_bias == (None,)
+    assert any("does not add a constant: bias transfer leaves" in note for note in notes), notes
+    bias = (group.outgoing[0].path[0].replace("weight", "bias"),)
+    wrong = dataclasses.replace(group, outgoing_bias=(bias,))
+    before, after, _ = replace_constant_unit(net, inputs, wrong, transfer_bias=True)
+    assert (after - before).abs().max() > 1e-3, "it would move the output indeed"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +12,7 @@ from torch import Tensor
 from fcbp import random, tree, utility
 from fcbp.cbp.state import CBPState, Hyperparams, Params, check_by_group, check_hyperparams
 from fcbp.units import UnitGroup, check_features
-from fcbp.units.group import Slice, take
+from fcbp.units.group import Slice, flattened, take
 
 __all__ = ["bias_correction", "running_mean_weights", "unit_activations", "update_utility"]
 
@@ -87,10 +86,7 @@ def unit_activations(group: UnitGroup, h: Float[Tensor, "..."]) -> Float[Tensor,
     channel's, else one."""
     if h.shape[group.activation_axis] == group.size:
         return h.movedim(group.activation_axis, -1).unsqueeze(-1)
-    flattened = next(s for s in group.outgoing if group.size * s.block == h.shape[group.activation_axis])
-    start = flattened.start - min(min(unit) for unit in flattened.entries(group.size))
-    layout = replace(flattened, path=(), axis=group.activation_axis, start=start)
-    return take(h, layout, group.size)
+    return take(h, flattened(group, h.shape[group.activation_axis]), group.size)
 
 
 def _weights(group: UnitGroup, slices: tuple[Slice, ...], params: Params) -> tuple[Tensor, ...]:

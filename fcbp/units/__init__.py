@@ -1,9 +1,10 @@
 """Unit groups: where a network's hidden units keep their numbers, and how to find them."""
 
+from fcbp.units.checks import check_features, check_units
 from fcbp.units.explain import Explanation, explain
 from fcbp.units.features import forward_with_features
 from fcbp.units.find import find_units
-from fcbp.units.group import Slice, UnitGroup, check_features, check_units
+from fcbp.units.group import Slice, UnitGroup
 
 __all__ = [
     "Explanation",

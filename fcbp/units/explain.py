@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,22 +36,25 @@ class Explanation:
     notes: dict[str, tuple[str, ...]]
 
     def __repr__(self) -> str:
-        rows = [_row(g) for g in self.units]
+        rows = _folded([_row(g) for g in self.units])
         parts = [_text(_COLUMNS, rows) if rows else "no group of units was found"]
-        parts += [f"note on {g.name}: {note}" for g in self.units for note in self.notes.get(g.name, ())]
+        parts += [f"note on {name}: {note}" for name, note in self._notes()]
         if self.excluded:
             # A blank line, or the second table would be taken for a part of the first.
-            parts += ["", _text(_EXCLUDED, [(x.name, str(x.size), x.reason) for x in self.excluded])]
+            parts += ["", _text(_EXCLUDED, _folded([(x.name, str(x.size), x.reason) for x in self.excluded]))]
         return "\n".join(parts)
 
     def _repr_html_(self) -> str:
-        parts = [_html(_COLUMNS, [_row(g) for g in self.units])]
-        notes = [f"<li>{html.escape(f'{g.name}: {n}')}</li>" for g in self.units for n in self.notes.get(g.name, ())]
+        parts = [_html(_COLUMNS, _folded([_row(g) for g in self.units]))]
+        notes = [f"<li>{html.escape(f'{name}: {note}')}</li>" for name, note in self._notes()]
         if notes:
             parts.append(f"<ul>{''.join(notes)}</ul>")
         if self.excluded:
-            parts.append(_html(_EXCLUDED, [(x.name, str(x.size), x.reason) for x in self.excluded]))
+            parts.append(_html(_EXCLUDED, _folded([(x.name, str(x.size), x.reason) for x in self.excluded])))
         return "\n".join(parts)
+
+    def _notes(self) -> list[tuple[str, ...]]:
+        return _folded([(g.name, note) for g in self.units for note in self.notes.get(g.name, ())])
 
 
 def explain(
@@ -61,12 +65,15 @@ def explain(
     attention_heads: bool = True,
     residual: bool = False,
     groups: Sequence[UnitGroup] = (),
+    outputs: Patterns = None,
+    method: str = "forward",
     **example_kwargs: Any,
 ) -> Explanation:
     """What :func:`find_units` finds with the same arguments, and what it leaves out and why.
 
     A slice that is not a whole axis shows where it lies: ``[4:8]``, ``[0:80:16, 16 each]`` for a map of 16 positions
-    a channel. Where no group is left, there is no error: the table says why.
+    a channel. Repeated blocks and heads are one row, ``{0..11}`` in place of the numbers in which they differ.
+    Where no group is left, there is no error: the table says why.
 
     Raises:
         ValueError: as :func:`find_units`, but for an empty result.
@@ -83,13 +90,15 @@ def explain(
         2         2     they are the network's output
     """
     found: Found = find(
-        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "explain"
-    )
+        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "explain",
+        outputs, method,
+    )  # fmt: skip
     return Explanation(found.units, found.excluded, found.notes)
 
 
 def _row(g: UnitGroup) -> tuple[str, ...]:
-    norms = dict.fromkeys(show(s.path).rpartition(".")[0] for s in g.norm_scale + g.norm_shift + g.running_mean)
+    paths = [show(s.path) for s in g.norm_scale + g.norm_shift + g.running_mean]
+    norms = dict.fromkeys(path.rpartition(".")[0] or path for path in paths)
     slopes = [f"slope {_slice(s, g.size)}" for s in g.slope]
     return (
         g.name,
@@ -101,10 +110,35 @@ def _row(g: UnitGroup) -> tuple[str, ...]:
     )
 
 
+_NUMBER = re.compile(r"\d+")
+_COUNTER = re.compile(r"(?<![^.])\d+(?=\.)|(?<=:)\d+$")  # of a block in a path, of a head or group after a name
+
+
+def _folded(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Rows of the same group in repeated blocks and heads as one."""
+    alike: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for row in rows:
+        sizes = row[1:2] if row[1:2] and row[1].isdigit() else ()
+        key = (_COUNTER.sub("#", row[0]), *sizes, *(_NUMBER.sub("#", cell) for cell in row[1:]))
+        alike.setdefault(key, []).append(row)
+    return [tuple(_range(cells) for cells in zip(*same, strict=True)) for same in alike.values()]
+
+
+def _range(cells: Sequence[str]) -> str:
+    """Texts that differ in numbers alone as one, ``{first..last}`` for each of those."""
+    numbers = zip(*(_NUMBER.findall(cell) for cell in cells), strict=True)
+    shown = iter(n[0] if len(set(n)) == 1 else f"{{{n[0]}..{n[-1]}}}" for n in numbers)
+    return _NUMBER.sub(lambda _: next(shown), cells[0])
+
+
 def _slice(s: Slice, size: int) -> str:
     place = f"{show(s.path)} ax {s.axis}"
     if s.is_run and s.start == 0 and not s.partial:
         return place
+    if s.listed:
+        entries = [entry for unit in s.listed for entry in unit]
+        more = ", ..." if len(entries) > 8 else ""
+        return f"{place} [{', '.join(map(str, entries[:8]))}{more}{f'; {s.count} each' if s.count > 1 else ''}]"
     end = s.start + (size - 1) * s.stride + (s.block - 1) * s.block_stride + 1
     step = "" if s.stride == 1 else f":{s.stride}"
     each = "" if s.block == 1 else f", {s.block} each" + ("" if s.block_stride == 1 else f" {s.block_stride} apart")

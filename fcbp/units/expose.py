@@ -7,16 +7,85 @@ copy of a model ``expose`` puts the same computation, written out, in their plac
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
-__all__ = ["expose"]
+__all__ = ["Unfused", "WrittenOut", "expose", "plain_kernels"]
+
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+
+@contextlib.contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Without the vendors' fused kernels: an LSTM comes down to its products and gates."""
+    kernels = [
+        (torch._C._get_mkldnn_enabled(), torch._C._set_mkldnn_enabled),
+        (torch._C._get_cudnn_enabled(), torch._C._set_cudnn_enabled),
+    ]
+    try:
+        for _, switch in kernels:
+            switch(False)
+        yield
+    finally:
+        for enabled, switch in kernels:
+            switch(enabled)
+
+
+class Unfused(TorchFunctionMode):
+    """Recurrent layers of a batch of members (``torch.vmap``) step by step; torch has no rule for the fused ones.
+
+    Where a gradient is taken they come down to their steps by themselves.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _RECURRENT or torch.compiler.is_compiling():
+            return func(*args, **(kwargs or {}))
+        leaves, spec = pytree.tree_flatten((args, kwargs or {}))
+        places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
+        if not any(torch._C._functorch.is_batchedtensor(leaves[i]) for i in places):
+            return func(*args, **(kwargs or {}))
+
+        def run(*tensors: Tensor) -> Any:
+            own = list(leaves)
+            for i, x in zip(places, tensors, strict=True):
+                own[i] = x
+            args, kwargs = pytree.tree_unflatten(own, spec)
+            return func(*args, **kwargs)
+
+        with plain_kernels():
+            return torch.func.vjp(run, *(leaves[i] for i in places))[0]
+
+
+class WrittenOut(TorchFunctionMode):
+    """Circular padding as parts put beside each other, where torch writes them into an empty tensor."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.pad:
+            return _pad(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    if mode != "circular" or min(pad, default=0) < 0:
+        return F.pad(input, pad, mode, value)
+    for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
+        size = input.shape[-1 - axis]
+        parts = (input.narrow(-1 - axis, size - before, before), input, input.narrow(-1 - axis, 0, after))
+        input = torch.cat([x for x in parts if x.shape[-1 - axis]], -1 - axis)
+    return input
 
 
 def expose(model: nn.Module) -> None:

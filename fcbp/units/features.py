@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fcbp.units.expose import expose
-from fcbp.units.group import UnitGroup, unit_axis_sizes
+from fcbp.units.copies import copied
+from fcbp.units.expose import Unfused, expose
+from fcbp.units.group import Slice, UnitGroup, flattened
 from fcbp.units.reads import Reads
 
 __all__ = ["forward_with_features"]
@@ -20,7 +20,7 @@ __all__ = ["forward_with_features"]
 Forward = Callable[..., tuple[Any, dict[str, Float[Tensor, "..."]], dict[str, Tensor]]]
 
 
-def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forward:
+def forward_with_features(model: nn.Module, units: Iterable[UnitGroup], *, method: str = "forward") -> Forward:
     """``model`` as a pure function ``(params, buffers, *inputs) -> (output, features, buffers)``.
 
     ``features`` holds by group name what the group's consumer reads, after activation, norm and pooling: the input of
@@ -32,10 +32,11 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
     Args:
         model: any module; its ``training`` flags are kept as they are now.
         units: groups whose ``activation`` names a module or a parameter of ``model``.
+        method: the method that is run, for modules whose forward has another name.
 
     Raises:
         ValueError: a group's ``activation`` names no module and no parameter of ``model``, or nothing reads it in the
-            forward.
+            forward; the model cannot be copied, or has no such method.
 
     Example:
         >>> import torch, fcbp
@@ -53,7 +54,7 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
                 f"units: group {group.name!r} has activation {group.activation!r}; expected the name of a module of "
                 f"the model, such as {', '.join(list(modules)[1:5])}, or of a parameter that reads the group"
             )
-    model = copy.deepcopy(model)
+    model = copied(model, {}, "forward_with_features", method)
     expose(model)
     read: dict[str, list[Tensor]] = {group.activation: [] for group in units}
 
@@ -70,6 +71,7 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
     for name in read:
         if name in modules:
             model.get_submodule(name).register_forward_pre_hook(reader(name))
+    recurrent = any(isinstance(module, nn.RNNBase) for module in modules.values())
     watched = any(name in parameters for name in read)
 
     def forward(
@@ -82,7 +84,10 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup]) -> Forwa
             # A view of a view does not lead back to the first.
             params = {name: p if p._base is None else p.clone() for name, p in params.items()}
         try:
-            with Reads(params, buffers.values(), record) if watched else contextlib.nullcontext():
+            with (
+                Unfused() if recurrent else contextlib.nullcontext(),
+                Reads(params, buffers.values(), record) if watched else contextlib.nullcontext(),
+            ):
                 output = torch.func.functional_call(model, (params, buffers), inputs, kwargs)
             features = {group.name: _group_activation(group, read[group.activation]) for group in units}
         finally:
@@ -101,16 +106,38 @@ def _group_activation(group: UnitGroup, calls: list[Tensor]) -> Tensor:
             "expected the name of a module that is called, or of a parameter that a product reads the group with"
         )
     h = calls[0] if len(calls) == 1 else _samples(calls, axis)
-    if h.shape[axis] in unit_axis_sizes(group):
+    readers = [s for s in group.outgoing if f"{s.path[0]}.".startswith(f"{group.activation}.")]
+    if not readers:
         return h
-    # The consumer reads other units too (a concatenation): the group's own part, in the consumer's order.
-    s = next(s for s in group.outgoing if f"{s.path[0]}.".startswith(f"{group.activation}."))
-    entries = sorted(entry for unit in s.entries(group.size) for entry in unit)
-    if entries[-1] - entries[0] == len(entries) - 1:
-        return h.narrow(axis, entries[0], len(entries))
-    own = h.index_select(axis, torch.tensor(s.entries(group.size), device=h.device).flatten())
-    # Units between others: each unit's entries become samples.
-    return own.movedim(axis, -1).unflatten(-1, (group.size, s.block)).movedim(-2, axis)
+    return _in_order(group, readers[0], h)
+
+
+def _in_order(group: UnitGroup, s: Slice, h: Tensor) -> Tensor:
+    """The group's own part of what a consumer reads through a slice, in the order of the units."""
+    axis, count = group.activation_axis, h.shape[group.activation_axis]
+    entries = s.entries(group.size)
+    low = min(map(min, entries))
+    if max(map(max, entries)) >= count:
+        # Written by hand: the consumer puts other units beside these by itself.
+        entries, low = [[entry - low for entry in unit] for unit in entries], 0
+    if max(map(max, entries)) >= count:
+        return h
+    total = group.size * s.count
+    run = list(range(low, low + total))
+    if s.count == 1:
+        order = [entry for (entry,) in entries]
+        if order == run:
+            return h if total == count else h.narrow(axis, low, total)
+        if order == run[::-1]:
+            return (h if total == count else h.narrow(axis, low, total)).flip(axis)
+        return h.index_select(axis, torch.tensor(order, device=h.device))
+    own = [entry for unit in entries for entry in unit]
+    layout = flattened(group, total)
+    if sorted(own) == run and [[e - low for e in unit] for unit in entries] == layout.entries(group.size):
+        return h if total == count else h.narrow(axis, low, total)
+    # Units between others, or laid out as no other weight has them: each unit's entries become samples.
+    part = h.index_select(axis, torch.tensor(own, device=h.device))
+    return part.movedim(axis, -1).unflatten(-1, (group.size, s.count)).movedim(-2, axis)
 
 
 def _samples(calls: list[Tensor], axis: int) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from fcbp.tree import Path
-from fcbp.units.group import UnitGroup, check_units
+from fcbp.units.checks import check_units
+from fcbp.units.group import UnitGroup
 from fcbp.units.search import Excluded, Search
 from fcbp.units.trace import trace
 
@@ -37,6 +38,8 @@ def find_units(
     attention_heads: bool = True,
     residual: bool = False,
     groups: Sequence[UnitGroup] = (),
+    outputs: Patterns = None,
+    method: str = "forward",
     **example_kwargs: Any,
 ) -> tuple[UnitGroup, ...]:
     """The unit groups of any module whose forward can be traced.
@@ -62,6 +65,9 @@ def find_units(
         residual: whether residual streams (sums of a branch and what it was computed from) are groups. Off as in the
             original, which resets within blocks only.
         groups: groups written by hand, put in place of found groups that they overlap or share a name with.
+        outputs: patterns for the outputs that count, by their keys, fields and positions (``"logits"``, ``"0"``,
+            ``"cache.*.1"``); units in others, such as a cache, are not left out for that. All count by default.
+        method: the method that is traced, for modules whose forward has another name.
         **example_kwargs: keyword arguments of the forward.
 
     Returns:
@@ -69,7 +75,8 @@ def find_units(
 
     Raises:
         ValueError: the forward depends on tensor values, or fails on the example inputs; the model is lazily
-            initialised; a pattern or a hand-made group does not fit; no group is left.
+            initialised, compiled by ``torch.jit`` or not to be copied; a pattern, a hand-made group or ``method`` does
+            not fit; no group is left.
 
     Example:
         >>> import torch, fcbp
@@ -81,8 +88,9 @@ def find_units(
         ((Slice(path=('0.weight',), axis=0),), (Slice(path=('2.weight',), axis=1),))
     """
     found = find(
-        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "find_units"
-    )
+        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "find_units",
+        outputs, method,
+    )  # fmt: skip
     if not found.units:
         left_out = "".join(f"\n  {x.name} ({x.size} units): {x.reason}" for x in found.excluded)
         raise ValueError(
@@ -102,9 +110,13 @@ def find(
     residual: bool,
     groups: Sequence[UnitGroup],
     caller: str,
+    outputs: Patterns = None,
+    method: str = "forward",
 ) -> Found:
     """What ``find_units`` and ``explain`` share; an empty result is not an error here."""
-    ledger = trace(model, example_inputs, example_kwargs, caller)
+    ledger = trace(
+        model, example_inputs, example_kwargs, caller, method, None if outputs is None else _patterns(outputs)
+    )
     search = Search(model, ledger, attention_heads, residual)
     candidates = search.candidates()
     reasons = [(c, search.reason(c)) for c in candidates]

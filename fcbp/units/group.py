@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-import optree
 import torch
 from jaxtyping import Bool, Int32, Shaped
 from torch import Tensor
@@ -15,7 +13,7 @@ from torch import Tensor
 from fcbp import tree
 from fcbp.tree import Path
 
-__all__ = ["Slice", "UnitGroup", "check_features", "check_units"]
+__all__ = ["Slice", "UnitGroup"]
 
 
 def _brief(self: Any) -> str:
@@ -39,6 +37,8 @@ class Slice:
         block: entries a unit owns: more than 1 where a conv map is flattened into a linear layer
             (``stride=positions, block=positions``), or where gates lie side by side.
         block_stride: the distance between a unit's entries.
+        listed: each unit's entries, where they lie in no such order (a permutation of the units lies between); start,
+            strides and block then say nothing.
         partial: entries of the axis that no group owns are meant (they read an input, say), not a wrong size.
             Only :func:`check_units` reads it; it takes no part in comparisons.
 
@@ -54,21 +54,29 @@ class Slice:
     block: int = 1
     block_stride: int = 1
     partial: bool = field(default=False, compare=False)
+    listed: tuple[tuple[int, ...], ...] = ()
 
     @property
     def is_run(self) -> bool:
         """Whether unit ``u`` owns just entry ``start + u``."""
-        return self.block == 1 and self.stride == 1
+        return self.block == 1 and self.stride == 1 and not self.listed
 
     @property
     def is_run_of_blocks(self) -> bool:
         """Whether unit ``u`` owns the ``block`` entries from ``start + u * block`` on."""
-        return self.stride == self.block and self.block_stride == 1
+        return self.stride == self.block and self.block_stride == 1 and not self.listed
+
+    @property
+    def count(self) -> int:
+        """Entries a unit owns."""
+        return len(self.listed[0]) if self.listed else self.block
 
     __repr__ = _brief
 
     def entries(self, size: int) -> list[list[int]]:
         """Entries along the axis, a list for each of ``size`` units."""
+        if self.listed:
+            return [list(unit) for unit in self.listed]
         return [[self.start + u * self.stride + k * self.block_stride for k in range(self.block)] for u in range(size)]
 
 
@@ -93,6 +101,8 @@ class UnitGroup:
             is handed that.
         activation_axis: the unit axis of that input.
         slope: slopes of the units' own PReLUs, a unit each; set to 0.25, as ``nn.PReLU`` begins.
+        direction: weights that read the unit through a norm of each unit's own, times a gain (a weight norm along the
+            consumers' input axis); left as they are, as at 0 they have no direction. ``outgoing`` has the gain.
 
     Example:
         >>> UnitGroup(
@@ -116,12 +126,13 @@ class UnitGroup:
     activation: str = ""
     activation_axis: int = -1
     slope: tuple[Slice, ...] = ()
+    direction: tuple[Slice, ...] = ()
 
     __repr__ = _brief
 
     def parameter_slices(self) -> tuple[Slice, ...]:
         """Every slice of a parameter that belongs to the units."""
-        return self.making_slices() + self.outgoing
+        return self.making_slices() + self.outgoing + self.direction
 
     def making_slices(self) -> tuple[Slice, ...]:
         """Every slice of a parameter that makes the units."""
@@ -151,10 +162,10 @@ def take(leaf: Shaped[Tensor, "..."], s: Slice, size: int) -> Shaped[Tensor, "*r
     run = slice(s.start, s.start + size * s.block)
     if s.is_run_of_blocks:
         return x[..., run].unflatten(-1, (size, s.block))
-    if s.stride == 1 and s.block_stride == size:
+    if s.stride == 1 and s.block_stride == size and not s.listed:
         return x[..., run].unflatten(-1, (s.block, size)).transpose(-1, -2)
     index = torch.tensor(s.entries(size), device=leaf.device)
-    return x.index_select(-1, index.flatten()).unflatten(-1, (size, s.block))
+    return x.index_select(-1, index.flatten()).unflatten(-1, (size, s.count))
 
 
 def spread(values: Shaped[Tensor, "units"], s: Slice, leaf: Tensor, fill: Any) -> Shaped[Tensor, "..."]:
@@ -191,13 +202,13 @@ def put_rows(
     ``rows`` has the shape that :func:`row_shape` gives.
     """
     axis = s.axis % leaf.ndim
-    if rows.shape[0] == 1 and s.block == 1:
+    if rows.shape[0] == 1 and s.count == 1:
         return put(leaf, s, mask, rows.movedim(0, axis))
     size, length = mask.shape[0], leaf.shape[axis]
     by_unit = rows if slot is None else rows[slot.clamp(0, rows.shape[0] - 1)]
     if not (s.is_run and length == size):
         unit_of, k_of = _owners(s, size, length, outside=0)
-        by_unit = by_unit.reshape(size, s.block, *leaf.movedim(axis, 0).shape[1:])
+        by_unit = by_unit.reshape(size, s.count, *leaf.movedim(axis, 0).shape[1:])
         by_unit = by_unit[torch.tensor(unit_of, device=leaf.device), torch.tensor(k_of, device=leaf.device)]
     return put(leaf, s, mask, by_unit.movedim(0, axis))
 
@@ -215,10 +226,15 @@ def put_at(
     is a number, or has the shape that :func:`row_shape` gives; the units are distinct.
     """
     axis = s.axis % leaf.ndim
-    entries = s.start + index.to(torch.int64) * s.stride
-    if s.block > 1:
-        entries = (entries.unsqueeze(1) + torch.arange(s.block, device=leaf.device) * s.block_stride).flatten()
-        mask = mask.unsqueeze(1).expand(-1, s.block).flatten()
+    if s.listed:
+        entries = torch.tensor(s.listed, device=leaf.device)[index.to(torch.int64)].flatten()
+    elif s.block > 1:
+        first = s.start + index.to(torch.int64) * s.stride
+        entries = (first.unsqueeze(1) + torch.arange(s.block, device=leaf.device) * s.block_stride).flatten()
+    else:
+        entries = s.start + index.to(torch.int64) * s.stride
+    if s.count > 1:
+        mask = mask.unsqueeze(1).expand(-1, s.count).flatten()
     old = leaf.index_select(axis, entries)
     if isinstance(value, Tensor):
         value = value.reshape(old.movedim(axis, 0).shape).movedim(0, axis)
@@ -229,7 +245,7 @@ def put_at(
 def row_shape(leaf: Tensor, s: Slice, count: int) -> tuple[int, ...]:
     """The shape of ``count`` units' entries, units first, the block axis only where a unit owns several."""
     rest = leaf.movedim(s.axis, 0).shape[1:]
-    return (count, *((s.block,) if s.block > 1 else ()), *rest)
+    return (count, *((s.count,) if s.count > 1 else ()), *rest)
 
 
 def fans(leaf: Tensor, s: Slice) -> tuple[int, int]:
@@ -253,146 +269,9 @@ def update(
     return tree.replace(params, new)
 
 
-# --- checks ---------------------------------------------------------------------------------------------
-
-
-def _check_slice(group: UnitGroup, role: str, s: Slice, params: Any) -> None:
-    where = f"units: group {group.name!r}, {role}: {s}"
-    try:
-        leaf = tree.get(params, s.path)
-    except KeyError:
-        leaf = None
-    if not isinstance(leaf, Tensor):
-        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)}")
-    if not leaf.is_floating_point():
-        raise ValueError(f"{where} names a leaf of dtype {leaf.dtype}; expected a floating-point tensor")
-    if not -leaf.ndim <= s.axis < leaf.ndim:
-        raise ValueError(
-            f"{where} has axis {s.axis}; expected one of the {leaf.ndim} axes of a leaf {tuple(leaf.shape)}"
-        )
-    if s.block < 1:
-        raise ValueError(f"{where} has block {s.block}; expected 1 or more entries a unit")
-    entries = [entry for unit in s.entries(group.size) for entry in unit]
-    length = leaf.shape[s.axis]
-    if min(entries) < 0 or max(entries) >= length:
-        raise ValueError(
-            f"{where}: sizes disagree: {group.size} units reach entries {min(entries)} to {max(entries)}; expected "
-            f"entries within 0 to {length - 1} on axis {s.axis} of a leaf {tuple(leaf.shape)}"
-        )
-    if len(set(entries)) != len(entries):
-        raise ValueError(f"{where} gives one entry to two units; expected disjoint entries")
-
-
-def _some_paths(params: Any) -> str:
-    return ", ".join(map(str, optree.tree_paths(params)[:4]))
-
-
-def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
-    """Check groups against the parameters (and buffers) that they name.
-
-    Raises:
-        ValueError: a group names a missing leaf or an axis out of range, its sizes disagree, a leaf is not
-            floating-point, or groups overlap: two of their slices name one entry, both to make or both to read units.
-    """
-    units = tuple(units)
-    for group in units:
-        if not isinstance(group, UnitGroup):
-            raise ValueError(f"units holds {group!r}; expected UnitGroup")
-    for name, count in Counter(g.name for g in units).items():
-        if count > 1:
-            raise ValueError(f"units: {count} groups are called {name!r}; expected distinct names")
-    owners: dict[tuple[str, Path, int], dict[int, tuple[str, str, int]]] = {}
-    for group in units:
-        if group.size < 1 or not (group.incoming or group.outgoing):
-            raise ValueError(
-                f"units: group {group.name!r} has size {group.size}, {len(group.incoming)} incoming and "
-                f"{len(group.outgoing)} outgoing slices; expected at least one unit and one slice"
-            )
-        if len(group.outgoing_bias) != len(group.outgoing):
-            raise ValueError(
-                f"units: group {group.name!r} has {len(group.outgoing_bias)} outgoing_bias for "
-                f"{len(group.outgoing)} outgoing slices; expected one (or None) each"
-            )
-        for number, (role, s, holder) in enumerate(_slices(group, params, buffers)):
-            _check_slice(group, role, s, holder)
-            axis = s.axis % tree.get(holder, s.path).ndim
-            taken = owners.setdefault((_side(role), s.path, axis), {})
-            for entry in (e for unit in s.entries(group.size) for e in unit):
-                first = taken.setdefault(entry, (group.name, role, number))
-                if first != (group.name, role, number):
-                    both = " and ".join(f"group {name!r} ({r})" for name, r in (first[:2], (group.name, role)))
-                    raise ValueError(
-                        f"units overlap: {both} own entry {entry} of axis {axis} of {tree.show(s.path)}; expected "
-                        "groups and slices without an entry in common"
-                    )
-        for s, path in zip(group.outgoing, group.outgoing_bias, strict=True):
-            if path is not None:
-                _check_outgoing_bias(group, s, path, params)
-    for group in units:
-        for role, s, holder in _slices(group, params, buffers):
-            leaf = tree.get(holder, s.path)
-            taken = owners[_side(role), s.path, s.axis % leaf.ndim]
-            if s.start == 0 and not s.partial and len(taken) != leaf.shape[s.axis]:
-                raise ValueError(
-                    f"units: group {group.name!r}, {role}: sizes disagree: {group.size} units, but axis {s.axis} of "
-                    f"{tree.show(s.path)} {tuple(leaf.shape)} has {leaf.shape[s.axis]} entries; expected equal "
-                    "sizes (or partial=True in the Slice, where the rest of the axis is no unit's)"
-                )
-
-
-def _side(role: str) -> str:
-    return {"outgoing": "reads", "running_mean": "buffers", "running_var": "buffers"}.get(role, "makes")
-
-
-def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, Slice, Any]]:
-    for role in ("incoming", "outgoing", *FRESH):
-        yield from ((role, s, params) for s in getattr(group, role))
-    if buffers is not None:
-        for role in ("running_mean", "running_var"):
-            yield from ((role, s, buffers) for s in getattr(group, role))
-
-
-def _outputs(s: Slice, weight: Tensor) -> tuple[int, ...]:
-    """The shape of a consumer's outputs: the first axis of its weight other than the one that reads units."""
-    return weight.movedim(s.axis, -1).shape[:-1][:1]
-
-
-def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) -> None:
-    where = f"units: group {group.name!r}, outgoing_bias {tree.show(path)}"
-    try:
-        bias = tree.get(params, path)
-    except KeyError:
-        bias = None
-    if not isinstance(bias, Tensor):
-        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)}")
-    weight = tree.get(params, s.path)
-    if tuple(bias.shape) != _outputs(s, weight):
-        raise ValueError(
-            f"{where} has shape {tuple(bias.shape)}; expected {tuple(_outputs(s, weight))}, "
-            f"one entry for each output of {tree.show(s.path)} {tuple(weight.shape)}"
-        )
-
-
-def check_features(units: Iterable[UnitGroup], features: Mapping[str, Tensor]) -> None:
-    """Check that ``features`` holds every group's activation with its unit axis in place.
-
-    Raises:
-        ValueError: a group's activation is missing, or its unit axis does not match the group.
-    """
-    for group in units:
-        if group.name not in features:
-            raise ValueError(
-                f"features has no entry for group {group.name!r}; expected one tensor a group, found {sorted(features)}"
-            )
-        h = features[group.name]
-        axis = group.activation_axis
-        if not -h.ndim <= axis < h.ndim or h.shape[axis] not in unit_axis_sizes(group):
-            sizes = " or ".join(map(str, sorted(unit_axis_sizes(group))))
-            raise ValueError(
-                f"features[{group.name!r}] has shape {tuple(h.shape)}; expected {sizes} entries on its unit axis {axis}"
-            )
-
-
-def unit_axis_sizes(group: UnitGroup) -> set[int]:
-    """Lengths that the unit axis of the activation may have: the units, or units times flattened positions."""
-    return {group.size} | {group.size * s.block for s in group.outgoing}
+def flattened(group: UnitGroup, entries: int) -> Slice:
+    """How units that own several entries each lie along an activation's axis of so many entries, all of theirs."""
+    s = next(s for s in group.outgoing if group.size * s.count == entries)
+    low = min(map(min, s.entries(group.size)))
+    listed = tuple(tuple(entry - low for entry in unit) for unit in s.listed)
+    return replace(s, path=(), axis=group.activation_axis, start=s.start - low, listed=listed)

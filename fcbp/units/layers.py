@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, first_along, simplify, squeeze, varying, without
+from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, simplify, squeeze, varying, without
 from fcbp.units.products import biased, normalised, product
-from fcbp.units.rules import Call, join, rule, unknown
+from fcbp.units.rules import Call, join, rule, unevenly, unknown
 
 # --- positions ------------------------------------------------------------------------------------------
 
@@ -36,7 +36,8 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
         labels.append(whole)
     fixed = [Fixed(without(values, range(first, len(m.shape))), why) for values, why in m.fixed]
     shape = m.shape[:first] + (1,) * dims
-    form = first_along(m.form, range(first, len(m.shape)))
+    uneven = f"are not the same function of the unit at all places that {call.where} mixes"
+    form = formed_along(call.ledger, m.form, range(first, len(m.shape)), uneven)
     return replace(m, shape=shape, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form)
 
 
@@ -63,7 +64,15 @@ _POOLS = {
 @rule(*_POOLS, keeps=True)
 def _pool(call: Call) -> Marks:
     dims = _POOLS[call.name]
-    return _spread(call, over_positions(call, call.first, dims), dims, call.shape)
+    m = over_positions(call, call.first, dims)
+    if call.name.startswith("avg_pool"):
+        if any(call["padding"]) and call["count_include_pad"]:
+            m = unevenly(call, m, f"are averaged with the padding's zeros by {call.where}")
+        elif call.arguments.get("divisor_override") is not None:
+            m = unevenly(call, m, f"are summed over windows by {call.where}")
+    elif call.name.startswith("max_unpool"):
+        m = unevenly(call, m, f"lie between zeros of {call.where}")
+    return _spread(call, m, dims, call.shape)
 
 
 @rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", keeps=True)
@@ -108,18 +117,27 @@ def _convolution(call: Call) -> Marks | list[Marks | None]:
         w = w.permuted([1, 0]) if groups == 1 else w
     batch, channels = x.shape
     outputs = call.shape[1 if batched else 0]
+    uneven = _border(call, [*call.inputs[1].shape[2:]])
     if groups == 1:
-        m = product(call, x, w, "bi,oi->bo", {"b": batch, "i": channels, "o": outputs})
+        m = product(call, x, w, "bi,oi->bo", {"b": batch, "i": channels, "o": outputs}, uneven)
     elif groups == channels:
         m = _depthwise(call, x, w, outputs, bool(transposed))
     else:
         m = _grouped(call, x, w, outputs, groups, bool(transposed))
-    if transposed and any(step > 1 for step in call["stride"]):
-        # Each output reads some of the kernel's positions only: a constant unit adds no constant to a bias.
-        m = replace(m, product=frozenset())
     m = biased(call, m, call["bias"], (1, outputs))
     shape = call.shape if batched else (1, *call.shape)
     return _spread(call, m.viewed(m.shape + (1,) * dims), dims, shape).viewed(call.shape)
+
+
+def _border(call: Call, kernel: list[int]) -> str:
+    """Why outputs of a convolution do not all read a unit through all of its kernel; empty where they do."""
+    if not call["transposed"]:
+        return f"are read beyond the map's border, where there is none, by {call.where}" if any(call["padding"]) else ""
+    if any(step > 1 for step in call["stride"]):
+        return f"are read through some of the kernel's positions at each output of {call.where}"
+    cropped = zip(kernel, call["dilation"], call["padding"], strict=True)
+    whole = all(padding >= (size - 1) * step for size, step, padding in cropped) and not any(call["output_padding"])
+    return "" if whole else f"are read through a part of the kernel at the border of {call.where}"
 
 
 def _depthwise(call: Call, x: Marks, w: Marks, outputs: int, transposed: bool) -> Marks:
@@ -193,6 +211,7 @@ def _affine(call: Call, m: Marks, scale: Tensor | None, shift: Tensor | None, sh
 )  # fmt: skip
 def _batch_norm(call: Call) -> Marks:
     m = call.first
+    normalised(call, m, [a for a in range(len(m.shape)) if a != 1])
     along = (1, m.shape[1]) + (1,) * (len(m.shape) - 2)
     m = _affine(call, m, call["weight"], call["bias"], along)
     for kind in ("running_mean", "running_var"):
@@ -215,9 +234,8 @@ def _group_norm(call: Call) -> Marks:
     m = call.first
     groups: int = call["group"] if "group" in call.arguments else call["num_groups"]
     batch, channels, *positions = m.shape
-    if channels // groups > 1:
-        split = m.viewed([batch, groups, channels // groups, *positions])
-        normalised(call, split, range(2, len(split.shape)))
+    split = m.viewed([batch, groups, channels // groups, *positions])
+    normalised(call, split, range(2, len(split.shape)))
     along = (1, channels) + (1,) * len(positions)
     return _affine(call, m, call["weight"], call["bias"], along)
 

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from fcbp.units.marks import Marks
 
-__all__ = ["Event", "Ids", "Ledger", "Slot"]
+__all__ = ["Brittle", "Event", "Ids", "Ledger", "Slot"]
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -39,6 +39,23 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Brittle:
+    """An operation on parameters that has no finite value or slope where all entries of a unit are 0.
+
+    Attributes:
+        names: the parameters.
+        entries: their entries on the axes along which the operation's result varies.
+        where: the operation.
+        gain: the parameter that scales each unit's weights after their norm, if the operation is a weight norm.
+    """
+
+    names: frozenset[str]
+    entries: Ids
+    where: str
+    gain: str = ""
+
+
+@dataclass(frozen=True)
 class Event:
     """A use of parameters in the forward.
 
@@ -52,6 +69,8 @@ class Event:
         where: the innermost module, and the operation, for messages.
         inputs: the first input of every module being run, innermost first, by module path.
         read: the marks of the activation read, for products and lookups.
+        brittle: numbers of ``Ledger.brittle`` that the weight was computed by.
+        uneven: why what a constant unit adds is not the same everywhere; empty where it is.
     """
 
     kind: str
@@ -61,6 +80,8 @@ class Event:
     where: str
     inputs: tuple[tuple[str, Marks], ...] = ()
     read: Marks | None = None
+    brittle: frozenset[int] = frozenset()
+    uneven: str = ""
 
 
 def _none() -> Ids:
@@ -75,22 +96,35 @@ class Ledger:
     colour: Ids = field(default_factory=_none)
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    summed: set[int] = field(default_factory=set)  # events of scales that are summed, ...
+    kept: set[int] = field(default_factory=set)  # ... and of those that are used as they are
     bias_of: dict[str, str] = field(default_factory=dict)
     distinctions: list[tuple[Ids, str]] = field(default_factory=list)
     forbidden: list[tuple[Ids, str]] = field(default_factory=list)
     statistics: list[tuple[Ids, str]] = field(default_factory=list)
+    of_weights: set[int] = field(default_factory=set)  # the statistics of parameters' entries, not of activations
     norms: list[tuple[Ids, str]] = field(default_factory=list)
+    brittle: list[Brittle] = field(default_factory=list)
     residual: list[tuple[Ids, str]] = field(default_factory=list)
     shortcuts: list[tuple[Ids, str, int]] = field(default_factory=list)
     values: list[tuple[Ids, str]] = field(default_factory=list)
     reads: list[tuple[str, Marks]] = field(default_factory=list)
     forms: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
+    uneven: dict[int, str] = field(default_factory=dict)  # forms of which a constant unit is no constant, and why
     _last_colour: int = 0
 
-    def form(self, what: tuple[Hashable, ...]) -> int:
-        """A number for what is done to values, and last in it the number of what was done before; the same for the
-        same."""
-        return self.forms.setdefault(what, len(self.forms) + 1)
+    def form(self, what: tuple[Hashable, ...], uneven: str = "") -> int:
+        """A number for what is done to values; the same for the same.
+
+        The integers in ``what`` are the numbers of what was done before, last the one of the value itself. ``uneven``
+        says why a constant unit is no constant then, as it is not either where it was none before.
+        """
+        if what not in self.forms:
+            number = self.forms[what] = len(self.forms) + 1
+            before = [self.uneven[i] for i in what if isinstance(i, int) and i in self.uneven]
+            if uneven or before:
+                self.uneven[number] = uneven or before[0]
+        return self.forms[what]
 
     def slot(self, name: str, axis: int, size: int, is_buffer: bool) -> Ids:
         """Number the entries of one axis of a leaf."""

@@ -48,6 +48,11 @@ class Marks:
             position; ``None`` for nothing. Where two entries of one unit have the same, a constant unit has the same
             value at both.
         loud: where it does not depend on inputs, the operation after which it is not 0 where a parameter's entries are.
+        solid: whether, where a parameter's entries are 0, this is a number well away from 0.
+        brittle: numbers of ``Ledger.brittle``: operations on parameters that this was computed by, which have no finite
+            value or slope where the parameters' entries are 0.
+        factors: of a product, element by element, of an activation and a weight: the two, and the number of the event;
+            summed, it is a product as ``h @ w`` is.
         drawn: the mean of numbers drawn at random, as a dropout's mask; 0 for all else.
     """
 
@@ -63,6 +68,9 @@ class Marks:
     product: frozenset[str] = frozenset()
     form: Ids | None = None
     loud: str = ""
+    solid: bool = False
+    brittle: frozenset[int] = frozenset()
+    factors: tuple[Marks, Marks, int] | None = None
     drawn: float = 0.0
 
     def move(self, f: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:
@@ -111,11 +119,17 @@ def axes_of(x: Ids) -> tuple[int, ...]:
     return tuple(i for i, n in enumerate(x.shape) if n > 1)
 
 
-def first_along(x: Ids | None, axes: Iterable[int]) -> Ids | None:
-    """The first of the entries along the axes."""
-    for a in axes:
-        x = None if x is None else x.take([0], a)
-    return x
+def formed_along(ledger: Ledger, form: Ids | None, axes: Iterable[int], uneven: str = "") -> Ids | None:
+    """What was done to the values along the axes, as one number each: theirs, or where they differ, one for all."""
+    if form is None:
+        return None
+    own = tuple(a for a in axes if form.shape[a] > 1)
+    if not own:
+        return form
+    rows = np.moveaxis(form, own, range(len(own))).reshape(int(np.prod([form.shape[a] for a in own])), -1)
+    numbers = [ledger.form(("places", *np.unique(row).tolist()), uneven) if len(set(row.tolist())) > 1 else int(row[0])
+               for row in rows.T]  # fmt: skip
+    return np.array(numbers).reshape([1 if a in own else n for a, n in enumerate(form.shape)])
 
 
 def squeeze(x: Ids) -> Ids:
@@ -310,7 +324,7 @@ def reduce(
     fixed += [Fixed(without(values, summed), reason) for values, reason in m.fixed]
     kept = tuple(1 if i in summed else n for i, n in enumerate(m.shape))
     shape = kept if keepdim else tuple(n for i, n in enumerate(m.shape) if i not in summed)
-    form = first_along(m.form, summed)
+    form = formed_along(ledger, m.form, summed)
     new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form)
 
     def drop(x: Ids) -> Ids:

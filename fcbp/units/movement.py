@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, tell_apart, varying
-from fcbp.units.rules import Call, join, rule, unknown
+from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, simplify, squeeze, tell_apart, varying, without
+from fcbp.units.rules import Call, join, rule, unevenly, unknown
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten", keeps=True)
@@ -198,10 +199,15 @@ def _pad(call: Call) -> Marks | list[Marks | None]:
         for i, w in enumerate(width) if sum(w)
     ]  # fmt: skip
     fixed = simplify([*(Fixed(padded(f.values, -1), f.why) for f in m.fixed), *edges])
-    return replace(m, shape=call.shape, labels=labels, fixed=fixed, form=None if m.form is None else padded(m.form, 0))
+    form = None if m.form is None else np.broadcast_to(m.form, [
+        s if sum(w) and n > 1 else n for w, s, n in zip(width, m.shape, m.form.shape, strict=True)])  # fmt: skip
+    m = replace(m, shape=call.shape, labels=labels, fixed=fixed, form=None if form is None else padded(form, 0))
+    if any(sum(w) and any(x.shape[i] == 1 for x in labels) for i, w in enumerate(width)):
+        m = unevenly(call, m, f"lie beside the padding of {call.where}")
+    return m
 
 
-@rule("unfold", "im2col", "col2im", "as_strided", "diagonal")
+@rule("unfold", "im2col", "col2im", "as_strided", "diagonal", keeps=True)
 def _along_positions(call: Call) -> Marks | list[Marks | None]:
     """Movement that is followed only where no unit axis is moved: axes in front that keep their size."""
     m, shape = call.first, call.shape
@@ -214,7 +220,11 @@ def _along_positions(call: Call) -> Marks | list[Marks | None]:
         if any(a >= same for a in axes_of(label)):
             return unknown(call)
     labels = tuple(x.reshape(x.shape[:same] + (1,) * (len(shape) - same)) for x in m.labels)
-    m = replace(m, form=None)
+    why = f"are summed or repeated by {call.where}"
+    if call.name != "unfold":
+        m = unevenly(call, m, why)
+    form = formed_along(call.ledger, m.form, range(same, len(m.shape)), why)
+    m = replace(m, form=None if form is None else form.reshape(form.shape[:same] + (1,) * (len(shape) - same)))
     return replace(m, shape=shape, labels=labels, fixed=varying(shape, call.where, _unlabelled(labels, len(shape))))
 
 
@@ -235,12 +245,13 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
         if call.name == "gather" or len(given) != 1 or given[0][1].dtype == torch.bool:
             return unknown(call)
         table, (dim, index) = call.first, given[0]
-    known = getattr(index, "constant", None)
-    if known is not None and known.ndim == 1:
-        order = np.asarray(known.tolist())
-        return _taken(call, table, dim, lambda x: x.take(order, dim), call.shape)
+    known = call.tracer.numbers(index) if table.data else None
+    if known is not None and known.ndim and known.size:
+        return _picked_by(call, table, dim, known)
     for label in table.labels:
-        if label.shape[dim] > 1:
+        if label.shape[dim] > 1 and table.data:
+            call.ledger.forbid(label.ravel(), f"they are picked by an index that is no constant ({call.where})")
+        elif label.shape[dim] > 1:
             call.ledger.pin(label, f"picked by an index in {call.where}")
     by = call.marks(index)
     extra = len(by.shape)
@@ -254,7 +265,7 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
     result = replace(
         table, shape=call.shape, labels=tuple(widened(x) for x in kept), product=frozenset(),
         fixed=simplify([*(Fixed(widened(f.values), f.why) for f in fixed), *varying(call.shape, call.where, places)]),
-        form=None,
+        form=_picked(call, table.form, dim, extra),
         data=table.data or by.data, stats=table.stats | by.stats,
     )  # fmt: skip
     if by.data and not table.data and table.origin:
@@ -263,6 +274,70 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
         result = replace(result, origin=frozenset(), makers=1 << number)
         call.cuts = True
     return result
+
+
+def _picked_by(call: Call, table: Marks, dim: int, order: Ids) -> Marks:
+    """Entries of an axis picked by an index that is the same in every forward."""
+    extra = (1,) * (order.ndim - 1)
+
+    def take(x: Ids) -> Ids:
+        return x.take(order, dim) if x.shape[dim] > 1 else x.reshape(x.shape[: dim + 1] + extra + x.shape[dim + 1 :])
+
+    picked = np.unique(order % table.shape[dim])
+    if len(picked) == order.size == table.shape[dim]:
+        return table.move(take, call.shape)
+    call.cuts = True
+    for label in table.labels:
+        if label.shape[dim] > 1:
+            part = label.take(picked, dim)
+            call.ledger.touch(part, f"{call.where} picks them out of a longer axis")
+            if order.size == 1:
+                call.ledger.forbid(part.ravel(), f"{call.where} takes single ones out")
+    return table.move(take, call.shape)
+
+
+_TARGETS = ("index_add", "index_copy", "index_reduce", "scatter", "scatter_add", "scatter_reduce", "index_put")
+
+
+@rule(*_TARGETS, "_index_put_impl")
+def _scattered(call: Call) -> Marks | list[Marks | None]:
+    """Values added to, or written over, the places of one axis that an index names: the other axes go on."""
+    base, shape, n = call.first, call.shape, len(call.shape)
+    if "put" in call.name:
+        given = [(i, x) for i, x in enumerate(call["indices"]) if x is not None]
+        source = call["values"]
+        if len(given) != 1 or given[0][1].ndim != 1 or given[0][1].dtype == torch.bool:
+            return unknown(call)
+        dim, index = given[0]
+    else:
+        dim, index = call["dim"] % max(n, 1), call["index"]
+        source = call.arguments.get("source", call.arguments.get("src"))
+    if not isinstance(source, Tensor):
+        return unknown(call)
+    values, by = call.marks(source).aligned(n), call.marks(index)
+    beside = [i for i in range(n) if i != dim]
+    labels = [*values.labels, *base.labels]
+    arrays = [*by.labels, *(f.values for f in by.fixed)] if len(by.shape) == n and index.ndim == n > 1 else []
+    own = {a for x in labels for a in axes_of(x)}
+    if (
+        dim in own
+        or any(own & set(axes_of(x)) for x in arrays)
+        or any(values.shape[i] not in (1, shape[i]) or (arrays and by.shape[i] != shape[i]) for i in beside)
+        or (by.data and not values.data and values.origin)
+    ):
+        return unknown(call)
+    fixed = [Fixed(without(f.values, [dim]), f.why) for f in values.fixed]
+    values = replace(values, shape=shape, form=formed_along(call.ledger, values.form, [dim]),
+                     fixed=simplify([*fixed, *varying(shape, call.where, [dim])]))  # fmt: skip
+    values = unevenly(call, values, f"are gathered by {call.where}")
+    result = join(call, [base, values], shape, kind="shift")
+    return replace(result, stats=result.stats | by.stats, data=result.data or by.data)
+
+
+def _picked(call: Call, form: Ids | None, dim: int, extra: int) -> Ids | None:
+    """What was done to values that an index picks along an axis, which then are so many axes."""
+    form = formed_along(call.ledger, form, [dim])
+    return None if form is None else form.reshape(form.shape[:dim] + (1,) * extra + form.shape[dim + 1 :])
 
 
 @rule("glu")

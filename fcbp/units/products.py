@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fcbp.units.ledger import Ids, names_of
+from fcbp.units.ledger import Brittle, Ids, names_of
 from fcbp.units.marks import Marks, axes_of, contract, count, meet, reduce
 from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unknown
 
@@ -24,6 +24,10 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
     m = call.first
     dims = call.arguments.get("dim")
     axes = list(range(len(m.shape))) if dims is None or dims == [] else dims if isinstance(dims, list) else [dims]
+    if m.factors and call.name in ("sum", "mean"):
+        read = _summed_product(call, m, *m.factors, axes)
+        if read is not None:
+            return read
     across = call.name in ("amax", "amin", "max", "min")
     result = summed(call, m, axes, bool(call.arguments.get("keepdim", False)), across)
     both = call.name in ("var_mean", "std_mean")
@@ -35,13 +39,34 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
     return [result] * len(call.results)
 
 
+def _summed_product(call: Call, m: Marks, x: Marks, w: Marks, number: int, axes: Sequence[int]) -> Marks | None:
+    """Marks of ``(x * w).sum(axes)``, where the weight has an entry for each unit that is summed; else ``None``."""
+    ledger = call.ledger
+    over = {a % len(m.shape) for a in axes}
+    weighted = {a for label in w.labels for a in axes_of(label)}
+    reads = w.label_entries(over)
+    if not len(reads) or any(over & set(axes_of(label)) - weighted for label in m.labels):
+        ledger.kept.add(number)
+        return None
+    ledger.summed.add(number)
+    makes = np.concatenate([np.zeros(0, np.int64), *(y.ravel() for y in w.labels if not over & set(axes_of(y)))])
+    result, _ = reduce(ledger, m, axes, bool(call.arguments.get("keepdim", False)), call.where)
+    made = _read(call, x, w, makes, reads)
+    call.cuts = True
+    whole = w.origin if w.form is None and call.name == "sum" else frozenset()
+    return replace(result, data=True, makers=1 << made, product=whole, stats=x.stats)
+
+
 def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:
     """Marks of a reduction; units that are reduced over become statistics."""
     result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
     result = replace(result, loud=call.where, drawn=0.0)
-    if len(ids) and m.data:
+    if len(ids) and (m.data or m.origin):
+        number = len(call.ledger.statistics)
         call.ledger.statistics.append((ids, call.where))
-        result = replace(result, stats=result.stats | {len(call.ledger.statistics) - 1})
+        if not m.data:
+            call.ledger.of_weights.add(number)
+        result = replace(result, stats=result.stats | {number})
     return result
 
 
@@ -67,8 +92,11 @@ def normalised(call: Call, m: Marks, axes: Sequence[int], why: str | None = None
 # --- products -------------------------------------------------------------------------------------------
 
 
-def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) -> Marks:
-    """Marks of an einsum of two operands, with the event of a weight meeting an activation."""
+def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int], uneven: str = "") -> Marks:
+    """Marks of an einsum of two operands, with the event of a weight meeting an activation.
+
+    ``uneven``: why a constant unit does not add the same everywhere.
+    """
     ledger = call.ledger
     result, entries = contract(ledger, x, w, spec, sizes, call.where)
     call.cuts = True
@@ -77,7 +105,7 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
             ledger.forbid(entries[f"{side}_summed"], f"they meet other activations in a dot product ({call.where})")
             if len(entries[f"{side}_kept"]):
                 ledger.values.append((entries[f"{side}_kept"], call.where))
-        form = np.full((1,) * len(result.shape), ledger.form(("mixed", len(ledger.forms))))
+        form = np.full((1,) * len(result.shape), ledger.form((f"mixed {len(ledger.forms)}",)))
         return replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats, form=form)
     for state, other in ((x, w), (w, x)):
         if not x.data and not w.data and other.origin and state.origin and _is_expanded(state):
@@ -91,18 +119,19 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int]) ->
         return replace(result, origin=x.origin | w.origin, loud=max(x.loud, w.loud))
     # A constant (an initial state of zeros) that meets a parameter stands for an activation.
     (source, weight, side) = (x, w, "b") if x.data or not x.origin else (w, x, "a")
-    number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"])
+    number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"], uneven)
     whole = weight.origin if weight.form is None else frozenset()
     return replace(result, data=True, makers=1 << number, product=whole)
 
 
-def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids) -> int:
+def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids, uneven: str = "") -> int:
     """The event of a weight that reads an activation."""
     flow_out(call.tracer, source, call.where)
+    call.ledger.norms.extend(call.ledger.statistics[i] for i in sorted(weight.stats))
     if weight.loud:
         why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
         call.ledger.forbid(reads, why)
-    return call.event("product", weight.origin, makes, reads, source)
+    return call.event("product", weight.origin, makes, reads, source, weight.brittle, uneven)
 
 
 def _is_expanded(m: Marks) -> bool:
@@ -169,9 +198,18 @@ def _trilinear(call: Call) -> Marks | list[Marks | None]:
 
 @rule("_weight_norm_interface", "_weight_norm")
 def _weight_norm(call: Call) -> Marks | list[Marks | None]:
-    v, g = call.marks(call["v"]), call.marks(call["g"])
+    """``g * v / norm(v)``: each entry of one axis has a norm of its own, over all other axes."""
+    v, g, dim = call.marks(call["v"]), call.marks(call["g"]), call["dim"]
     if v.data or g.data:
         return unknown(call)
-    if call["dim"] != 0:  # not each output's own norm, over what it reads: a norm over what the units' weights make
-        normalised(call, v, [0])
-    return join(call, [v, g], call.shape, kind="scale")
+    # torch takes -1 for one norm of the whole weight.
+    axes = [a for a in range(len(v.shape)) if dim == -1 or a != dim % len(v.shape)]
+    normalised(call, v, axes)
+    own = v.label_entries([a for a in range(len(v.shape)) if a not in axes])
+    ledger = call.ledger
+    if len(own):
+        # Where it reads units along this axis, v of 0 is 0 / 0: the gain is what can be 0.
+        gain = next(iter(g.origin), "") if len(g.origin) == 1 and g.form is None else ""
+        ledger.brittle.append(Brittle(v.origin, own, call.where, gain))
+        v = replace(v, brittle=v.brittle | {len(ledger.brittle) - 1})
+    return replace(join(call, [v, g], call.shape, kind="scale"), brittle=v.brittle)

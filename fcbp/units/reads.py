@@ -17,12 +17,13 @@ _PRODUCTS = (F.linear, torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot, t
 _METHODS = (Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.bmm, Tensor.mv, Tensor.dot)
 _SUMS = (torch.addmm, torch.addmv, torch.baddbmm, torch.addbmm)
 _SUM_METHODS = (Tensor.addmm, Tensor.addmv, Tensor.baddbmm, Tensor.addbmm)
+_ELEMENTWISE = (torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)  # summed, these are products as well
 _CONVOLUTIONS = (
     F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
 )  # fmt: skip
 _CELLS = (torch.gru_cell, torch.lstm_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 _OPERANDS: dict[Callable[..., Any], slice] = {
-    **dict.fromkeys((*_PRODUCTS, *_METHODS, *_CONVOLUTIONS), slice(0, 2)),
+    **dict.fromkeys((*_PRODUCTS, *_METHODS, *_ELEMENTWISE, *_CONVOLUTIONS), slice(0, 2)),
     **dict.fromkeys((*_SUMS, *_SUM_METHODS), slice(1, 3)),
     torch.einsum: slice(0, None),
     F.bilinear: slice(0, 3),

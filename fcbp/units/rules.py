@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fcbp.units.ledger import Event, Ids, Ledger
 from fcbp.units.marks import Marks, meet, varying
+from fcbp.units.zeros import COPIES, SHIFTS, loud, weighed
 
 if TYPE_CHECKING:
     from fcbp.units.trace import Tracer
 
-__all__ = ["Call", "apply", "bits", "flow_out", "join", "pointwise", "rule", "unknown"]
+__all__ = ["Call", "apply", "bits", "flow_out", "join", "pointwise", "rule", "unevenly", "unknown"]
 
 Rule = Callable[["Call"], "Marks | list[Marks | None] | None"]
 _RULES: dict[str, Rule] = {}
@@ -62,12 +63,19 @@ class Call:
         return tuple(self.results[0].shape)
 
     def event(
-        self, kind: str, names: frozenset[str], makes: Ids, reads: Ids | None = None, read: Marks | None = None
+        self,
+        kind: str,
+        names: frozenset[str],
+        makes: Ids,
+        reads: Ids | None = None,
+        read: Marks | None = None,
+        brittle: frozenset[int] = frozenset(),
+        uneven: str = "",
     ) -> int:
         """Record a use of the parameters ``names``."""
         modules = tuple((path, m) for path, m in reversed(self.tracer.modules) if m is not None)
         reads = np.zeros(0, dtype=np.int64) if reads is None else reads
-        return self.ledger.record(Event(kind, names, makes, reads, self.where, modules, read))
+        return self.ledger.record(Event(kind, names, makes, reads, self.where, modules, read, brittle, uneven))
 
 
 def apply(
@@ -75,13 +83,15 @@ def apply(
 ) -> list[Marks | None]:
     """Marks of an operation's results; ``None`` where a result keeps those it has."""
     call = Call(tracer, func, args, kwargs, inputs, out)
+    factors = [m.factors[2] for m in map(call.marks, inputs) if m.factors and call.name not in ("sum", "mean")]
+    tracer.ledger.kept.update(factors)
     known = _RULES.get(call.name) or (pointwise if torch.Tag.pointwise in func.tags else unknown)
     marks = known(call)
     found = marks if isinstance(marks, list) else [marks]
     if len(found) < len(out):
         # Side results (saved statistics, indices): nothing is known of them.
         found = found + [_opaque(call, x) for x in out[len(found) :]]
-    return _traced(call, [m and _formed(call, m) for m in found])
+    return _traced(call, [m and weighed(call, _formed(call, m), call.name in _KEEPS) for m in found])
 
 
 def _formed(call: Call, m: Marks) -> Marks:
@@ -98,10 +108,19 @@ def _formed(call: Call, m: Marks) -> Marks:
         *sorted(name for x in inputs if not x.data for name in x.origin),
     )  # fmt: skip
     if any(not x.data and not x.origin for x in inputs):
-        what = (*what, len(call.ledger.forms))  # a constant, of whatever value
+        what = (*what, f"constant {len(call.ledger.forms)}")
     old = np.zeros((1,) * len(m.shape), dtype=np.int64) if m.form is None else m.form
     ids, where = np.unique(old, return_inverse=True)
     new = np.array([call.ledger.form((*what, int(i))) for i in ids])
+    return replace(m, form=new[where].reshape(old.shape))
+
+
+def unevenly(call: Call, m: Marks, why: str) -> Marks:
+    """A result of which a constant unit is no constant."""
+    old = np.zeros((1,) * len(m.shape), dtype=np.int64) if m.form is None else m.form
+    ids, where = np.unique(old, return_inverse=True)
+    number = len(call.ledger.forms)
+    new = np.array([call.ledger.form((call.name, f"call {number}", int(i)), why) for i in ids])
     return replace(m, form=new[where].reshape(old.shape))
 
 
@@ -128,7 +147,7 @@ def _traced(call: Call, results: list[Marks | None]) -> list[Marks | None]:
 
 def flow_out(tracer: Tracer, marks: Marks, to: str) -> None:
     """Statistics over units that reach something other than these units are read without a weight."""
-    for i in marks.stats:
+    for i in marks.stats - tracer.ledger.of_weights:
         ids, why = tracer.ledger.statistics[i]
         tracer.ledger.forbid(ids, f"{why} reads them without a weight and passes the result to {to}")
 
@@ -163,7 +182,6 @@ def unknown(call: Call) -> list[Marks | None]:
 
 # --- elementwise ----------------------------------------------------------------------------------------
 
-_SHIFTS = {"add", "sub", "rsub"}
 _SCALES = {"mul", "div"}
 
 
@@ -178,16 +196,19 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     ledger, name = call.ledger, call.name
     operands = [m.aligned(len(shape)) for m in operands]
     if kind is None:
-        kind = "shift" if name in _SHIFTS else "scale" if name in _SCALES else "other"
+        kind = "shift" if name in SHIFTS else "scale" if name in _SCALES else "other"
     data = [m for m in operands if m.data]
     origin: frozenset[str] = frozenset()
+    factors: tuple[Marks, Marks, int] | None = None
     size = int(np.prod(shape))
     for m in operands:
         if m.data or not m.origin:
             continue
         smaller = int(np.prod(m.shape)) < size and len(operands) > 1
         if data or (smaller and kind != "other"):
-            call.event(kind, m.origin, m.label_entries())
+            number = call.event(kind, m.origin, m.label_entries(), brittle=m.brittle)
+            if name == "mul" and len(data) == 1 and len(operands) == 2:
+                factors = (data[0], m, number)
         else:
             origin |= m.origin
     plain = name not in ("sub", "rsub") and all(call.arguments.get(factor, 1) == 1 for factor in ("alpha", "beta"))
@@ -203,7 +224,9 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
         result = Marks(shape, labels, fixed)
     stats: frozenset[int] = frozenset().union(*(m.stats for m in operands))
     own = set(result.label_entries().tolist())
-    back = frozenset(i for i in stats if own & set(ledger.statistics[i][0].tolist()))
+    back = frozenset(
+        i for i in stats if own & set(ledger.statistics[i][0].tolist()) or (data and i in ledger.of_weights)
+    )
     ledger.norms.extend(ledger.statistics[i] for i in sorted(back))
     makers = 0
     for m in operands:
@@ -211,9 +234,9 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     product = data[0].product if len(operands) == 1 and data else frozenset()
     return replace(
         result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
-        stats=stats - back, product=product if name in _COPIES else frozenset(),
-        loud="" if data else _loud(call, operands, shape), form=_met(ledger, data or operands),
-        drawn=_drawn(call, operands),
+        stats=stats - back, product=product if name in COPIES else frozenset(),
+        loud="" if data else loud(call, operands, shape), form=_met(ledger, data or operands),
+        drawn=_drawn(call, operands), factors=factors,
     )  # fmt: skip
 
 
@@ -232,34 +255,6 @@ def _met(ledger: Ledger, operands: list[Marks]) -> Ids | None:
     rows, where = np.unique(both, axis=1, return_inverse=True)
     new = np.array([ledger.form(("met", *map(int, row))) for row in rows.T])
     return new[where.ravel()].reshape(np.broadcast_shapes(*(x.shape for x in forms)))
-
-
-# Of 0 these make 0, whatever their other arguments.
-_QUIET = {
-    "neg", "abs", "relu", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "tanh", "hardtanh", "sin", "tan",
-    "asin", "atan", "sinh", "asinh", "atanh", "erf", "expm1", "log1p", "sqrt", "square", "sign", "sgn", "round",
-    "hardswish", "softshrink", "hardshrink", "nan_to_num", "_prelu_kernel", "_weight_norm_interface", "mul", "div",
-}  # fmt: skip
-
-
-def _loud(call: Call, operands: list[Marks], shape: tuple[int, ...]) -> str:
-    """Why what is computed from parameters is not 0 where those are; empty where it is."""
-    name = call.name
-    whole = [m for m in operands if m.origin and m.shape == shape]
-    if name in _SHIFTS:
-        return max(m.loud for m in whole) if len(whole) == len(operands) == 2 else call.where
-    if name == "mul" and len(operands) == 2 and whole:
-        return min(m.loud for m in whole)
-    quiet = name in _QUIET or name in _COPIES
-    if name == "pow":
-        quiet = _number(call["exponent"]) > 0
-    elif name == "clamp":
-        quiet = _number(call["min"]) <= 0 <= _number(call["max"])
-    return operands[0].loud if quiet and operands[0].shape == shape else call.where
-
-
-def _number(x: Any) -> float:
-    return float(x) if isinstance(x, (int, float)) else 0.0
 
 
 def _note_residual(call: Call, a: Marks, b: Marks) -> None:
@@ -293,14 +288,11 @@ def bits(x: int) -> list[int]:
     return [i for i in range(x.bit_length()) if x >> i & 1]
 
 
-_COPIES = {"clone", "detach", "alias", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "lift"}
-
-
 # Elementwise, though not tagged so (leaky_relu: in torch 2.9).
 _UNTAGGED = {"hardswish", "leaky_relu", "log_sigmoid_forward", "rrelu_with_noise", "masked_fill"}
 
 
-@rule(*_COPIES, keeps=True)
+@rule(*COPIES, keeps=True)
 @rule(*_UNTAGGED)
 def _elementwise(call: Call) -> list[Marks | None]:
     return pointwise(call)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fcbp.units.group import Slice, UnitGroup
-from fcbp.units.ledger import Event, Ids, Ledger, Slot
+from fcbp.units.ledger import Event, Ids, Ledger, Slot, names_of
 from fcbp.units.marks import Marks, axes_of, squeeze
 from fcbp.units.rules import bits
 from fcbp.units.transfer import forms, outgoing_biases
@@ -35,7 +35,7 @@ class Excluded:
 
 # What a leaf's entries are used for, as bits.
 _IN, _OUT, _TOKEN, _SHIFT, _OTHER = 1, 2, 4, 8, 16
-_SCALE, _NORM_SCALE, _NORM_SHIFT, _MEAN, _VAR, _SLOPE = 32, 64, 128, 256, 512, 1024
+_SCALE, _NORM_SCALE, _NORM_SHIFT, _MEAN, _VAR, _SLOPE, _DIRECTION = 32, 64, 128, 256, 512, 1024, 2048
 _BITS = {
     "token": _TOKEN, "shift": _SHIFT, "scale": _SCALE, "norm_scale": _NORM_SCALE, "norm_shift": _NORM_SHIFT,
     "running_mean": _MEAN, "running_var": _VAR, "slope": _SLOPE, "other": _OTHER,
@@ -43,7 +43,7 @@ _BITS = {
 _ROLE = {
     _IN: "incoming", _TOKEN: "incoming", _IN | _TOKEN: "incoming", _OUT: "outgoing", _SHIFT: "bias",
     _SCALE: "norm_scale", _NORM_SCALE: "norm_scale", _NORM_SHIFT: "norm_shift", _MEAN: "running_mean",
-    _VAR: "running_var", _SLOPE: "slope", _TOKEN | _SHIFT: "incoming",
+    _VAR: "running_var", _SLOPE: "slope", _TOKEN | _SHIFT: "incoming", _DIRECTION: "direction",
 }  # fmt: skip
 
 
@@ -79,8 +79,10 @@ class Search:
         self.roles = np.zeros(n, dtype=np.int64)
         self.first = np.full(n, len(ledger.events))  # the first event that uses an entry
         for i, event in enumerate(ledger.events):
-            self._use(i, event)
-        self.forbidden = self._first_reason(ledger.forbidden)
+            if i not in ledger.summed - ledger.kept:
+                self._use(i, event)
+        self.forbidden_facts = ledger.forbidden + [fact for event in ledger.events for fact in self._brittle(event)]
+        self.forbidden = self._first_reason(self.forbidden_facts)
         self.distinct = self._first_reason(ledger.distinctions)
         # Where the long branch's last layer reads what it made before, the sum is a step of a recurrence.
         shortcuts = [(ids, why) for ids, why, i in ledger.shortcuts if not self._is_loop(ledger.events[i])]
@@ -98,6 +100,25 @@ class Search:
                 named = own[np.isin(own, ids)] if np.isin(own, ids).any() else own[np.isin(self.root[own], units)]
                 self.roles[named] |= bit
                 self.first[named] = np.minimum(self.first[named], number)
+
+    def _brittle(self, event: Event) -> list[tuple[Ids, str]]:
+        """Units that a weight reads and that cannot be silenced by zeros in it; the gain of a weight norm is zeroed."""
+        facts = []
+        for brittle in (self.ledger.brittle[i] for i in sorted(event.brittle)):
+            zeroed = event.makes if event.kind in ("shift", "norm_shift") else event.reads
+            units = np.intersect1d(self.root[brittle.entries], self.root[zeroed])
+            if not brittle.names & event.names or not len(units):
+                continue
+            if brittle.gain:
+                for names, old, new in ((event.names, _OUT, _DIRECTION), ({brittle.gain}, _SCALE, _OUT)):
+                    slots = [self.ledger.slots[i].ids for name in sorted(names) for i in self.slots_of[name]]
+                    own = np.concatenate(slots)
+                    own = own[np.isin(self.root[own], units) & (self.roles[own] & old > 0)]
+                    self.roles[own] = self.roles[own] & ~old | new
+                continue
+            why = f"{brittle.where} has no finite value or slope where a unit's part of {names_of(event.names)} is 0"
+            facts.append((units, f"{why}, as a reset leaves it"))
+        return facts
 
     def _is_loop(self, event: Event) -> bool:
         """Whether weights read, directly or through other weights, what they made."""
@@ -161,14 +182,17 @@ class Search:
         slots = [(self.ledger.slots[i], self._role(c, i)) for i in c.entries]
         told = self.ledger.distinctions[self.distinct[unit]][1] if self.distinct[unit] >= 0 else ""
         if self.forbidden[unit] >= 0:
-            return self.ledger.forbidden[self.forbidden[unit]][1]
+            return self.forbidden_facts[self.forbidden[unit]][1]
         for slot, role in slots:
             if slot.is_buffer and role & ~(_MEAN | _VAR):
                 return f"they meet the buffer {slot.name}, which is no parameter"
+        for slot, _ in slots:
+            if not self.leaves[slot.name].is_floating_point():
+                return f"{slot.name} is of dtype {self.leaves[slot.name].dtype}, and a reset draws real numbers"
         if not any(role & (_IN | _TOKEN) for _, role in slots):
             return "no parameter makes them" + (f": {told}" if told else "")
         if not any(role & _OUT for _, role in slots):
-            return "no parameter reads them"
+            return "no parameter reads them" + (f": {told}" if told else "")
         for slot, role in slots:
             if role & _OUT and role & (_IN | _TOKEN):
                 return f"tied weights: axis {slot.axis} of {slot.name} both makes and reads them"
@@ -208,10 +232,7 @@ class Search:
         events = {i: int(self.first[c.entries[i][0, 0] + self.ledger.slots[i].start]) for i in c.entries}
         for i in sorted(c.entries, key=lambda i: (events[i], i)):
             slot = self.ledger.slots[i]
-            slices = _slices(slot, c.entries[i])
-            if slices is None:
-                return c.name, c.size, f"their entries on axis {slot.axis} of {slot.name} lie in no regular order"
-            fields[str(self._field(slot, self._role(c, i)))] += slices
+            fields[str(self._field(slot, self._role(c, i)))] += _slices(slot, c.entries[i])
         activation = self._activation(c)
         if activation is None:
             reads = ", ".join(dict.fromkeys(str(s.path[0]) for s in fields["outgoing"]))
@@ -229,7 +250,8 @@ class Search:
         return UnitGroup(
             c.name, c.size, outgoing_bias=biases, activation=path, activation_axis=axis,
             **{name: tuple(fields[name]) for name in (
-                "incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var", "slope")},
+                "incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var", "slope",
+                "direction")},
         )  # fmt: skip
 
     def _activation(self, c: Candidate) -> tuple[str, int, str] | None:
@@ -294,13 +316,14 @@ class Search:
         )
 
 
-def _slices(slot: Slot, entries: Ids) -> list[Slice] | None:
-    """Slices that own the entries, a row a unit: one, or else one for each column; ``None`` where there are none."""
+def _slices(slot: Slot, entries: Ids) -> list[Slice]:
+    """Slices that own the entries, a row a unit: one, or one for each column, or one that lists them."""
     for columns in ([entries], [entries[:, [k]] for k in range(entries.shape[1])]):
         slices = [_slice(slot, part) for part in columns]
         if all(slices):
             return [s for s in slices if s is not None]
-    return None
+    listed = tuple(map(tuple, entries.tolist()))
+    return [Slice((slot.name,), slot.axis, listed=listed, partial=entries.size < slot.size)]
 
 
 def _slice(slot: Slot, entries: Ids) -> Slice | None:

@@ -8,12 +8,12 @@ to. ``rules`` says what each operation does to the marks of its tensors.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import os
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,16 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
+    FakeTensor,
     FakeTensorMode,
 )
 from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from fcbp.units import layers, movement, products, rules  # noqa: F401  (importing registers rules)
-from fcbp.units.expose import expose
+from fcbp.units.copies import copied
+from fcbp.units.expose import WrittenOut, expose, plain_kernels
 from fcbp.units.ledger import Ids, Ledger
 from fcbp.units.marks import Marks, axes_of, varying
 from fcbp.units.reads import Reads
@@ -40,6 +42,9 @@ _BY_HAND = (
     "Write the group by hand instead: UnitGroup(name, size, incoming=(Slice((weight name,), 0),), bias=..., "
     "outgoing=(Slice((weight name,), 1),), outgoing_bias=..., activation=module that reads it)."
 )
+
+
+_LARGEST = 1 << 20  # numbers of a constant that are kept
 
 
 class Tracer(TorchDispatchMode):
@@ -67,6 +72,39 @@ class Tracer(TorchDispatchMode):
         self.bits += 1
         return 1 << self.bits
 
+    def value(self, x: Tensor) -> Tensor | None:
+        """The numbers that a tensor holds, where they are the same in every forward and small enough to be kept."""
+        if isinstance(x, FakeTensor):
+            known: Tensor | None = getattr(x, "_fcbp_value", None)
+            return x.constant if known is None else known
+        return x if getattr(x, "_fcbp_marks", None) is None else None
+
+    def numbers(self, x: Tensor) -> Ids | None:
+        """:meth:`value` as an array."""
+        known = self.value(x)
+        if known is None or known.numel() > _LARGEST or known.dtype == torch.bool:
+            return None
+        with _disable_current_modes():
+            return np.array(known.detach().cpu().numpy())
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], results: list[Tensor]) -> None:
+        """Keep the numbers of whole numbers computed from such: indices that are the same in every forward."""
+        if func._schema.is_mutable:
+            for x in inputs:
+                vars(x).pop("_fcbp_value", None)
+            return
+        if torch.Tag.nondeterministic_seeded in func.tags or any(x.numel() > _LARGEST for x in (*inputs, *results)):
+            return
+        if any(x.dtype.is_floating_point or x.dtype.is_complex or x.device.type == "meta" for x in results):
+            return
+        values = {id(y): self.value(y) for y in inputs}
+        if any(v is None for v in values.values()) or any(self.marks(y).data for y in inputs):
+            return
+        args, kwargs = pytree.tree_map(lambda y: values[id(y)] if isinstance(y, Tensor) else y, (args, kwargs))
+        with contextlib.suppress(Exception), _disable_current_modes():
+            for x, known in zip(results, pytree.tree_leaves(func(*args, **kwargs)), strict=True):
+                x._fcbp_value = known  # type: ignore[attr-defined]
+
     def where(self, func: Any) -> str:
         """The operation and the innermost module that runs it, for messages."""
         name = f"{func.namespace}.{func._schema.name.split('::')[-1]}"
@@ -92,6 +130,7 @@ class Tracer(TorchDispatchMode):
             self.mark(x, marks)
             if old is not None and any(x is y for y in inputs) and not _same(old, marks):
                 self._written(x, func)
+        self._follow(func, args, kwargs, inputs, results)
         for x in results:
             self.aliases.setdefault(x.untyped_storage()._cdata, []).append(weakref.ref(x))
         return out
@@ -129,8 +168,17 @@ def _same(a: Marks, b: Marks) -> bool:
     )
 
 
-def trace(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str, Any], caller: str) -> Ledger:
+def trace(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    caller: str,
+    method: str = "forward",
+    outputs: Sequence[str] | None = None,
+) -> Ledger:
     """What the forward of ``model`` on inputs like the examples does to the entries of its parameters.
+
+    ``method`` is the forward's name; ``outputs`` are patterns for the outputs that count, all for ``None``.
 
     Raises:
         ValueError: the model is lazily initialised or its forward cannot be traced.
@@ -159,16 +207,22 @@ def trace(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str, 
         return y
 
     args, options = pytree.tree_map(fake_input, (tuple(example_inputs), dict(kwargs)))
-    replica = copy.deepcopy(model, memo)
+    replica = copied(model, memo, caller, method)
     expose(replica)
     _watch_modules(replica, tracer)
     parameters = {name: memo[id(p)] for name, p in model.named_parameters()}
     reads = Reads(parameters, replica.buffers(), lambda name, x: ledger.reads.append((name, tracer.marks(x))))
     try:
-        with _plain_kernels(), torch.enable_grad(), fake, tracer, reads:
+        with plain_kernels(), torch.enable_grad(), fake, tracer, WrittenOut(), reads:
             output = replica(*args, **options)
     except (DataDependentOutputException, DynamicOutputShapeException) as error:
         operation = getattr(error, "func", error)
+        if _is_within(error, "distributions"):
+            raise ValueError(
+                f"{caller}: a distribution checks the values of its arguments: {operation} at {_line(error)}. A trace "
+                "sees shapes only, and neither vmap nor a compiler takes such a check; expected the distribution with "
+                "validate_args=False"
+            ) from error
         raise ValueError(
             f"{caller}: the forward depends on the values of tensors: {operation} at {_line(error)}. A trace sees "
             f"shapes only; expected a forward without if, while, item() or a mask index that reads a tensor. {_BY_HAND}"
@@ -178,11 +232,24 @@ def trace(model: nn.Module, example_inputs: Sequence[Any], kwargs: Mapping[str, 
             f"{caller}: the forward failed on the example inputs at {_line(error)}: {type(error).__name__}: {error}. "
             f"Expected inputs as the model's forward takes them. {_BY_HAND}"
         ) from error
-    for x in _tensors(output):
-        marks = tracer.marks(x)
-        ledger.forbid(marks.label_entries(), "they are the network's output")
-        rules.flow_out(tracer, marks, "the network's output")
+    found = list(_tensors(output))
+    for pattern in outputs or ():
+        if not any(_counts(path, [pattern]) for path, _ in found):
+            names = ", ".join(dict.fromkeys(path for path, _ in found)) or "one tensor, without a name"
+            raise ValueError(f"{caller}: outputs={pattern!r} matches no output; expected a pattern for one of: {names}")
+    for path, x in found:
+        if outputs is None or _counts(path, outputs):
+            marks = tracer.marks(x)
+            which = f"the network's output {path!r}" if path and len(found) > 1 else "the network's output"
+            ledger.forbid(marks.label_entries(), f"they are {which}")
+            rules.flow_out(tracer, marks, which)
     return ledger
+
+
+def _counts(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a pattern stands for an output, or for what holds it."""
+    keys = path.split(".")
+    return any(fnmatchcase(".".join(keys[:n]), p) for p in patterns for n in range(1, len(keys) + 1))
 
 
 def _fake_leaf(tracer: Tracer, fake: FakeTensorMode, name: str, leaf: Tensor, is_buffer: bool) -> Tensor:
@@ -194,22 +261,6 @@ def _fake_leaf(tracer: Tracer, fake: FakeTensorMode, name: str, leaf: Tensor, is
             labels.append(tracer.ledger.slot(name, axis, size, is_buffer).reshape(shape))
     tracer.mark(y, Marks(tuple(leaf.shape), tuple(labels), origin=frozenset({name})))
     return y
-
-
-@contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
-    """Without the vendors' fused kernels: an LSTM comes down to its products and gates."""
-    kernels = [
-        (torch._C._get_mkldnn_enabled(), torch._C._set_mkldnn_enabled),
-        (torch._C._get_cudnn_enabled(), torch._C._set_cudnn_enabled),
-    ]
-    try:
-        for _, switch in kernels:
-            switch(False)
-        yield
-    finally:
-        for enabled, switch in kernels:
-            switch(enabled)
 
 
 def _watch_modules(model: nn.Module, tracer: Tracer) -> None:
@@ -230,6 +281,12 @@ def _watch_modules(model: nn.Module, tracer: Tracer) -> None:
         module.register_forward_hook(leave, prepend=True)
 
 
+def _is_within(error: BaseException, part: str) -> bool:
+    """Whether an error was raised from a package of torch's."""
+    folder = os.path.join(os.path.dirname(torch.__file__), part) + os.sep
+    return any(frame.filename.startswith(folder) for frame in traceback.extract_tb(error.__traceback__))
+
+
 def _line(error: BaseException) -> str:
     """File, line and code of the model's own frame that an error was raised from."""
     torch_files, here = os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep
@@ -241,10 +298,15 @@ def _line(error: BaseException) -> str:
     return f"{last.filename}:{last.lineno} ({(last.line or '').strip()})"
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
-    """Every tensor in a forward's output, also inside dataclasses and plain objects."""
-    for leaf in pytree.tree_leaves(output):
+def _tensors(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a forward's output, also inside dataclasses and plain objects, and the keys that lead to it."""
+    for keys, leaf in pytree.tree_flatten_with_path(output)[0]:
+        name = ".".join([*([path] if path else []), *(_key(key) for key in keys)])
         if isinstance(leaf, Tensor):
-            yield leaf
+            yield name, leaf
         elif dataclasses.is_dataclass(leaf) or hasattr(leaf, "__dict__"):
-            yield from _tensors(list(vars(leaf).values()))
+            yield from _tensors(dict(vars(leaf)), name)
+
+
+def _key(key: Any) -> str:
+    return str(next(getattr(key, field) for field in ("key", "idx", "name") if hasattr(key, field)))

@@ -55,11 +55,11 @@ def _obstacle(ledger: Ledger, root: Ids, unit: int, leaf: str, measured: str) ->
     own = _readings(ledger, root, unit, leaf)
     if any(_is_several(root, unit, read) for read in own):
         return "reads several functions of each unit"
-    if leaf == measured:
-        return ""
     sides = [own, _readings(ledger, root, unit, measured)]
     found = [{form for read in side for form in forms(root, unit, read)} for side in sides]
-    if found[0] == found[1] and len(found[0]) == 1:
+    for why in _uneven(ledger, root, unit, leaf, found[0]):
+        return f"reads units that {why}, so a constant one does not add a constant"
+    if leaf == measured or (found[0] == found[1] and len(found[0]) == 1):
         return ""
     if any(np.isin(unit, root[e.makes]) and _has(root, unit, e) for e in ledger.events):
         # A recurrent unit's states are one function of the states before them, each of more steps than the last.
@@ -71,6 +71,12 @@ def _obstacle(ledger: Ledger, root: Ids, unit: int, leaf: str, measured: str) ->
         if steps[0] == steps[1] and len(steps[0][0]) == 1:
             return ""
     return f"reads another function of the units than {measured}, where their mean is taken"
+
+
+def _uneven(ledger: Ledger, root: Ids, unit: int, leaf: str, found: set[int]) -> list[str]:
+    """Why what a constant unit adds through a weight is not the same everywhere."""
+    here = [e.uneven for e in ledger.events if leaf in e.names and e.uneven and _has(root, unit, e)]
+    return here + [ledger.uneven[form] for form in sorted(found) if form in ledger.uneven]
 
 
 def _has(root: Ids, unit: int, event: Event) -> bool:
