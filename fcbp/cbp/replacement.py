@@ -94,11 +94,10 @@ def select_and_reset(
     for group in units:
         name = group.name
         limits[name] = _capacity(group, hyper.replacement_rate, capacity)
-        number = torch.minimum(torch.floor(owed[name]), number_eligible[name].clamp(max=limits[name])).to(torch.int32)
-        owed[name] = owed[name] - number
+        number, owed[name] = pay(owed[name], number_eligible[name], limits[name], hyper.replacement_rate)
         ranks[name], lowest[name] = rank_lowest(torch.where(eligible[name], debiased[name], torch.inf), limits[name])
-        replaced[name] = ranks[name] < number
         numbers[name] = number
+        replaced[name] = ranks[name] < number
 
     active = [group for group in units if limits[group.name]]
     if transfer_bias:
@@ -167,6 +166,24 @@ def replacements_due(
         return owed + fresh
     whole = torch.floor(fresh)
     return owed + whole + (random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole)
+
+
+def pay(
+    owed: Float[Tensor, ""], number_eligible: Int[Tensor, ""], limit: int, rate: float | Tensor
+) -> tuple[Int32[Tensor, ""], Float[Tensor, ""]]:
+    """How many are replaced now, at most ``limit``, and what is owed afterwards.
+
+    At rate 0 nobody is replaced. Whole replacements that nobody eligible is left for are forgiven, so that a debt is
+    never larger than the eligible.
+    """
+    whole = torch.floor(owed)
+    payable = torch.minimum(whole, number_eligible)
+    number = torch.clamp(payable, max=limit)
+    if isinstance(rate, Tensor):
+        number = torch.where(rate > 0, number, 0)
+    elif rate == 0:
+        number = torch.zeros_like(number)
+    return number.to(torch.int32), owed - (whole - payable + number)
 
 
 def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:

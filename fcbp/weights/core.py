@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from fcbp import initializers, random, tree
-from fcbp.cbp import bias_correction, replacements_due
+from fcbp.cbp import bias_correction, pay, replacements_due
 from fcbp.cbp.state import check_counting
 from fcbp.concrete import is_concrete
 from fcbp.names import unknown
@@ -198,9 +198,10 @@ def select_and_reset(
             counted = number_eligible if rate_counts == "eligible" else n * (number_eligible > 0)
             counted = torch.where(event, counted, 0)
             due = replacements_due(owed[name], counted, hyper.reset_rate, rounding, rounds, i)
-            number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limit))
+            # Between events nothing is counted, and so nothing is owed that nobody is left for.
+            number, left = pay(due, number_eligible, limit, hyper.reset_rate)
             number = torch.where(event, number, 0)
-            owed[name] = due - number
+            owed[name] = torch.where(event, left, due)
         if selection == "random":
             x = torch.where(x < torch.inf, _lots(random.fold_in(lots, i), n), 2**31 - 1)
         gone, places = lowest(x, number, limit) if few is None else few.lowest(int(number), n)
