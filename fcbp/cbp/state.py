@@ -20,7 +20,9 @@ __all__ = [
     "Replaced",
     "check_by_group",
     "check_counting",
+    "check_groups",
     "check_hyperparams",
+    "check_params",
     "init_state",
 ]
 
@@ -113,13 +115,49 @@ def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""
     return CBPState(age, util, mean, owed, key.clone())
 
 
+def check_groups(units: Iterable[UnitGroup]) -> tuple[UnitGroup, ...]:
+    """``units`` as a tuple.
+
+    Raises:
+        ValueError: they are no groups, or a name is given twice.
+    """
+    if isinstance(units, (str, UnitGroup)) or not isinstance(units, Iterable):
+        raise ValueError(f"units is {units!r}; expected an iterable of UnitGroup, such as find_units gives")
+    units = tuple(units)
+    names: set[str] = set()
+    for group in units:
+        if not isinstance(group, UnitGroup):
+            raise ValueError(f"units holds {group!r}; expected UnitGroup")
+        if group.name in names:
+            raise ValueError(f"units holds {group.name!r} twice; expected groups of different names, each once")
+        names.add(group.name)
+    return units
+
+
+def check_params(params: Params, argument: str = "params") -> None:
+    """Check that ``params`` may be a pytree of tensors.
+
+    Raises:
+        ValueError: it is a module, or nothing that holds tensors.
+    """
+    if isinstance(params, torch.nn.Module):
+        raise ValueError(
+            f"{argument} is a module, {type(params).__name__}; expected its parameters as a pytree of tensors: "
+            "dict(model.named_parameters())"
+        )
+    if not isinstance(params, (Tensor, Mapping, tuple, list)):
+        raise ValueError(f"{argument} is {params!r}; expected a pytree of tensors: dict(model.named_parameters())")
+
+
 def check_by_group(argument: str, values: Mapping[str, Tensor], units: tuple[UnitGroup, ...]) -> None:
     """Check that ``values`` has a vector ``(units,)`` for each group.
 
     Raises:
         ValueError: a group's is missing or of another size.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{argument} is {values!r}; expected a dict by the groups' names")
     for group in units:
-        if group.name not in values or values[group.name].shape != (group.size,):
-            found = {name: tuple(value.shape) for name, value in values.items()}
+        if getattr(values.get(group.name), "shape", None) != (group.size,):
+            found = {name: tuple(getattr(value, "shape", ())) for name, value in values.items()}
             raise ValueError(f"{argument} holds {found}; expected ({group.size},) for group {group.name!r}")
