@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -835,11 +836,9 @@ FACTORED = {
 
 
 @pytest.mark.parametrize("inputs", [3, 4])
-@pytest.mark.parametrize("with_params", [False, True])
-@pytest.mark.parametrize("case", [*FACTORED, "in pairs"])
+# A pair may be of anything's moments, where the shapes are not known.
+@pytest.mark.parametrize(("case", "with_params"), [*itertools.product(FACTORED, (False, True)), ("in pairs", True)])
 def test_factored_moments_are_reset_along_the_units_axis(case, with_params, inputs):
-    if case == "in pairs" and not with_params:
-        pytest.skip("a pair may be of anything's moments")
     params, units = square()
     params["w1"] = torch.ones(4, inputs)
     rows, columns = [torch.ones(4), torch.ones(2)], [torch.ones(inputs), torch.ones(4)]
@@ -867,7 +866,7 @@ def test_a_row_that_may_be_a_column_is_named():
 
 
 def test_an_entry_becomes_what_a_function_or_the_optimisers_init_says():
-    params, units, moments = perceptron_moments()
+    _, units, moments = perceptron_moments()
     replaced = {"h": torch.tensor([True] + [False] * 5)}
     state = {"log_step": moments, "trace": moments, "adam": adam_of(moments)}
 
@@ -978,7 +977,7 @@ def test_the_state_of_a_torch_optimiser_by_name():
 
 
 def test_many_members_with_parts_are_each_members_own():
-    params, units, moments = perceptron_moments()
+    _, units, moments = perceptron_moments()
     state = PARTS["a part for each kind"](moments)
     many = optree.tree_map(lambda leaf: torch.stack([leaf, leaf * 2]), state)
     masks = torch.eye(6, dtype=torch.bool)[:2]
@@ -1132,12 +1131,16 @@ def test_groups_of_every_shape_follow_the_oracle(network, measure, capacity):
 # --- bad input --------------------------------------------------------------------------------------------
 
 
-def call(hyper=None, features=None, state=None, params=None, update=None, **options):
+def call(hyper=None, features=None, state=None, params=None, update=None, units=None, **options):
     """One update and one selection of a good network, but for what is given."""
-    good, units = perceptron()
+    good, own = perceptron()
+    units = own if units is None else units
     params = good if params is None else params
     hyper = fcbp.Hyperparams(**{"replacement_rate": 0.1, **(hyper or {})})
-    state = fcbp.init_state(units, good, KEY) if state is None else state
+    if state is None:
+        state = fcbp.init_state(own, good, KEY)
+        # Mature, and so much is due that somebody is replaced.
+        state = state._replace(age={"h": state.age["h"] + 1000}, owed={"h": state.owed["h"] + 1})
     features = {"h": torch.ones(2, 6)} if features is None else features
     state = fcbp.update_utility(state, params, features, hyper, units=units, **(update or {}))
     return fcbp.select_and_reset(state, params, hyper, units=units, **options)
@@ -1226,3 +1229,56 @@ def test_nothing_has_changed_when_bad_input_is_named():
         fcbp.update_utility(state, params, {"h": torch.ones(1, 7)}, fcbp.Hyperparams(), units=units)
     for a, b in zip(*map(optree.tree_leaves, (before, (state, params))), strict=True):
         assert a.equal(b)
+
+
+REFUSED = [
+    (
+        lambda u, p: fcbp.init_state(u, torch.nn.Linear(3, 2), KEY),
+        r"params is a module, Linear; .*dict\(model\.named",
+    ),
+    (lambda u, p: fcbp.init_state(u, None, KEY), r"params is None; expected a pytree of tensors"),
+    (lambda u, p: fcbp.init_state(None, p, KEY), r"units is None; expected an iterable of UnitGroup"),
+    (lambda u, p: fcbp.init_state(u[0], p, KEY), r"units is UnitGroup\(.*; expected an iterable of UnitGroup"),
+    (lambda u, p: fcbp.init_state("h", p, KEY), r"units is 'h'; expected an iterable of UnitGroup"),
+    (lambda u, p: fcbp.init_state(u + u, p, KEY), r"units holds 'h' twice"),
+    (lambda u, p: fcbp.reset_buffers({}, {"h": torch.zeros(6)}, units=u + u), r"units holds 'h' twice"),
+    (lambda u, p: fcbp.reset_moments((), {"h": torch.zeros(6)}, units=u + u), r"units holds 'h' twice"),
+    (lambda u, p: fcbp.reset_moments((), None, units=u), r"replaced is None; expected a dict by the groups' names"),
+    (lambda u, p: call(units=u + u), r"units holds 'h' twice"),
+    (lambda u, p: call(params=torch.nn.Linear(3, 2)), r"params is a module, Linear"),
+    (
+        lambda u, p: call(features=torch.ones(2, 6)),
+        r"features is tensor(.|\n)*; expected a dict with one tensor a group",
+    ),
+    (lambda u, p: call(state={}), r"state is \{\}; expected a CBPState, as init_state gives it"),
+    (
+        lambda u, p: call(hyper={"replacement_rate": "0.1"}),
+        r"replacement_rate is '0\.1'; expected a number in \[0, 1\]",
+    ),
+    (lambda u, p: call(hyper={"decay_rate": None}), r"decay_rate is None; expected a number in \[0, 1\)"),
+    (lambda u, p: call(hyper={"replacement_rate": True}), r"replacement_rate is True; expected a number"),
+    (
+        lambda u, p: call(hyper={"replacement_rate": torch.ones(2)}),
+        r"replacement_rate is a tensor \(2,\) .* 0-d",
+    ),
+    (lambda u, p: call(transfer_bias="no"), r"transfer_bias is 'no'; expected True or False"),
+    (lambda u, p: call(transfer_bias=None), r"transfer_bias is None; expected True or False"),
+    (lambda u, p: call(initializer=3), r"initializer is 3; expected a name of INITIALIZERS or a function"),
+    (lambda u, p: call(initializer=lambda *_: 0.0), r"gives 0\.0; expected a tensor of shape \(\d, 3\) torch\.float32"),
+    (
+        lambda u, p: call(initializer=lambda key, shape, *_: torch.zeros(shape, dtype=torch.float64)),
+        r"gives \(\d, 3\) torch\.float64; expected a tensor of shape",
+    ),
+    (
+        lambda u, p: call(initializer=lambda *_: torch.zeros(3)),
+        r"gives \(3,\) torch\.float32; expected a tensor of shape",
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_what_is_of_another_kind_is_named(number):
+    function, message = REFUSED[number]
+    params, units = perceptron()
+    with pytest.raises(ValueError, match=message):
+        function(units, params)

@@ -194,6 +194,8 @@ def _of_row_and_column(path: Path, slices: Slices, own: Sequence[Moment]) -> Sha
     known = [{m.leaf.shape[0] for m in vectors if m.side == side} for side in (0, 1)]
     lengths = [*dict.fromkeys(m.leaf.shape[0] for m in vectors)]
     choices = [(a, b) for a in lengths for b in lengths if len(lengths) == 1 or a != b]
+    if len(lengths) == 1 and not misfit(lengths, slices) and not any(_said(m.path) is not None for m in vectors):
+        choices = []  # two moments of a vector look the same
     choices = [c for c in choices if all(not k or k == {n} for k, n in zip(known, c, strict=True))]
     choices = [c for c in choices if not misfit(c, slices)]
     if len(choices) != 1:
@@ -223,13 +225,17 @@ def misfit(shape: Sequence[int], slices: Slices) -> str:
 def _side(path: Path, start: int, place: Path, beside: Sequence[Path]) -> int | None:
     """Whether a factored moment is a row (0) or a column (1), by the words in its path, or by its place in a pair."""
     own = path[:start] + path[start + len(place) :]
-    words = {word for entry in own if isinstance(entry, str) for word in re.split(r"[^a-z]+", entry.lower())}
-    if bool(words & _ROW) != bool(words & _COLUMN):
-        return int(bool(words & _COLUMN))
+    if (said := _said(own)) is not None:
+        return said
     if own and isinstance(path[-1], int) and len(path) > start + len(place):
         pair = [p for p in beside if p[:-1] == path[:-1]]
         return pair.index(path) if len(pair) == 2 else None
     return None
+
+
+def _said(entries: Path) -> int | None:
+    words = {word for entry in entries if isinstance(entry, str) for word in re.split(r"[^a-z]+", entry.lower())}
+    return int(bool(words & _COLUMN)) if bool(words & _ROW) != bool(words & _COLUMN) else None
 
 
 def axes_of(moment: Moment, shape: Shape) -> dict[int, int]:

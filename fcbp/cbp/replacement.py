@@ -11,7 +11,18 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree
 from fcbp.cbp.running import bias_correction
-from fcbp.cbp.state import CBPState, Hyperparams, Params, Replaced, check_by_group, check_counting, check_hyperparams
+from fcbp.cbp.state import (
+    CBPState,
+    Hyperparams,
+    Params,
+    Replaced,
+    check_by_group,
+    check_counting,
+    check_groups,
+    check_hyperparams,
+    check_params,
+    check_state,
+)
 from fcbp.concrete import is_concrete
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
@@ -62,9 +73,13 @@ def select_and_reset(
     Raises:
         ValueError: a hyperparameter or ``capacity`` is out of range, or an option is unknown.
     """
-    units = tuple(units)
+    units = check_groups(units)
+    check_state(state, CBPState)
+    check_params(params)
     check_hyperparams(hyper)
     check_by_group("state.age", state.age, units)
+    if not isinstance(transfer_bias, bool):
+        raise ValueError(f"transfer_bias is {transfer_bias!r}; expected True or False")
     draw_rows = initializers.get(initializer)
     check_counting(rounding, rate_counts, capacity, "units")
     key, draws, rounds = random.split(state.key, 3).unbind()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree
 from fcbp.cbp import bias_correction, pay, replacements_due
-from fcbp.cbp.state import check_counting
+from fcbp.cbp.state import check_counting, check_state
 from fcbp.concrete import is_concrete
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw
@@ -59,6 +59,7 @@ def update_utility(
         ValueError: the utility is unknown; ``params``, ``grads`` or ``moments`` lack a managed tensor or have it in
             another shape; a hyperparameter is out of range.
     """
+    check_state(state, WeightsState)
     check_hyperparams(hyper)
     if utility not in UTILITIES:
         raise unknown("utility", utility, UTILITIES)
@@ -136,6 +137,7 @@ def select_and_reset(
         ValueError: a hyperparameter or ``capacity`` is out of range; an option is unknown; ``params`` lacks a managed
             tensor or has it in another shape; the initialiser needs two axes and a managed tensor has fewer.
     """
+    check_state(state, WeightsState)
     check_hyperparams(hyper)
     if selection not in SELECTIONS:
         raise unknown("selection", selection, SELECTIONS)
