@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -27,6 +28,7 @@ from fcbp.names import lookup
 __all__ = [
     "INITIALIZERS",
     "Initializer",
+    "checked",
     "default_normal",
     "default_uniform",
     "gain",
@@ -151,14 +153,45 @@ INITIALIZERS: dict[str, Initializer] = {
 _FOLLOW_NONLINEARITY = ("kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")
 
 
+def checked(initializer: Initializer) -> Initializer:
+    """The same function, whose result is looked at: a wrong one would change the parameters' shape or dtype.
+
+    Raises:
+        ValueError: at a call, the result is no tensor of the shape and dtype that were asked for.
+    """
+    if initializer in INITIALIZERS.values():
+        return initializer
+
+    @functools.wraps(initializer, updated=())
+    def draw(
+        key: Any,
+        shape: Sequence[int],
+        fan_in: int,
+        fan_out: int,
+        dtype: torch.dtype = torch.float32,
+        device: Device = None,
+        **options: Any,
+    ) -> Tensor:
+        values = initializer(key, shape, fan_in, fan_out, dtype, device, **options)
+        if isinstance(values, Tensor) and (values.shape, values.dtype) == (torch.Size(shape), dtype):
+            return values
+        found = f"{tuple(values.shape)} {values.dtype}" if isinstance(values, Tensor) else repr(values)
+        name = getattr(initializer, "__name__", type(initializer).__name__)
+        raise ValueError(f"initializer {name} gives {found}; expected a tensor of shape {tuple(shape)} {dtype}")
+
+    return draw
+
+
 def get(initializer: str | Initializer, nonlinearity: str | None = None) -> Initializer:
-    """The initializer of that name, with the gain of ``nonlinearity`` where it has one; or the function itself.
+    """The initializer of that name, with the gain of ``nonlinearity`` where it has one; or the function, checked.
 
     Raises:
         ValueError: the initializer or the nonlinearity is unknown.
     """
     if callable(initializer):
-        return initializer
+        return checked(initializer)
+    if not isinstance(initializer, str):
+        raise ValueError(f"initializer is {initializer!r}; expected a name of INITIALIZERS or a function")
     function = lookup("initializer", initializer, INITIALIZERS)
     if nonlinearity is None or initializer not in _FOLLOW_NONLINEARITY:
         return function

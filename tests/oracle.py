@@ -136,8 +136,9 @@ class Oracle:
                 assert fresh in (math.floor(rate * counted), math.floor(rate * counted) + 1)
                 self.owed[name] += fresh
                 whole = round(self.owed[name])
-            number = min(whole, len(eligible), group.size if capacity is None else capacity)
-            self.owed[name] -= number
+            forgiven = max(whole - len(eligible), 0)
+            number = min(whole, len(eligible), group.size if capacity is None else capacity) if rate else 0
+            self.owed[name] -= forgiven + number
             chosen[name] = sorted(eligible, key=lambda u: (u_hat[u], u))[:number]
         return chosen
 

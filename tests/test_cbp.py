@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -153,7 +154,10 @@ def test_fifty_steps_follow_the_oracle(run, layout, dtype, tolerance):
         grads, features = gradient(params, x.to(dtype), y.to(dtype))
         params, opt_state = optimizer.update(grads, opt_state, params, step_size=step_size)
         state = fcbp.update_utility(state, params, features, hyper, units=units, measure=measure, grads=grads)
-        owed = {name: value.item() for name, value in state.owed.items()}
+        # What chance adds this time: all of it is replaced or owed where nothing was before.
+        anew = state._replace(owed=optree.tree_map(torch.zeros_like, state.owed))
+        _, fresh, gone = fcbp.select_and_reset(anew, params, hyper, units=units, **{**run, "capacity": None})
+        gained = {name: gone[name].sum().item() + fresh.owed[name].item() for name in gone}
         params, state, replaced = fcbp.select_and_reset(
             state,
             params,
@@ -170,8 +174,6 @@ def test_fifty_steps_follow_the_oracle(run, layout, dtype, tolerance):
             m[...] = 0.5 * m + g
             p[...] -= step_size * m
         expected.update_utility(numbers(reads), decay, measure, numbers(theirs))
-        # What chance added this time is read back: replaced, and what is owed more than before.
-        gained = {n: replaced[n].sum().item() + state.owed[n].item() - owed[n] for n in owed}
         chosen = expected.select(rate, maturity, decay, due=lambda name, _, gained=gained: gained[name], **run)
         expected.reset(chosen, decay, transfer_bias)
         for role in ("incoming", "bias", "outgoing", "norm_scale", "norm_shift", "slope"):
@@ -512,16 +514,15 @@ def drive(steps, size, rates, maturity, **options):
 RATES = torch.tensor([0.0, 1e-6, 1e-5, 1e-4, 1e-3, 0.0123, 0.1, 1 / 3, 0.5, 0.9, 1.0], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("options", [{}, {"capacity": 5}, {"capacity": 1}])
+@pytest.mark.parametrize("options", [{}, {"capacity": 5}])
 def test_the_number_replaced_is_the_rate_times_the_eligible(options):
     replaced, eligible, state = drive(300, 5, RATES, 7, **options)
     owed = state.owed["h"]
-    # Nothing is lost: what was due and not replaced is owed, and less than one unit unless the capacity is small.
+    # Nothing is lost: what was due and not replaced is owed, less than one unit.
     torch.testing.assert_close(replaced + owed, RATES * eligible, rtol=1e-12, atol=1e-12)
-    if options.get("capacity") != 1:
-        assert (owed < 1).all()
-        assert (owed >= 0).all()
-        assert (replaced - RATES * eligible).abs().max() < 1
+    assert (owed < 1).all()
+    assert (owed >= 0).all()
+    assert (replaced - RATES * eligible).abs().max() < 1
     assert replaced[0] == 0
     assert replaced[-1] > 100
 
@@ -595,7 +596,43 @@ def test_what_is_deferred_is_replaced_later():
         gone.append(replaced["h"].nonzero().flatten().tolist())
         owed.append(state.owed["h"].item())
     assert gone == [[0, 1], [2, 3], [4, 5], []]
-    assert owed == [4, 6, 6, 6]  # 6, 4 and 2 fell due
+    assert owed == [4, 2, 0, 0]  # 6, 4 and 2 fell due, of which no more is owed than units are left
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("rounding", ["accumulate", "stochastic"])
+@pytest.mark.parametrize("rate_counts", ["eligible", "all"])
+def test_a_debt_is_bounded_by_the_eligible_and_not_paid_at_rate_zero(rounding, rate_counts, as_tensor):
+    params, units = perceptron()
+    state = state_with(units, params, torch.arange(1.0, 7), owed=1183.0)
+    utility = dict(state.utility)
+    counts = []
+    for rate in (*[0.5] * 9, *[0.0] * 4, 0.5):
+        hyper = fcbp.Hyperparams(torch.tensor(rate) if as_tensor else rate, 1)
+        age = {"h": state.age["h"] + 1}
+        eligible = (age["h"] > 1).sum()
+        new, state, replaced = fcbp.select_and_reset(
+            state._replace(age=age, utility=utility),
+            params,
+            hyper,
+            units=units,
+            rounding=rounding,
+            rate_counts=rate_counts,
+            capacity=1,
+            transfer_bias=True,
+        )
+        counts.append(replaced["h"].sum().item())
+        assert 1 <= state.owed["h"] <= eligible
+        if not rate:
+            assert all(new[name].equal(params[name]) for name in params)
+    assert counts == [1] * 9 + [0] * 4 + [1]
+
+
+def test_a_fraction_that_is_owed_outlasts_a_time_without_eligible_units():
+    params, units = perceptron()
+    state = state_with(units, params, torch.arange(1.0, 7), age=0, owed=2.75)
+    _, state, _ = fcbp.select_and_reset(state, params, fcbp.Hyperparams(0.5), units=units)
+    assert state.owed["h"] == 0.75
 
 
 def test_a_great_debt_is_paid_without_overflow():
@@ -603,7 +640,7 @@ def test_a_great_debt_is_paid_without_overflow():
     state = state_with(units, params, torch.arange(1.0, 7), owed=1e10)
     _, after, replaced = fcbp.select_and_reset(state, params, fcbp.Hyperparams(1.0, 0), units=units, capacity=2)
     assert replaced["h"].nonzero().flatten().tolist() == [0, 1]
-    assert after.owed["h"] == 1e10 + 4
+    assert after.owed["h"] == 4
 
 
 @given(st.floats(0, 1), st.integers(1, 80), st.floats(0, 0.999))
@@ -705,6 +742,250 @@ def test_moments_and_counts_are_reset_wherever_they_lie(wrap):
         assert field["b2"].all()
         assert all(field[name].dtype == old[name].dtype for name in old)
         assert all(old[name].all() for name in old)
+
+
+def by_kind(leaves, *names):
+    return {name: leaves[name] for name in names}
+
+
+def perceptron_moments(make=torch.ones_like):
+    params, units = perceptron(hidden=6, inputs=3, outputs=2)
+    return params, units, {name: make(leaf) for name, leaf in params.items()}
+
+
+def adam_of(moments):
+    counts = optree.tree_map(lambda leaf: torch.ones_like(leaf, dtype=torch.int32), moments)
+    return optim.AdamState(moments, moments, counts)
+
+
+PARTS = {
+    "a part for each kind": lambda m: {
+        "polyak": m,
+        "muon": by_kind(m, "w1", "w2"),
+        "adam": adam_of(by_kind(m, "b1", "b2")),
+    },
+    "two parts": lambda m: {"muon": by_kind(m, "w1", "w2"), "adam": by_kind(m, "b1", "b2")},
+    "an optimiser a layer": lambda m: [adam_of(by_kind(m, "w1", "b1")), optim.SGDState(by_kind(m, "w2", "b2"))],
+    "decay groups": lambda m: (
+        {"decay": {"mean": by_kind(m, "w1", "w2")}, "rest": {"mean": by_kind(m, "b1", "b2")}},
+        3,
+    ),
+    "by name": lambda m: {name: {"exp_avg": leaf, "step": torch.tensor(3.0)} for name, leaf in m.items()},
+    "by name, in pairs": lambda m: {name: (leaf, leaf) for name, leaf in m.items()},
+    "by name, in states": lambda m: {"state": {name: optim.AdamState(leaf, leaf, leaf) for name, leaf in m.items()}},
+    "None for what is frozen": lambda m: adam_of({**m, "b1": None, "w2": None}),
+    "() for what is frozen": lambda m: {"mean": {**m, "b1": (), "w2": ()}},
+    "without the biases": lambda m: {"muon": by_kind(m, "w1", "w2"), "key": torch.zeros(2, dtype=torch.int64)},
+    "tensors beside a subtree": lambda m: {"w1": m["w1"], "adam": by_kind(m, "b1", "w2", "b2")},
+    "a placeholder for a factored tensor": lambda m: {"m": m, "v": {**m, "w1": torch.ones(1)}},
+}
+
+
+def assert_reset(reset, value=0.0, names=("w1", "b1", "w2")):
+    """Of every tensor of a parameter's shape unit 0's entries are ``value`` and the others 1."""
+    shapes = {(6, 3): "w1", (6,): "b1", (2, 6): "w2"}
+    found = set()
+    for leaf in optree.tree_leaves(reset):
+        if isinstance(leaf, torch.Tensor) and tuple(leaf.shape) in shapes:
+            name = shapes[tuple(leaf.shape)]
+            found.add(name)
+            own = leaf[:, 0] if name == "w2" else leaf[0]
+            others = leaf[:, 1:] if name == "w2" else leaf[1:]
+            assert (own == (value if leaf.is_floating_point() else 0)).all(), name
+            assert (others == 1).all(), name
+        elif isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+            assert leaf.all()
+    assert found == set(names)
+
+
+@pytest.mark.parametrize("with_params", [False, True])
+@pytest.mark.parametrize("case", PARTS)
+def test_every_part_of_an_optimisers_state_is_reset(case, with_params):
+    params, units, moments = perceptron_moments()
+    state = PARTS[case](moments)
+    before = copy.deepcopy(state)
+    replaced = {"h": torch.tensor([True] + [False] * 5)}
+    options = {"units": units, "params": params if with_params else None}
+    reset = fcbp.reset_moments(state, replaced, **options)
+    assert optree.tree_structure(reset) == optree.tree_structure(state)
+    names = {"w1"} if "frozen" in case else {"w1", "w2"} if "without" in case else {"w1", "b1", "w2"}
+    assert_reset(reset, names=names)
+    assert_reset(fcbp.reset_moments(state, replaced, fresh=-3.0, **options), -3.0, names)
+    for a, b in zip(*map(optree.tree_leaves, (state, before)), strict=True):
+        assert a == b if not isinstance(a, torch.Tensor) else a.equal(b)
+    nobody = {"h": torch.zeros(6, dtype=torch.bool)}
+    for a, b in zip(*map(optree.tree_leaves, (fcbp.reset_moments(state, nobody, **options), state)), strict=True):
+        assert a == b if not isinstance(a, torch.Tensor) else a.equal(b)
+
+
+def square():
+    params = {"w1": torch.ones(4, 4), "w2": torch.ones(2, 4)}
+    return params, (UnitGroup("h", 4, (Slice(("w1",), 0),), (), (Slice(("w2",), 1),), (None,)),)
+
+
+FACTORED = {
+    "by role": lambda r, c: {"row": {"w1": r[0], "w2": r[1]}, "col": {"w1": c[0], "w2": c[1]}},
+    "by name": lambda r, c: {f"w{i + 1}": {"exp_avg_sq_row": r[i], "exp_avg_sq_col": c[i]} for i in range(2)},
+    "kept axes": lambda r, c: {f"w{i + 1}": {"a": r[i][:, None], "b": c[i][None]} for i in range(2)},
+    "beside a moment": lambda r, c: {
+        "m": {"w1": torch.ones(4, len(c[0])), "w2": torch.ones(2, 4)},
+        "v_row": {"w1": r[0], "w2": r[1]},
+        "v_col": {"w1": c[0], "w2": c[1]},
+    },
+}
+
+
+@pytest.mark.parametrize("inputs", [3, 4])
+# A pair may be of anything's moments, where the shapes are not known.
+@pytest.mark.parametrize(("case", "with_params"), [*itertools.product(FACTORED, (False, True)), ("in pairs", True)])
+def test_factored_moments_are_reset_along_the_units_axis(case, with_params, inputs):
+    params, units = square()
+    params["w1"] = torch.ones(4, inputs)
+    rows, columns = [torch.ones(4), torch.ones(2)], [torch.ones(inputs), torch.ones(4)]
+    pairs = lambda r, c: {f"w{i + 1}": (r[i], c[i]) for i in range(2)}  # noqa: E731
+    state = FACTORED.get(case, pairs)(rows, columns)
+    replaced = {"h": torch.tensor([False, True, False, False])}
+    reset = fcbp.reset_moments(state, replaced, units=units, params=params if with_params else None)
+    wanted = FACTORED.get(case, pairs)(
+        [torch.tensor([1.0, 0, 1, 1]), torch.ones(2)], [torch.ones(inputs), torch.tensor([1.0, 0, 1, 1])]
+    )
+    if case == "beside a moment":
+        wanted["m"]["w1"][1] = 0
+        wanted["m"]["w2"][:, 1] = 0
+    for a, b in zip(*map(optree.tree_leaves, (reset, wanted)), strict=True):
+        assert a.equal(b)
+
+
+def test_a_row_that_may_be_a_column_is_named():
+    params, units = square()
+    replaced = {"h": torch.zeros(4, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"a/w1 of shape \(4,\) under the name of w1, \(4, 4\), and may be a row or"):
+        fcbp.reset_moments({"a": {"w1": torch.ones(4), "w2": torch.ones(2)}}, replaced, units=units, params=params)
+    with pytest.raises(ValueError, match=r"w1/0 of shape \(4,\), w1/1 of shape \(4,\) .* cannot be told; .* params="):
+        fcbp.reset_moments({"w1": (torch.ones(4), torch.ones(4))}, replaced, units=units)
+
+
+def test_an_entry_becomes_what_a_function_or_the_optimisers_init_says():
+    _, units, moments = perceptron_moments()
+    replaced = {"h": torch.tensor([True] + [False] * 5)}
+    state = {"log_step": moments, "trace": moments, "adam": adam_of(moments)}
+
+    def fresh(path, leaf):
+        return -4.6 if path[0] == "log_step" else torch.full_like(leaf, 0.5) if path[0] == "trace" else 0
+
+    reset = fcbp.reset_moments(state, replaced, units=units, fresh=fresh)
+    for part, value in (("log_step", -4.6), ("trace", 0.5), ("adam", 0.0)):
+        assert_reset(reset[part], torch.tensor(value))
+    init = optree.tree_map(lambda leaf: torch.full_like(leaf, 7), state)
+    reset = fcbp.reset_moments(state, replaced, units=units, fresh=init)
+    assert reset["adam"].step["w1"][:2].tolist() == [[7] * 3, [1] * 3]
+    assert_reset({part: reset[part] for part in ("log_step", "trace")}, 7.0)
+    for bad, message in (
+        ({"log_step": moments}, r"fresh has nothing at trace/w1"),
+        (lambda path, leaf: leaf[:1], r"fresh has shape \(1, 3\) at log_step/w1; expected \(6, 3\)"),
+        (lambda path, leaf: "zero", r"fresh has 'zero' at log_step/w1; expected a number or a tensor"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fcbp.reset_moments(state, replaced, units=units, fresh=bad)
+
+
+@pytest.mark.parametrize("with_params", [False, True])
+@pytest.mark.parametrize("name", ["w1", "b1", "w2"])
+@pytest.mark.parametrize("change", ["grown", "shrunk"])
+def test_moments_from_before_a_layer_changed_its_size_are_named(change, name, with_params):
+    params, units, moments = perceptron_moments()
+    old = 5 if change == "grown" else 7
+    shape = [old if n == 6 else n for n in moments[name].shape]
+    state = {"mean": {**moments, name: torch.ones(shape)}}
+    replaced = {"h": torch.zeros(6, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=rf"opt_state has mean/{name} of shape .* under the name of {name}; expected "):
+        fcbp.reset_moments(state, replaced, units=units, params=params if with_params else None)
+
+
+def test_moments_of_a_grown_head_are_named():
+    params, units, moments = perceptron_moments()
+    replaced = {"h": torch.zeros(6, dtype=torch.bool)}
+    grown = {**moments, "w2": torch.ones(5, 6)}
+    with pytest.raises(ValueError, match=r"square/w2 of shape \(2, 6\) under the name of w2; expected \(5, 6\)"):
+        fcbp.reset_moments({"mean": grown, "square": moments}, replaced, units=units)
+    with pytest.raises(ValueError, match=r"mean/w2 of shape \(2, 6\) under the name of w2; expected \(5, 6\)"):
+        fcbp.reset_moments({"mean": moments}, replaced, units=units, params={**params, "w2": torch.ones(5, 6)})
+
+
+def test_another_parameters_moments_are_not_taken_for_a_units():
+    """A decoder whose parameters have the encoder's names, one level deeper."""
+    params = {"0": {"w": torch.ones(3, 2)}, "decoder": {"0": {"w": torch.ones(3, 2)}}}
+    units = (UnitGroup("h", 3, (Slice(("0", "w"), 0),), (), (), ()),)
+    state, replaced = {"mean": params}, {"h": torch.ones(3, dtype=torch.bool)}
+    reset = fcbp.reset_moments(state, replaced, units=units, params=params)
+    assert not reset["mean"]["0"]["w"].any()
+    assert reset["mean"]["decoder"]["0"]["w"].all()
+    with pytest.raises(ValueError, match=r"holds 0/w twice in one subtree, .* at mean/decoder/0/w; expected params="):
+        fcbp.reset_moments(state, replaced, units=units)
+
+
+class Record:
+    def __init__(self):
+        self.mean = torch.ones(2)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            lambda p: torch.optim.Adam([*p.values()]),
+            r"opt_state is a torch\.optim\.Adam; .*for name, p in model\.named_",
+        ),
+        (
+            lambda p: {"a": torch.optim.SGD([*p.values()])},
+            r"opt_state, at a, is a torch\.optim\.SGD; expected its state",
+        ),
+        (
+            lambda p: optim.adam(),
+            r"opt_state, at init, is function, no pytree of tensors; expected what an optimiser's",
+        ),
+        (lambda p: torch.nn.Linear(2, 2), r"opt_state is Linear, no pytree of tensors"),
+        (lambda p: None, r"opt_state is None; expected what an optimiser's init\(params\) returned"),
+        (lambda p: "adam", r"opt_state is 'adam'; expected"),
+        (lambda p: [Record()], r"opt_state, at 0, is Record, in which tensors cannot be replaced"),
+        (lambda p: torch.ones(3), r"opt_state has nothing by the name of w1, and  of shape \(3,\)"),
+        (
+            lambda p: {"mean": by_kind(p, "w1", "w2", "b2"), "other": {"bias": p["b1"]}},
+            r"nothing by the name of b1, and other/bias of shape \(6,\) by no parameter's name",
+        ),
+    ],
+)
+def test_what_is_no_state_of_an_optimiser_is_named(state, message):
+    params, units = perceptron()
+    with pytest.raises(ValueError, match=message):
+        fcbp.reset_moments(state(params), {"h": torch.zeros(6, dtype=torch.bool)}, units=units)
+
+
+def test_the_state_of_a_torch_optimiser_by_name():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    units = fcbp.find_units(model, torch.zeros(1, 3))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(4, 3)).square().sum().backward()
+    optimizer.step()
+    state = {name: optimizer.state[p] for name, p in model.named_parameters()}
+    reset = fcbp.reset_moments(state, {"0": torch.tensor([True] + [False] * 5)}, units=units)
+    for moment in ("exp_avg", "exp_avg_sq"):
+        assert not reset["0.weight"][moment][0].any()
+        assert not reset["2.weight"][moment][:, 0].any()
+        assert reset["0.weight"][moment][1:].equal(state["0.weight"][moment][1:])
+    assert reset["0.weight"]["step"] == 1
+
+
+def test_many_members_with_parts_are_each_members_own():
+    _, units, moments = perceptron_moments()
+    state = PARTS["a part for each kind"](moments)
+    many = optree.tree_map(lambda leaf: torch.stack([leaf, leaf * 2]), state)
+    masks = torch.eye(6, dtype=torch.bool)[:2]
+    together = torch.vmap(lambda s, m: fcbp.reset_moments(s, {"h": m}, units=units))(many, masks)
+    for i in range(2):
+        alone = fcbp.reset_moments(optree.tree_map(lambda leaf: leaf[i], many), {"h": masks[i]}, units=units)  # noqa: B023
+        for a, b in zip(*map(optree.tree_leaves, (together, alone)), strict=True):
+            assert a[i].equal(b)
 
 
 def test_a_count_for_the_whole_tensor_stays():
@@ -850,12 +1131,16 @@ def test_groups_of_every_shape_follow_the_oracle(network, measure, capacity):
 # --- bad input --------------------------------------------------------------------------------------------
 
 
-def call(hyper=None, features=None, state=None, params=None, update=None, **options):
+def call(hyper=None, features=None, state=None, params=None, update=None, units=None, **options):
     """One update and one selection of a good network, but for what is given."""
-    good, units = perceptron()
+    good, own = perceptron()
+    units = own if units is None else units
     params = good if params is None else params
     hyper = fcbp.Hyperparams(**{"replacement_rate": 0.1, **(hyper or {})})
-    state = fcbp.init_state(units, good, KEY) if state is None else state
+    if state is None:
+        state = fcbp.init_state(own, good, KEY)
+        # Mature, and so much is due that somebody is replaced.
+        state = state._replace(age={"h": state.age["h"] + 1000}, owed={"h": state.owed["h"] + 1})
     features = {"h": torch.ones(2, 6)} if features is None else features
     state = fcbp.update_utility(state, params, features, hyper, units=units, **(update or {}))
     return fcbp.select_and_reset(state, params, hyper, units=units, **options)
@@ -917,7 +1202,7 @@ def test_a_state_of_other_groups_is_named():
 def test_moments_of_another_shape_are_named():
     params, units = perceptron()
     replaced = {"h": torch.ones(6, dtype=torch.bool)}
-    with pytest.raises(ValueError, match=r"opt_state has type dict and no subtree that holds every leaf of the groups"):
+    with pytest.raises(ValueError, match=r"opt_state has nothing by the name of w1, and state/0/momentum_buffer"):
         fcbp.reset_moments({"state": {0: {"momentum_buffer": params["w1"]}}}, replaced, units=units)
     assert fcbp.reset_moments(optim.SGDState(()), replaced, units=units) == optim.SGDState(())
 
@@ -944,3 +1229,56 @@ def test_nothing_has_changed_when_bad_input_is_named():
         fcbp.update_utility(state, params, {"h": torch.ones(1, 7)}, fcbp.Hyperparams(), units=units)
     for a, b in zip(*map(optree.tree_leaves, (before, (state, params))), strict=True):
         assert a.equal(b)
+
+
+REFUSED = [
+    (
+        lambda u, p: fcbp.init_state(u, torch.nn.Linear(3, 2), KEY),
+        r"params is a module, Linear; .*dict\(model\.named",
+    ),
+    (lambda u, p: fcbp.init_state(u, None, KEY), r"params is None; expected a pytree of tensors"),
+    (lambda u, p: fcbp.init_state(None, p, KEY), r"units is None; expected an iterable of UnitGroup"),
+    (lambda u, p: fcbp.init_state(u[0], p, KEY), r"units is UnitGroup\(.*; expected an iterable of UnitGroup"),
+    (lambda u, p: fcbp.init_state("h", p, KEY), r"units is 'h'; expected an iterable of UnitGroup"),
+    (lambda u, p: fcbp.init_state(u + u, p, KEY), r"units holds 'h' twice"),
+    (lambda u, p: fcbp.reset_buffers({}, {"h": torch.zeros(6)}, units=u + u), r"units holds 'h' twice"),
+    (lambda u, p: fcbp.reset_moments((), {"h": torch.zeros(6)}, units=u + u), r"units holds 'h' twice"),
+    (lambda u, p: fcbp.reset_moments((), None, units=u), r"replaced is None; expected a dict by the groups' names"),
+    (lambda u, p: call(units=u + u), r"units holds 'h' twice"),
+    (lambda u, p: call(params=torch.nn.Linear(3, 2)), r"params is a module, Linear"),
+    (
+        lambda u, p: call(features=torch.ones(2, 6)),
+        r"features is tensor(.|\n)*; expected a dict with one tensor a group",
+    ),
+    (lambda u, p: call(state={}), r"state is \{\}; expected a CBPState, as init_state gives it"),
+    (
+        lambda u, p: call(hyper={"replacement_rate": "0.1"}),
+        r"replacement_rate is '0\.1'; expected a number in \[0, 1\]",
+    ),
+    (lambda u, p: call(hyper={"decay_rate": None}), r"decay_rate is None; expected a number in \[0, 1\)"),
+    (lambda u, p: call(hyper={"replacement_rate": True}), r"replacement_rate is True; expected a number"),
+    (
+        lambda u, p: call(hyper={"replacement_rate": torch.ones(2)}),
+        r"replacement_rate is a tensor \(2,\) .* 0-d",
+    ),
+    (lambda u, p: call(transfer_bias="no"), r"transfer_bias is 'no'; expected True or False"),
+    (lambda u, p: call(transfer_bias=None), r"transfer_bias is None; expected True or False"),
+    (lambda u, p: call(initializer=3), r"initializer is 3; expected a name of INITIALIZERS or a function"),
+    (lambda u, p: call(initializer=lambda *_: 0.0), r"gives 0\.0; expected a tensor of shape \(\d, 3\) torch\.float32"),
+    (
+        lambda u, p: call(initializer=lambda key, shape, *_: torch.zeros(shape, dtype=torch.float64)),
+        r"gives \(\d, 3\) torch\.float64; expected a tensor of shape",
+    ),
+    (
+        lambda u, p: call(initializer=lambda *_: torch.zeros(3)),
+        r"gives \(3,\) torch\.float32; expected a tensor of shape",
+    ),
+]
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)))
+def test_what_is_of_another_kind_is_named(number):
+    function, message = REFUSED[number]
+    params, units = perceptron()
+    with pytest.raises(ValueError, match=message):
+        function(units, params)

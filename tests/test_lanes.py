@@ -73,47 +73,73 @@ def draft_of_kernel(step, carry, xs):
     return dataclasses.replace(draft, source=source, plan=plan, elements="threads")
 
 
-def in_threads(step, carry, xs, length):
-    """A run by the program of a GPU, as C++."""
-    program = dataclasses.replace(draft_of_kernel(step, carry, xs), elements="vectors").compile()
-    return program(optree.tree_leaves(carry), xs, length)
+def in_lanes(step, example):
+    return lambda carry: loop.scan(step, carry, (), 2, backend="lanes")[1]
 
 
-def in_lanes(step, carry, xs, length):
-    return loop.scan(step, carry, xs, length, backend="lanes")
+def in_threads(step, example):
+    """By the program of a GPU, as C++."""
+    program = dataclasses.replace(draft_of_kernel(step, example, ()), elements="vectors").compile()
+    return lambda carry: program(optree.tree_leaves(carry), (), 2)[1]
+
+
+OF_THE_DTYPE = {"nan_to_num"}
+"""Operations whose results name the dtype's own limits: of these a wider dtype does not know."""
+
+
+def truth(operation, given):
+    """What an operation gives in float64, in the dtypes of float32's results, and how far eager's float32 is off.
+
+    Special values are taken from there alone: in float32 eager's depend on the processor's vectors, and on where in a
+    vector an element lies.
+    """
+
+    def leaves(member):
+        return [torch.as_tensor(leaf) for leaf in optree.tree_leaves(operation(types.SimpleNamespace(**member)))]
+
+    single = torch.vmap(leaves)(given)
+    double = torch.vmap(leaves)({k: v.double() if v.dtype == torch.float32 else v for k, v in given.items()})
+    double = [wide.to(leaf.dtype) for leaf, wide in zip(single, double, strict=True)]
+    off = [(leaf.double() - wide.double()).abs().nan_to_num(0, 0) for leaf, wide in zip(single, double, strict=True)]
+    return single, double, off
+
+
+def assert_true(name, result, single, double, off):
+    """Within the tolerance of the truth, or no farther from it than eager by much: some sums cancel."""
+    if name in OF_THE_DTYPE:
+        double, off = single, torch.zeros_like(off)
+    result, expected = result.double(), double.double()
+    wrong = ~torch.isclose(result, expected, rtol=3e-5, atol=3e-6, equal_nan=True)
+    wrong &= ~((result - expected).abs() <= 8 * off.amax())
+    where = wrong.nonzero()[:3].tolist()
+    assert not where, f"{name} at {where}: {result[wrong][:3].tolist()}; expected {expected[wrong][:3].tolist()}"
 
 
 @pytest.mark.parametrize("run", [in_lanes, in_threads])
 @pytest.mark.parametrize("group", GROUPS)
-# Each example is a program to compile: few of them, and none to shrink one that fails.
+# Each example is a program to compile: few of them, each for many numbers, and none to shrink one that fails.
 @settings(max_examples=2, deadline=None, phases=[Phase.generate])
 @given(
     shape=st.tuples(st.integers(2, 4), st.integers(2, 9), st.integers(1, 7)),
     members=st.integers(1, 19),
-    seed=st.integers(0, 1000),
+    seeds=st.lists(st.integers(0, 10_000), min_size=4, max_size=4),
 )
-def test_operations_are_eagers(run, group, shape, members, seed):
+def test_operations_are_eagers(run, group, shape, members, seeds):
     operations = GROUPS[group]
-    given = values(members, *shape, seed)
 
     def step(carry, x):
         member = types.SimpleNamespace(**carry)
         results = {name: optree.tree_leaves(f(member)) for name, f in operations.items()}
         return carry, {name: [torch.as_tensor(leaf) for leaf in leaves] for name, leaves in results.items()}
 
-    step = torch.vmap(step)
-    _, results = run(step, given, (), 2)
-    _, expected = step(given, ())
-    for name in operations:
-        for result, leaf in zip(results[name], expected[name], strict=True):
-            torch.testing.assert_close(
-                result,
-                leaf.expand(2, *leaf.shape),
-                rtol=3e-5,
-                atol=3e-6,
-                equal_nan=True,
-                msg=lambda m, n=name: f"{n}: {m}",
-            )
+    given = [values(members, *shape, seed) for seed in seeds]
+    program = run(torch.vmap(step), given[0])
+    for numbers in given:
+        results = program(numbers)
+        for name, operation in operations.items():
+            for result, *known in zip(results[name], *truth(operation, numbers), strict=True):
+                assert torch.equal(result[0].nan_to_num(7), result[1].nan_to_num(7))
+                assert_true(name, result[0], *known)
 
 
 @given(

@@ -225,6 +225,68 @@ def test_pieces_are_the_whole(pieces):
     assert_trees_close((carry, joined), whole, rtol=0, atol=0)
 
 
+def doubles(carry, x):
+    return {"a": carry["a"] * 2, "b": None}, {"before": carry["a"], "none": None, "number": 2.5}
+
+
+def adds(carry, x):
+    return {"a": carry["a"] + x["a"], "b": None}, carry["a"]
+
+
+MEMBERS_CASES = {
+    "nothing to read": (doubles, (0, 0), None),
+    "an empty tree to read": (doubles, 0, {"a": None}),
+    "nothing to read, shared": (doubles, (0, None), ()),
+    "None beside a tensor": (adds, (0, 0), {"a": torch.arange(12.0).reshape(3, 4), "b": None}),
+    "shared beside None": (adds, (0, None), {"a": torch.arange(3.0), "b": None}),
+}
+
+
+@pytest.mark.parametrize("backend", MODES)
+@pytest.mark.parametrize("case", MEMBERS_CASES)
+def test_every_backend_takes_the_same_of_a_vmapped_step(case, backend):
+    function, in_dims, xs = MEMBERS_CASES[case]
+    step = torch.vmap(lambda c, x: function(c, x), in_dims=in_dims)
+    carry = {"a": torch.ones(4), "b": None}
+    new, ys = loop.scan(step, carry, xs, 3, backend=backend)
+    assert new["b"] is None
+    if function is doubles:
+        assert new["a"].tolist() == [8.0] * 4
+        assert (ys["before"].shape, ys["none"]) == ((3, 4), None)
+        assert ys["number"].tolist() == [[2.5] * 4] * 3
+    else:
+        added = xs["a"].reshape(3, -1).expand(3, 4)
+        assert new["a"].equal(1 + added.sum(0))
+        assert ys[1].equal(1 + added[0])
+    if not pytree.tree_leaves(xs, is_leaf=lambda x: x is None) or xs is None:
+        assert loop.scan(step, carry, xs, 0, backend=backend)[1]["before"].shape == (0, 4)
+    assert loop.explain(step, carry, xs).backend == "lanes"
+
+
+@pytest.mark.parametrize("backend", [None, "eager", "scan", "lanes"])
+@pytest.mark.parametrize(
+    ("carry", "xs", "message"),
+    [
+        (torch.zeros(0, 3), torch.ones(4, 0, 3), r"carry has shape \(0, 3\), a population of 0 members; expected 1 or"),
+        ({"a": torch.ones(2), "b": torch.zeros(0)}, None, r"carry\['b'\] has shape \(0,\), a population of 0 members"),
+        (torch.ones(2), torch.ones(4, 0), r"xs has shape \(4, 0\), a population of 0 members; expected 1 or more on"),
+    ],
+)
+def test_an_empty_population_is_named_by_every_backend(carry, xs, message, backend):
+    step = torch.vmap(lambda c, x: (c, c))
+    with pytest.raises(ValueError, match=message):
+        loop.scan(step, carry, xs, 4, backend=backend)
+    with pytest.raises(ValueError, match=message):
+        loop.explain(step, carry, xs)
+
+
+def test_explain_says_that_a_single_step_is_no_loop():
+    step = torch.vmap(lambda c, x: (c + x, c))
+    for steps in (0, 1):
+        choice = loop.explain(step, torch.ones(3), torch.ones(steps, 3))
+        assert str(choice) == f"eager: {steps} steps are no loop"
+
+
 def test_y_does_not_share_memory_with_what_came_in():
     carry, xs = everything_arguments()
     _, ys = loop.scan(everything, carry, xs, compile=False)
@@ -248,6 +310,8 @@ def add(carry, x):
         (torch.zeros(2), None, None, "length is None"),
         (torch.zeros(2), {}, None, "length is None"),
         (torch.zeros(2), None, -1, "length is -1"),
+        (torch.zeros(2), None, 2.5, r"length is 2\.5; expected a whole number"),
+        (torch.zeros(2), None, "3", r"length is '3'; expected a whole number"),
         (torch.zeros(2), torch.ones(3, 2), 4, "xs has 3 steps; expected 4"),
         (torch.zeros(2), {"a": torch.ones(3, 2), "b": torch.ones(4)}, None, r"xs\['b'\] has 4 steps; expected 3"),
         (torch.zeros(2), torch.tensor(1.0), None, "leading axis"),
@@ -259,6 +323,14 @@ def add(carry, x):
 def test_bad_arguments(carry, xs, length, message, backend):
     with pytest.raises(ValueError, match=message):
         loop.scan(add, carry, xs, length, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [None, "eager", "scan", "lanes"])
+def test_a_step_that_is_no_function(backend):
+    with pytest.raises(ValueError, match="step is None; expected a function"):
+        loop.scan(None, torch.zeros(2), None, 3, backend=backend)
+    with pytest.raises(ValueError, match="step is 3; expected a function"):
+        loop.explain(3, torch.zeros(2))
 
 
 @pytest.mark.parametrize("backend", [None, "eager", "scan"])

@@ -111,7 +111,8 @@ class Oracle:
         else:
             assert round(due) in (math.floor(expected), math.floor(expected) + 1)
             self.owed += round(due)
-        number = min(math.floor(self.owed), len(eligible), limit)
+        self.owed -= max(math.floor(self.owed) - len(eligible), 0)
+        number = min(math.floor(self.owed), limit) if rate else 0
         self.owed -= number
         if selection == "random":
             assert set(chosen) <= set(eligible)
@@ -560,7 +561,24 @@ def test_what_the_capacity_defers_is_owed():
         _, state, replaced = weights.select_and_reset(state, params, Hyperparams(1.0, 0), capacity=2)
         gone.append(replaced["w"].flatten().nonzero().flatten().tolist())
         owed.append(state.owed["w"].item())
-    assert (gone, owed) == ([[0, 1], [2, 3], [4, 5], []], [4, 6, 6, 6])
+    assert (gone, owed) == ([[0, 1], [2, 3], [4, 5], []], [4, 2, 0, 0])
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("rounding", ["accumulate", "stochastic"])
+@pytest.mark.parametrize("selection", ["lowest", "random"])
+def test_a_debt_is_bounded_by_the_eligible_and_not_paid_at_rate_zero(selection, rounding, as_tensor):
+    params = {"w": torch.zeros(6, 1)}
+    state = state_with(params, torch.arange(1.0, 7), owed=1183.0)
+    counts = []
+    for rate in (0.5, 0.5, 0.0, 0.0, 0.5):
+        hyper = Hyperparams(torch.tensor(rate) if as_tensor else rate, 0)
+        _, state, replaced = weights.select_and_reset(
+            state, params, hyper, selection=selection, rounding=rounding, capacity=1
+        )
+        counts.append(replaced["w"].sum().item())
+        assert 3 <= state.owed["w"] <= 5
+    assert counts == [1, 1, 0, 0, 1]
 
 
 def test_stochastic_rounding_resets_the_rate_times_the_eligible_on_average():
@@ -942,7 +960,9 @@ def test_bad_choices_of_tensors_keys_and_moments_are_named():
     with pytest.raises(ValueError, match=r"key is 0; expected a 0-d int64 tensor"):
         weights.init_state(params, 0)
     replaced = {"w": torch.ones(2, 2, dtype=torch.bool)}
-    with pytest.raises(ValueError, match=r"opt_state has type dict and no subtree of the masks' shapes"):
+    with pytest.raises(
+        ValueError, match=r"opt_state has nothing by the name of w, and m of shape \(2, 2\) by no param"
+    ):
         weights.reset_moments({"m": torch.ones(2, 2)}, replaced)
 
 

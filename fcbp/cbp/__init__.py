@@ -21,7 +21,7 @@ else belongs to a unit in ``moments.py``.
 """
 
 from fcbp.cbp.moments import reset_buffers, reset_moments
-from fcbp.cbp.replacement import rank_lowest, replacements_due, select_and_reset
+from fcbp.cbp.replacement import pay, rank_lowest, replacements_due, select_and_reset
 from fcbp.cbp.running import bias_correction, running_mean_weights, unit_activations, update_utility
 from fcbp.cbp.state import CBPState, Hyperparams, check_hyperparams, init_state
 
@@ -31,6 +31,7 @@ __all__ = [
     "bias_correction",
     "check_hyperparams",
     "init_state",
+    "pay",
     "rank_lowest",
     "replacements_due",
     "reset_buffers",

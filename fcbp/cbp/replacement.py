@@ -11,7 +11,18 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree
 from fcbp.cbp.running import bias_correction
-from fcbp.cbp.state import CBPState, Hyperparams, Params, Replaced, check_by_group, check_counting, check_hyperparams
+from fcbp.cbp.state import (
+    CBPState,
+    Hyperparams,
+    Params,
+    Replaced,
+    check_by_group,
+    check_counting,
+    check_groups,
+    check_hyperparams,
+    check_params,
+    check_state,
+)
 from fcbp.concrete import is_concrete
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
@@ -62,9 +73,13 @@ def select_and_reset(
     Raises:
         ValueError: a hyperparameter or ``capacity`` is out of range, or an option is unknown.
     """
-    units = tuple(units)
+    units = check_groups(units)
+    check_state(state, CBPState)
+    check_params(params)
     check_hyperparams(hyper)
     check_by_group("state.age", state.age, units)
+    if not isinstance(transfer_bias, bool):
+        raise ValueError(f"transfer_bias is {transfer_bias!r}; expected True or False")
     draw_rows = initializers.get(initializer)
     check_counting(rounding, rate_counts, capacity, "units")
     key, draws, rounds = random.split(state.key, 3).unbind()
@@ -94,11 +109,10 @@ def select_and_reset(
     for group in units:
         name = group.name
         limits[name] = _capacity(group, hyper.replacement_rate, capacity)
-        number = torch.minimum(torch.floor(owed[name]), number_eligible[name].clamp(max=limits[name])).to(torch.int32)
-        owed[name] = owed[name] - number
+        number, owed[name] = pay(owed[name], number_eligible[name], limits[name], hyper.replacement_rate)
         ranks[name], lowest[name] = rank_lowest(torch.where(eligible[name], debiased[name], torch.inf), limits[name])
-        replaced[name] = ranks[name] < number
         numbers[name] = number
+        replaced[name] = ranks[name] < number
 
     active = [group for group in units if limits[group.name]]
     if transfer_bias:
@@ -167,6 +181,24 @@ def replacements_due(
         return owed + fresh
     whole = torch.floor(fresh)
     return owed + whole + (random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole)
+
+
+def pay(
+    owed: Float[Tensor, ""], number_eligible: Int[Tensor, ""], limit: int, rate: float | Tensor
+) -> tuple[Int32[Tensor, ""], Float[Tensor, ""]]:
+    """How many are replaced now, at most ``limit``, and what is owed afterwards.
+
+    At rate 0 nobody is replaced. Whole replacements that nobody eligible is left for are forgiven, so that a debt is
+    never larger than the eligible.
+    """
+    whole = torch.floor(owed)
+    payable = torch.minimum(whole, number_eligible)
+    number = torch.clamp(payable, max=limit)
+    if isinstance(rate, Tensor):
+        number = torch.where(rate > 0, number, 0)
+    elif rate == 0:
+        number = torch.zeros_like(number)
+    return number.to(torch.int32), owed - (whole - payable + number)
 
 
 def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:

@@ -10,7 +10,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fcbp import random, tree, utility
-from fcbp.cbp.state import CBPState, Hyperparams, Params, check_by_group, check_hyperparams
+from fcbp.cbp.state import (
+    CBPState,
+    Hyperparams,
+    Params,
+    check_by_group,
+    check_groups,
+    check_hyperparams,
+    check_params,
+    check_state,
+)
 from fcbp.units import UnitGroup, check_features
 from fcbp.units.group import Slice, flattened, take
 
@@ -48,8 +57,12 @@ def update_utility(
         ValueError: a feature is missing or its unit axis does not match the group; the measure is unknown or needs
             ``grads``; a hyperparameter is out of range.
     """
-    units = tuple(units)
+    units = check_groups(units)
+    check_state(state, CBPState)
+    check_params(params)
     check_hyperparams(hyper)
+    if not isinstance(features, Mapping):
+        raise ValueError(f"features is {features!r}; expected a dict with one tensor a group")
     check_by_group("state.age", state.age, units)
     check_features(units, features)
     instantaneous = utility.get(measure)

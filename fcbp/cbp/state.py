@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,11 @@ __all__ = [
     "Replaced",
     "check_by_group",
     "check_counting",
+    "check_groups",
     "check_hyperparams",
+    "check_number",
+    "check_params",
+    "check_state",
     "init_state",
 ]
 
@@ -78,13 +83,28 @@ def check_hyperparams(hyper: Hyperparams) -> None:
     Raises:
         ValueError: a number is NaN or out of its range.
     """
-    rate, maturity, decay = hyper.replacement_rate, hyper.maturity_threshold, hyper.decay_rate
-    if not isinstance(rate, Tensor) and not 0 <= rate <= 1:
-        raise ValueError(f"replacement_rate is {rate}; expected a number in [0, 1]")
-    if not isinstance(maturity, Tensor) and not maturity >= 0:
-        raise ValueError(f"maturity_threshold is {maturity}; expected a number of steps, 0 or more")
-    if not isinstance(decay, Tensor) and not 0 <= decay < 1:
-        raise ValueError(f"decay_rate is {decay}; expected a number in [0, 1)")
+    check_number(hyper, Hyperparams, "replacement_rate", lambda x: 0 <= x <= 1, "a number in [0, 1]")
+    check_number(hyper, Hyperparams, "maturity_threshold", lambda x: x >= 0, "a number of steps, 0 or more")
+    check_number(hyper, Hyperparams, "decay_rate", lambda x: 0 <= x < 1, "a number in [0, 1)")
+
+
+def check_number(hyper: object, kind: type, name: str, good: Callable[[float], bool], expected: str) -> None:
+    """Check one field of ``hyper``, a tensor of no axes or a number (a tensor's values are not read).
+
+    Raises:
+        ValueError: it is missing, no number, or out of its range.
+    """
+    if not hasattr(hyper, name):
+        raise ValueError(f"hyper is {hyper!r}; expected {kind.__name__}")
+    value = getattr(hyper, name)
+    if isinstance(value, Tensor):
+        if value.ndim or value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(
+                f"{name} is a tensor {tuple(value.shape)} {value.dtype}; expected {expected}, or a 0-d tensor of one "
+                "(for several, vmap)"
+            )
+    elif isinstance(value, bool) or not isinstance(value, Real) or not good(float(value)):
+        raise ValueError(f"{name} is {value!r}; expected {expected}")
 
 
 def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""]) -> CBPState:
@@ -98,7 +118,8 @@ def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""
     Raises:
         ValueError: a group does not fit ``params`` (see :func:`fcbp.units.check_units`), or ``key`` is no key.
     """
-    units = tuple(units)
+    units = check_groups(units)
+    check_params(params)
     check_units(units, params)
     random.check_key(key)
     age, util, mean, owed = {}, {}, {}, {}
@@ -114,13 +135,59 @@ def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""
     return CBPState(age, util, mean, owed, key.clone())
 
 
+def check_groups(units: Iterable[UnitGroup]) -> tuple[UnitGroup, ...]:
+    """``units`` as a tuple.
+
+    Raises:
+        ValueError: they are no groups, or a name is given twice.
+    """
+    if isinstance(units, (str, UnitGroup)) or not isinstance(units, Iterable):
+        raise ValueError(f"units is {units!r}; expected an iterable of UnitGroup, such as find_units gives")
+    units = tuple(units)
+    names: set[str] = set()
+    for group in units:
+        if not isinstance(group, UnitGroup):
+            raise ValueError(f"units holds {group!r}; expected UnitGroup")
+        if group.name in names:
+            raise ValueError(f"units holds {group.name!r} twice; expected groups of different names, each once")
+        names.add(group.name)
+    return units
+
+
+def check_params(params: Params, argument: str = "params") -> None:
+    """Check that ``params`` may be a pytree of tensors.
+
+    Raises:
+        ValueError: it is a module, or nothing that holds tensors.
+    """
+    if isinstance(params, torch.nn.Module):
+        raise ValueError(
+            f"{argument} is a module, {type(params).__name__}; expected its parameters as a pytree of tensors: "
+            "dict(model.named_parameters())"
+        )
+    if not isinstance(params, (Tensor, Mapping, tuple, list)):
+        raise ValueError(f"{argument} is {params!r}; expected a pytree of tensors: dict(model.named_parameters())")
+
+
+def check_state(state: object, kind: type) -> None:
+    """Check that ``state`` has the fields of ``kind``.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not all(hasattr(state, name) for name in kind._fields):  # type: ignore[attr-defined]
+        raise ValueError(f"state is {state!r}; expected a {kind.__name__}, as init_state gives it")
+
+
 def check_by_group(argument: str, values: Mapping[str, Tensor], units: tuple[UnitGroup, ...]) -> None:
     """Check that ``values`` has a vector ``(units,)`` for each group.
 
     Raises:
         ValueError: a group's is missing or of another size.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{argument} is {values!r}; expected a dict by the groups' names")
     for group in units:
-        if group.name not in values or values[group.name].shape != (group.size,):
-            found = {name: tuple(value.shape) for name, value in values.items()}
+        if getattr(values.get(group.name), "shape", None) != (group.size,):
+            found = {name: tuple(getattr(value, "shape", ())) for name, value in values.items()}
             raise ValueError(f"{argument} holds {found}; expected ({group.size},) for group {group.name!r}")

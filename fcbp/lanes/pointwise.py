@@ -296,6 +296,13 @@ def _sigmoid(b: Builder, out: Out, x: Node) -> Node:
     return b.map("quotient", 1.0, b.map("add", 1.0, decay, dtype=out.dtype), dtype=out.dtype)
 
 
+@operation("hardswish")
+def _hardswish(b: Builder, out: Out, x: Node) -> Node:
+    # Divided before it is multiplied, for six times a number may be none.
+    gate = _clamp(b, out, b.map("add", x, 3.0, dtype=out.dtype), 0.0, 6.0)
+    return b.map("mul", x, b.map("quotient", gate, 6.0, dtype=out.dtype), dtype=out.dtype)
+
+
 @operation("threshold_backward")
 def _threshold_backward(b: Builder, out: Out, grad: Node, x: Node, threshold: float) -> Node:
     return b.where(b.map("le", x, threshold, dtype=x.dtype, result=torch.bool), 0, grad, out.dtype)

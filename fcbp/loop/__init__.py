@@ -11,6 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.loop.members import check_members, over_pytrees
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
 from fcbp.names import unknown
 
@@ -89,8 +90,10 @@ def scan(
     """
     if backend is not None and backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
+    _check_step(step)
     length = _length(xs, length)
     leaves, spec = _carry_leaves(carry)
+    check_members(step, carry, xs)
     if not compile or backend == "eager" or length == 0:
         return _eager(step, carry, xs, length)
     if backend == "lanes":
@@ -117,7 +120,7 @@ def scan(
         key = _signature(leaves, spec, xs)
         try:
             if key not in programs:
-                programs[key] = build(step, leaves, spec, xs)
+                programs[key] = build(over_pytrees(step), leaves, spec, xs)
             program = programs[key]
             if program is not None:
                 return program(leaves, xs, length)
@@ -149,7 +152,7 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     Args:
         step: as for :func:`scan`.
         carry: as for :func:`scan`.
-        xs: as for :func:`scan`, of one step or more ``(steps, ...)``.
+        xs: as for :func:`scan`; without tensors, any number of steps but 0 and 1 is meant.
 
     Raises:
         ValueError: as :func:`scan`.
@@ -160,7 +163,12 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
         >>> explain(torch.vmap(step), torch.zeros(100), torch.zeros(10, 100)).backend
         'lanes'
     """
+    _check_step(step)
     leaves, spec = _carry_leaves(carry)
+    check_members(step, carry, xs)
+    steps = _length(xs, None if optree.tree_leaves(xs) else 2)
+    if steps < 2:
+        return Choice("eager", f"{steps} steps are no loop")
     found, count = _lane_program(step, leaves, spec, xs)
     reason = found.reason_against(count)
     return Choice("scan", f"not in lanes: {reason}") if reason else Choice("lanes", found.reason_for(count))
@@ -184,6 +192,8 @@ def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:
 
 
 def _length(xs: Any, length: int | None) -> int:
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
+        raise ValueError(f"length is {length!r}; expected a whole number of steps, 0 or more")
     for i, leaf in enumerate(optree.tree_leaves(xs)):
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:
             place = optree.tree_accessors(xs)[i].codify("xs")
@@ -200,7 +210,13 @@ def _length(xs: Any, length: int | None) -> int:
     return length
 
 
+def _check_step(step: Step) -> None:
+    if not callable(step):
+        raise ValueError(f"step is {step!r}; expected a function (carry, x) -> (carry, y)")
+
+
 def _eager(step: Step, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
+    step = over_pytrees(step)
     if length == 0:
         example = optree.tree_map(lambda x: x.new_zeros(x.shape[1:]), xs)
         _, y = step(carry, example)

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from fcbp import initializers, random, tree
-from fcbp.cbp import bias_correction, replacements_due
-from fcbp.cbp.state import check_counting
+from fcbp.cbp import bias_correction, pay, replacements_due
+from fcbp.cbp.state import check_counting, check_state
 from fcbp.concrete import is_concrete
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw
@@ -59,6 +59,7 @@ def update_utility(
         ValueError: the utility is unknown; ``params``, ``grads`` or ``moments`` lack a managed tensor or have it in
             another shape; a hyperparameter is out of range.
     """
+    check_state(state, WeightsState)
     check_hyperparams(hyper)
     if utility not in UTILITIES:
         raise unknown("utility", utility, UTILITIES)
@@ -136,6 +137,7 @@ def select_and_reset(
         ValueError: a hyperparameter or ``capacity`` is out of range; an option is unknown; ``params`` lacks a managed
             tensor or has it in another shape; the initialiser needs two axes and a managed tensor has fewer.
     """
+    check_state(state, WeightsState)
     check_hyperparams(hyper)
     if selection not in SELECTIONS:
         raise unknown("selection", selection, SELECTIONS)
@@ -198,9 +200,10 @@ def select_and_reset(
             counted = number_eligible if rate_counts == "eligible" else n * (number_eligible > 0)
             counted = torch.where(event, counted, 0)
             due = replacements_due(owed[name], counted, hyper.reset_rate, rounding, rounds, i)
-            number = torch.minimum(torch.floor(due), number_eligible.clamp(max=limit))
+            # Between events nothing is counted, and so nothing is owed that nobody is left for.
+            number, left = pay(due, number_eligible, limit, hyper.reset_rate)
             number = torch.where(event, number, 0)
-            owed[name] = due - number
+            owed[name] = torch.where(event, left, due)
         if selection == "random":
             x = torch.where(x < torch.inf, _lots(random.fold_in(lots, i), n), 2**31 - 1)
         gone, places = lowest(x, number, limit) if few is None else few.lowest(int(number), n)

@@ -74,6 +74,8 @@ _NAMES: dict[str, Any] = {**initializers.INITIALIZERS, **_OWN, **dict.fromkeys(_
 def check_initializer(initializer: str | initializers.Initializer, shapes: Mapping[str, torch.Size]) -> None:
     if callable(initializer):
         return
+    if not isinstance(initializer, str):
+        raise ValueError(f"initializer is {initializer!r}; expected a name or a function")
     lookup("initializer", initializer, _NAMES)
     if initializer in initializers.INITIALIZERS or initializer == "orthogonal":
         for name, shape in shapes.items():
@@ -110,7 +112,7 @@ def draw(
         q, r = torch.linalg.qr(tall)
         q = q * torch.where(r.diagonal() < 0, -1, 1)
         return (q if rows >= columns else q.T).flatten().to(like.dtype)
-    function = initializer if callable(initializer) else _NAMES[initializer]
+    function = initializers.checked(initializer) if callable(initializer) else _NAMES[initializer]
     fan_out = rows * (columns // shape[1] if len(shape) > 1 else 1)
     return function(key, (number,), columns, fan_out, like.dtype, like.device)
 

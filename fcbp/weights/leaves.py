@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fcbp import tree
 
-__all__ = ["flat", "leaf_at", "leaves_of"]
+__all__ = ["flat", "leaves_of"]
 
 
 def leaves_of(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
@@ -22,15 +22,6 @@ def leaves_of(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tens
     elif isinstance(node, (tuple, list)):
         for i, child in enumerate(node):
             yield from leaves_of(child, (*path, i))
-
-
-def leaf_at(node: Any, path: tree.Path) -> Tensor | None:
-    """The tensor at a path; ``None`` where there is none."""
-    try:
-        leaf = tree.get(node, path)
-    except KeyError:
-        return None
-    return leaf if isinstance(leaf, Tensor) else None
 
 
 def flat(argument: str, values: Any, managed: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,51 +10,53 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from fcbp import tree
-from fcbp.weights.leaves import flat, leaf_at, leaves_of
+from fcbp.cbp.matching import axes_of, match
+from fcbp.cbp.moments import Fresh, fresh_value
+from fcbp.weights.leaves import flat, leaves_of
 
 __all__ = ["reset_moments", "scales"]
 
 
 @torch.no_grad()
-def reset_moments(opt_state: Any, replaced: Any) -> Any:
-    """Zero what an optimiser remembers of the reset weights: moments and per-element step counts.
+def reset_moments(opt_state: Any, replaced: Any, *, fresh: Fresh = 0.0) -> Any:
+    """Reset what an optimiser remembers of the reset weights: moments and per-element step counts.
 
-    Every subtree of ``opt_state`` shaped like ``params`` is reset, wherever it lies; a per-tensor count (a 0-d tensor)
-    belongs to other weights as well and stays.
+    Every tensor shaped like a parameter under that parameter's name is reset, wherever it lies, as by
+    :func:`fcbp.reset_moments`. A number for a whole tensor, and a factored moment's rows and columns, belong to other
+    weights as well and stay.
 
     Args:
-        opt_state: a pytree; those of :mod:`fcbp.optim`, or any with subtrees shaped like ``params``.
+        opt_state: a pytree; those of :mod:`fcbp.optim`, or any that holds tensors under the parameters' names.
         replaced: the masks that :func:`select_and_reset` returned.
+        fresh: what a reset entry becomes, as for :func:`fcbp.reset_moments`.
 
     Raises:
-        ValueError: ``opt_state`` holds tensors, but no subtree shaped like ``params``.
+        ValueError: ``opt_state`` is no pytree of tensors; a tensor under a parameter's name has another shape; a
+            parameter's name is missing, and a tensor that may be its lies elsewhere.
     """
     masks = dict(leaves_of(replaced))
-    found = False
-
-    def walk(node: Any) -> Any:
-        nonlocal found
-        leaves = {path: leaf_at(node, path) for path in masks}
-        if masks and all(leaf is not None and leaf.shape in ((), masks[p].shape) for p, leaf in leaves.items()):
-            found = True
-            same = {p: leaf for p, leaf in leaves.items() if leaf is not None and leaf.shape == masks[p].shape}
-            return tree.replace(node, {path: _clear(leaf, masks[path]) for path, leaf in same.items()})
-        if not isinstance(node, (Mapping, tuple, list)):
-            return node
-        entries = node.keys() if isinstance(node, Mapping) else range(len(node))
-        return tree.replace(node, {(entry,): walk(node[entry]) for entry in entries})
-
-    new = walk(opt_state)
-    if masks and not found and next(leaves_of(opt_state), None) is not None:
-        raise ValueError(
-            f"opt_state has type {type(opt_state).__name__} and no subtree of the masks' shapes; "
-            "expected moments shaped like params"
-        )
-    return new
+    moments, strangers = match(opt_state, list(masks))
+    new: dict[tree.Path, Tensor] = {}
+    for moment in moments:
+        mask, leaf = masks[moment.parameter], moment.leaf
+        if len(axes_of(moment._replace(side=0), tuple(mask.shape))) == mask.ndim == leaf.ndim and mask.ndim:
+            value = fresh_value(fresh, moment.path, leaf)
+            new[moment.path] = _clear(leaf, mask, value)
+    named = {moment.parameter for moment in moments}
+    for path, mask in masks.items():
+        fits = [(where, leaf) for where, leaf in strangers if leaf.ndim and (not named or leaf.shape == mask.shape)]
+        if path not in named and fits:
+            raise ValueError(
+                f"opt_state has nothing by the name of {tree.show(path)}, and {tree.show(fits[0][0])} of shape "
+                f"{tuple(fits[0][1].shape)} by no parameter's name; expected every moment under its parameter's name"
+            )
+    return tree.replace(opt_state, new)
 
 
-def _clear(x: Tensor, gone: Bool[Tensor, "*shape"]) -> Tensor:
-    return torch.where(gone, torch.zeros((), dtype=x.dtype, device=x.device), x)
+def _clear(x: Tensor, gone: Bool[Tensor, "*shape"], value: float | Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        value = torch.full((), value, dtype=x.dtype, device=x.device)
+    return torch.where(gone, value, x)
 
 
 def scales(moments: Any, managed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:

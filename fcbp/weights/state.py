@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import random, show, tree
+from fcbp.cbp.state import check_number, check_params
 from fcbp.names import unknown
 from fcbp.weights.draws import quantile_table
 from fcbp.weights.leaves import leaves_of
@@ -68,9 +69,7 @@ def check_hyperparams(hyper: Hyperparams) -> None:
     """
 
     def check(name: str, good: Callable[[float], bool], expected: str) -> None:
-        value = getattr(hyper, name)
-        if not isinstance(value, Tensor) and not good(value):
-            raise ValueError(f"{name} is {value}; expected {expected}")
+        check_number(hyper, Hyperparams, name, good, expected)
 
     for name in ("reset_rate", "protect_fraction", "release_fraction"):
         check(name, lambda x: 0 <= x <= 1, "a number in [0, 1]")
@@ -109,6 +108,7 @@ def init_state(
             two of one name; ``key`` is no key.
     """
     random.check_key(key)
+    check_params(params)
     if maturity not in ("steps", "outliers"):
         raise unknown("maturity", maturity, ("outliers", "steps"))
     if not callable(managed) and managed not in ("matrices", "all"):
