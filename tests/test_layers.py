@@ -15,7 +15,7 @@ ROOT = Path(fcbp.__file__).parent
 # A module imports only from lower layers and from its own; a package is one module here.
 LAYERS = [
     {"random", "tree", "names", "concrete", "designs"},
-    {"units", "utility", "initializers"},
+    {"units", "utility", "initializers", "data"},
     {"cbp", "weights", "optim", "methods", "metrics"},
     {"learner", "nets", "streams"},
     {"loop", "lanes"},
