@@ -41,7 +41,7 @@ def bases(size):
         if best is None or -size % low < best[0]:
             best = -size % low, low
     low = best[1]
-    return low, -(-size // low), 10 if size > 256 else 24
+    return low, -(-size // low), 10 if size > 64 else 24
 
 
 def shuffled(key, number, size):

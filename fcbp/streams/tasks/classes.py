@@ -11,7 +11,7 @@ from fcbp import random
 from fcbp.data import Dataset
 from fcbp.names import unknown
 from fcbp.streams.tasks.builders import builder
-from fcbp.streams.tasks.engine import Common, Context, Kind, whole
+from fcbp.streams.tasks.engine import Choose, Common, Context, Kind, Table, whole
 
 __all__ = ["class_pairs", "growing_classes", "hard_and_easy"]
 
@@ -70,7 +70,7 @@ def class_pairs(
 
     outputs = classes_per_task if numbering == "task" else classes
     _check_numbering(numbering)
-    return examples.kind(choose, table, (classes_per_task,), outputs, then="first")
+    return examples.kind(choose, table, classes_per_task, (classes_per_task,), outputs, then="first")
 
 
 @builder()
@@ -119,7 +119,7 @@ def growing_classes(
         return rows, _numbered(numbering, place, place, context.targets(rows))
 
     numbers = tuple(dict.fromkeys((*range(increment, classes, increment), classes)))
-    return examples.kind(choose, table, numbers, classes, then="last", one_row=True)
+    return examples.kind(choose, table, classes, numbers, classes, then="last", one_row=True)
 
 
 @builder(batch_size=32, task_length=780)
@@ -181,7 +181,7 @@ def hard_and_easy(
         return rows, _numbered(numbering, place, first_of(task) + place, context.targets(rows))
 
     outputs = max(hard, easy) if numbering == "task" else classes
-    return examples.kind(choose, table, (hard, easy), outputs, then="first")
+    return examples.kind(choose, table, max(hard, easy), (hard, easy), outputs, then="first")
 
 
 class _Examples:
@@ -232,8 +232,9 @@ class _Examples:
 
     def kind(
         self,
-        choose: object,
-        table: object,
+        choose: Choose,
+        table: Table,
+        width: int,
         classes: tuple[int, ...],
         outputs: int,
         *,
@@ -245,11 +246,12 @@ class _Examples:
         return Kind(
             self.data,
             train,
-            choose,  # type: ignore[arg-type]
+            choose,
             max(outputs, 2),
             test if self.each["test"] else (),
             then,
-            table,  # type: ignore[arg-type]
+            table,
+            width,
             one_row,
             tensors=tuple(self.tensors.items()),
         )

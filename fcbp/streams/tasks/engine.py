@@ -22,9 +22,9 @@ from fcbp.names import unknown
 from fcbp.streams.base import Spec, Stream
 from fcbp.streams.bit_flipping import check_length
 from fcbp.streams.tasks.examples import Augmentation, Normalise, Pixels, constants, pick
-from fcbp.streams.tasks.shuffle import Domain, domains, shuffle
+from fcbp.streams.tasks.shuffle import Domain, domain, shuffle
 
-__all__ = ["Common", "Context", "Kind", "TaskState", "TaskWindow", "make", "subset_of", "whole"]
+__all__ = ["Choose", "Common", "Context", "Kind", "Table", "TaskState", "TaskWindow", "make", "subset_of", "whole"]
 
 ORDER, CHANGE, SUBSET, AUGMENT, MIXTURE = range(5)
 """What a key draws: each of these from a key of its own."""
@@ -52,7 +52,7 @@ class TaskWindow(NamedTuple):
     first: Int64[Tensor, ""]
     """The task of the first row of the table."""
     table: tuple[Tensor, ...]
-    """``(tasks, width)``: a row for each task, where tasks need one."""
+    """``(tasks * width,)``: a row for each task, one after the other, where tasks need one."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,8 @@ class Context(NamedTuple):
 
     key: Int64[Tensor, ""]
     table: Tensor | None
+    width: int
+    """Of a task's row of the table."""
     first: Int64[Tensor, ""]
     split: str
     """``"train"`` or ``"test"``."""
@@ -131,13 +133,16 @@ class Context(NamedTuple):
     def look_up(self, task: Tensor, column: Tensor) -> Tensor:
         """An entry of the tasks' table; one with a single row is every task's."""
         assert self.table is not None
-        tasks, width = self.table.shape
-        row = (task - self.first) * width if tasks > 1 else 0
-        return pick(self.table.reshape(-1), row + column)
+        row = (task - self.first) * self.width if len(self.table) > self.width else 0
+        return pick(self.table, row + column)
 
     def targets(self, rows: Tensor) -> Tensor:
         """The classes of the split's examples."""
         return pick(self.there[f"{self.split} targets"], rows)
+
+
+Choose = Callable[[Context, Tensor, Tensor], tuple[Tensor, Tensor]]
+Table = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,7 @@ class Kind:
     dataset: Dataset
     sizes: tuple[int, ...]
     """Examples of the tasks, one after the other."""
-    choose: Callable[[Context, Tensor, Tensor], tuple[Tensor, Tensor]]
+    choose: Choose
     """``choose(context, task, position)``: the numbers of examples in their split, and their targets; ``position`` is 0
     to the task's size less 1."""
     outputs: int
@@ -155,8 +160,10 @@ class Kind:
     """Examples of the tasks' tests; empty where there are none."""
     then: Literal["last", "first"] = "last"
     """What follows the last of ``sizes``: a task like the last, which does not end where sizes differ; or the first."""
-    table: Callable[[Tensor, Tensor], Tensor] | None = None
+    table: Table | None = None
     """``table(key, task)``: a task's row, for a task ``()``."""
+    width: int = 0
+    """Numbers of a row."""
     one_row: bool = False
     """Whether the row is the same for all tasks."""
     permutes: bool = False
@@ -231,17 +238,19 @@ class _Maker:
         if common.gradual >= min(lengths):
             raise ValueError(f"gradual is {common.gradual}; expected fewer than the {min(lengths)} batches of a task")
         self.passes = passes
+        self.domains = tuple(domain(size) for size in sizes)
         self.constants = constants(
             {
+                **{
+                    name: torch.tensor([getattr(one, name) for one in self.domains]) for name in ("size", "low", "high")
+                },
                 "train targets": kind.dataset.train.targets,
                 "test targets": kind.dataset.test.targets,
                 "passes": torch.tensor(passes),
-                "sizes": torch.tensor(sizes),
                 "test sizes": torch.tensor(kind.test_sizes),
                 **dict(kind.tensors),
             }
         )
-        self.domains: dict[torch.device, Domain] = {}
         self.test_length = (
             min(common.test_examples or max(kind.test_sizes), max(kind.test_sizes)) if kind.test_sizes else 0
         )
@@ -257,6 +266,8 @@ class _Maker:
 
     def init(self, key: Tensor) -> TaskState:
         random.check_key(key)
+        for held in (self.constants, self.pixels.constants, self.schedule.constants):
+            held(key.device)
         return TaskState(key, torch.zeros_like(key))
 
     def window(self, state: TaskState, length: int) -> TaskWindow:
@@ -276,9 +287,7 @@ class _Maker:
         among = torch.arange(common.batch_size, device=step.device)
         number = step.unsqueeze(-1) * common.batch_size + among
         position = (within % passes).unsqueeze(-1) * common.batch_size + among
-        position = shuffle(
-            random.fold_in(window.key, ORDER), order.unsqueeze(-1), position, self.domain(place.unsqueeze(-1))
-        )
+        position = shuffle(random.fold_in(window.key, ORDER), order, position, self.domain(place))
         context = self.context(window.key, window.table, window.first, "train")
         share = self.share(task, within).unsqueeze(-1) if common.gradual else None
         example_task = task.unsqueeze(-1).expand(position.shape)
@@ -314,13 +323,13 @@ class _Maker:
     # --- parts ------------------------------------------------------------------------------------------------
 
     def context(self, key: Tensor, table: tuple[Tensor, ...], first: Tensor, split: str) -> Context:
-        return Context(key, table[0] if table else None, first, split, self.constants(key.device))
+        return Context(key, table[0] if table else None, self.kind.width, first, split, self.constants(key.device))
 
     def tables(self, key: Tensor, first: Tensor, tasks: int) -> tuple[Tensor, ...]:
         if self.kind.table is None:
             return ()
         own = random.fold_in(key, CHANGE)
-        return (torch.stack([self.kind.table(own, first + i) for i in range(1 if self.kind.one_row else tasks)]),)
+        return (torch.cat([self.kind.table(own, first + i) for i in range(1 if self.kind.one_row else tasks)]),)
 
     def place(self, task: Tensor, sizes: int | None = None) -> Tensor:
         """A task's place in the tables of sizes."""
@@ -331,12 +340,12 @@ class _Maker:
         return values[0] if len(values) == 1 else pick(self.constants(place.device)[name], place)
 
     def domain(self, place: Tensor) -> Domain:
-        device = place.device
-        if device not in self.domains:
-            self.domains[device] = domains(self.kind.sizes[:1] if self.same else self.kind.sizes, device)
-        whole = self.domains[device]
-        size, low, high = (part if isinstance(part, int) else pick(part, place) for part in whole[:3])
-        return whole._replace(size=size, low=low, high=high)
+        if self.same:
+            return self.domains[0]
+        there = self.constants(place.device)
+        size, low, high = (pick(there[name], place) for name in ("size", "low", "high"))
+        beyond, rounds = (max(getattr(one, name) for one in self.domains) for name in ("beyond", "rounds"))
+        return Domain(size, low, high, beyond, rounds)
 
     def share(self, task: Tensor, within: Tensor) -> Tensor:
         """The share of the new task, of :data:`SHARES`."""
@@ -351,7 +360,7 @@ class _Maker:
         task = torch.where(draw < share, task, task - 1)
         if self.same:
             return task, position
-        return task, position % pick(self.constants(task.device)["sizes"], self.place(task))
+        return task, position % pick(self.constants(task.device)["size"], self.place(task))
 
     def inputs(
         self, context: Context, rows: Tensor, task: Tensor, number: Tensor | None, share: Tensor | None
@@ -377,4 +386,5 @@ def subset_of(key: Tensor, position: Tensor, size: int, domain: Domain) -> Tenso
     """Numbers of a random part of a data set; all of it as it is."""
     if size == domain.size:
         return position
-    return shuffle(random.fold_in(key, SUBSET), 0, position, domain)
+    zero = torch.zeros(position.shape[:-1], dtype=torch.int64, device=position.device)
+    return shuffle(random.fold_in(key, SUBSET), zero, position, domain)

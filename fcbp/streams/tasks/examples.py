@@ -56,15 +56,25 @@ def _split(inputs: Any, targets: Any) -> Split:
     return Split(x, y)
 
 
-def constants(tensors: dict[str, Tensor]) -> Callable[[torch.device], dict[str, Tensor]]:
-    """``constants(tensors)(device)``: the tensors there; each device has one copy, which all members read."""
+def constants(tensors: dict[str, Tensor], flat: tuple[str, ...] = ()) -> Callable[[torch.device], dict[str, Tensor]]:
+    """``constants(tensors)(device)``: the tensors there; each device has one copy, which all members read.
+
+    A device other than the CPU is to be asked for once before a program is traced: a copy made by a program is its own.
+
+    Args:
+        tensors: by name.
+        flat: of these there is a view of one axis too, by the name with ``" flat"`` after it. Such a view is made
+            here because lanes make a copy of one that is part of the program.
+    """
     copies: dict[torch.device, dict[str, Tensor]] = {}
 
     def there(device: torch.device) -> dict[str, Tensor]:
         if device not in copies:
-            copies[device] = {name: tensor.to(device) for name, tensor in tensors.items()}
+            made = {name: tensor.to(device) for name, tensor in tensors.items()}
+            copies[device] = {**made, **{f"{name} flat": made[name].view(-1) for name in flat}}
         return copies[device]
 
+    there(torch.device("cpu"))
     return there
 
 
@@ -189,7 +199,8 @@ class Pixels:
                 "scale": torch.tensor([scale], dtype=torch.float32),
                 "mean": of_each(mean),
                 "sd": of_each(sd),
-            }
+            },
+            flat=("train", "test"),
         )
 
     def plain(self, split: str, rows: Int64[Tensor, "..."]) -> Float[Tensor, "... *shape"]:
@@ -202,7 +213,7 @@ class Pixels:
     ) -> Float[Tensor, "... *shape"]:
         """The inputs of these numbers, their pixels in this order."""
         there = self.constants(rows.device)
-        values = pick(there[split].reshape(-1), rows.unsqueeze(-1) * self.size + order)
+        values = pick(there[f"{split} flat"], rows.unsqueeze(-1) * self.size + order)
         return self._normalised(values, there, order).reshape(*rows.shape, *self.shape)
 
     def augmented(
@@ -213,7 +224,7 @@ class Pixels:
         channels, height, width = self.image
         place, inside = self.augmentation.places(key, number, height, width)
         within = torch.arange(channels, device=rows.device)[:, None, None] * (height * width) + place.unsqueeze(-3)
-        values = pick(there[split].reshape(-1), rows[..., None, None, None] * self.size + within)
+        values = pick(there[f"{split} flat"], rows[..., None, None, None] * self.size + within)
         made = self._normalised(values.flatten(-3), there, None).reshape(*rows.shape, *self.image)
         if inside is not None:
             made = torch.where(inside.unsqueeze(-3), made, 0.0)

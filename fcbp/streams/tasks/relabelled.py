@@ -64,7 +64,7 @@ def permuted_inputs(
             order = torch.where(task == 0, torch.arange(pixels, device=key.device), order)
         return order.to(torch.int32)  # half the memory of a window
 
-    return Kind(data, (size,), choose, len(data.classes), _test(data), "first", table, permutes=True)
+    return Kind(data, (size,), choose, len(data.classes), _test(data), "first", table, pixels, permutes=True)
 
 
 @builder()
@@ -100,7 +100,7 @@ def permuted_labels(data: Dataset, common: Common, *, subset: int | None = None)
     def table(key: Tensor, task: Tensor) -> Tensor:
         return random.permutation(random.fold_in(key, task), classes)
 
-    return Kind(data, (size,), choose, classes, _test(data), "first", table)
+    return Kind(data, (size,), choose, classes, _test(data), "first", table, classes)
 
 
 @builder()
@@ -141,7 +141,9 @@ def random_labels(data: Dataset, common: Common, *, subset: int | None = None, l
         if labels == "uniform":
             word = (random.bits_at(key, task * size + position) >> 32) & 0xFFFFFFFF
             return rows, (word * classes) >> 32
-        return rows, context.targets(_rows(context, shuffle(key, task, position, among), size, part))
+        # Examples of a batch may be of two tasks: each is a row of its own.
+        other = shuffle(key, task, position.unsqueeze(-1), among).squeeze(-1)
+        return rows, context.targets(_rows(context, other, size, part))
 
     return Kind(data, (size,), choose, classes, then="first")
 

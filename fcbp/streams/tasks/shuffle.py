@@ -5,8 +5,9 @@ A position is two digits, of base ``a`` and of base ``b``. Each round of a Feist
 function of the other, which is undone by subtracting it, so that the whole is a permutation of the ``a * b`` pairs
 (Black and Rogaway, Ciphers with arbitrary finite domains, CT-RSA 2002, section 5, whose rounds alternate as these do).
 Where ``a * b`` exceeds the number of positions, a position that leaves them is permuted again until it is back: *cycle
-walking*, section 4 there. The pairs beyond the positions are few, and one walk visits each of them once at most, so
-that as many repetitions as there are such pairs are always enough: they are unrolled, and the permutation is exact.
+walking*, section 4 there. The pairs beyond the positions are few. Where each of them goes is computed once, so that a
+walk is a few looks into a small table; it visits each of them once at most, so that as many looks as there are such
+pairs are always enough, and the permutation is exact.
 
 The random functions are words of a key of :mod:`fcbp.random` at places of their own.
 """
@@ -22,11 +23,11 @@ from torch import Tensor
 
 from fcbp import random
 
-__all__ = ["ROUNDS", "Domain", "domain", "domains", "shuffle"]
+__all__ = ["ROUNDS", "Domain", "domain", "shuffle"]
 
 ROUNDS = 10
 """Of the network, as in NIST's FF1 (SP 800-38G)."""
-FEW = 256
+FEW = 64
 """Positions up to which a network has more rounds."""
 ROUNDS_OF_FEW = 24
 """With digits of 2 or 3 values each round changes little: over 3 to 7 positions, 24 rounds make every permutation
@@ -34,7 +35,7 @@ equally frequent, as far as half a million of them can tell."""
 
 
 class Domain(NamedTuple):
-    """Positions as pairs of digits. The numbers are Python's, or tensors with one entry for each of several sizes."""
+    """Positions as pairs of digits. The first three are plain numbers, or tensors with an entry for each row."""
 
     size: int | Tensor
     """Positions."""
@@ -63,38 +64,37 @@ def domain(size: int) -> Domain:
     return Domain(size, low, high, low * high - size, ROUNDS if size > FEW else ROUNDS_OF_FEW)
 
 
-def domains(sizes: tuple[int, ...], device: torch.device) -> Domain:
-    """Those of several sizes, of which a tensor of places picks one each; of one size plain numbers."""
-    each = [domain(size) for size in sizes]
-    if len(each) == 1:
-        return each[0]
-    size, low, high = (torch.tensor([one[i] for one in each], device=device) for i in range(3))
-    return Domain(size, low, high, max(one.beyond for one in each), max(one.rounds for one in each))
-
-
 def shuffle(
-    key: Int64[Tensor, ""], number: int | Tensor, position: Int64[Tensor, "..."], domain: Domain
-) -> Int64[Tensor, "..."]:
-    """Where a permutation takes positions.
+    key: Int64[Tensor, ""], number: Int64[Tensor, "*rows"], position: Int64[Tensor, "*rows k"], domain: Domain
+) -> Int64[Tensor, "*rows k"]:
+    """Where permutations take positions.
 
     Args:
         key: of all the permutations.
-        number: which of them; a tensor is broadcast against ``position``.
+        number: which of them, for each row of positions.
         position: 0 to ``domain.size - 1``.
-        domain: of the positions; tensors in it are broadcast against ``position``.
+        domain: of the positions; its tensors have an entry for each row.
 
     Example:
         >>> key = random.key(0)
-        >>> sorted(shuffle(key, 5, torch.arange(10), domain(10)).tolist())
+        >>> sorted(shuffle(key, torch.tensor(5), torch.arange(10), domain(10)).tolist())
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
-    once = _network(key, number, position, domain)
+    number = number.unsqueeze(-1)
+    size, low, high = (part.unsqueeze(-1) if isinstance(part, Tensor) else part for part in domain[:3])
+    of_row = domain._replace(size=size, low=low, high=high)
+    if not domain.beyond:
+        return _network(key, number, position, of_row)
+    outside = (torch.arange(domain.beyond, device=position.device) + size).expand(*position.shape[:-1], domain.beyond)
+    made = _network(key, number, torch.cat([position, outside], -1), of_row)
+    found, table = made[..., : position.shape[-1]], made[..., position.shape[-1] :]
     for _ in range(domain.beyond):
-        once = torch.where(once < domain.size, once, _network(key, number, once, domain))
-    return once
+        place = (found - size).clamp(0, domain.beyond - 1)
+        found = torch.where(found < size, found, table.gather(-1, place))
+    return found
 
 
-def _network(key: Tensor, number: int | Tensor, position: Tensor, domain: Domain) -> Tensor:
+def _network(key: Tensor, number: Tensor, position: Tensor, domain: Domain) -> Tensor:
     first, second = position // domain.high, position % domain.high
     for i in range(0, domain.rounds, 2):
         first = _add(first, domain.low, key, (number * domain.rounds + i) * domain.high + second)
