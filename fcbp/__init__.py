@@ -6,6 +6,7 @@ Pure functions over parameter and state pytrees, composed with ``torch.func``: :
 
 from fcbp import (
     analysis,
+    data,
     designs,
     experiment,
     initializers,
@@ -50,6 +51,7 @@ __all__ = [
     "Slice",
     "UnitGroup",
     "analysis",
+    "data",
     "designs",
     "experiment",
     "find_units",
