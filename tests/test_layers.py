@@ -17,7 +17,7 @@ LAYERS = [
     {"random", "tree", "names", "concrete", "designs"},
     {"units", "utility", "initializers"},
     {"cbp", "weights", "optim", "methods", "metrics"},
-    {"learner", "nets", "streams"},
+    {"learner", "nets", "stateful", "streams"},
     {"loop", "lanes"},
     {"experiment", "sweep", "sweeps"},
     {"analysis"},
