@@ -59,6 +59,8 @@ class Moments:
         self.single: dict[str, Tensor] = {}
         # By name and axis (none: single weights) the steps until every weight is old, as far as the processor knows.
         self.young: dict[str, dict[int | None, int]] = {name: {} for name in params}
+        # Weights before a step whose gradient a weight decay joins.
+        self.start: dict[str, Tensor] = {}
         self.warned: set[tuple[str, str]] = set()
 
     # --- resets -----------------------------------------------------------------------------------------
@@ -153,12 +155,17 @@ class Moments:
 
     @torch.no_grad()
     def before(self, optimizer: torch.optim.Optimizer) -> None:
-        """Ahead of an optimiser's step: Adafactor's running means, whose decay depends on the count."""
-        if isinstance(optimizer, torch.optim.Adafactor):
-            for name in self._stepping(optimizer):
-                if any(self.young[name].values()) and optimizer.state.get(self.params[name]):
-                    counts = [laid for _, laid in self._laid_counts(name)]
-                    _prepare_adafactor(self.params[name], optimizer.state[self.params[name]], self._group(name), counts)
+        """Ahead of an optimiser's step: Adafactor's running means, whose decay depends on the count; and what the
+        weights were."""
+        for name in self._stepping(optimizer):
+            p, group = self.params[name], self._group(name)
+            if not any(self.young[name].values()) or not optimizer.state.get(p):
+                continue
+            rule = rule_of(optimizer, group)
+            if isinstance(optimizer, torch.optim.Adafactor):
+                _prepare_adafactor(p, optimizer.state[p], group, [laid for _, laid in self._laid_counts(name)])
+            elif rule is not None and rule.reads_grad and group["weight_decay"]:
+                self.start[name] = p.detach().clone()
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer) -> None:
@@ -173,6 +180,7 @@ class Moments:
                     self._correct(name, counts, i, rule)
             for axis, left in young.items():
                 young[axis] = max(left - 1, 0)
+        self.start.clear()
 
     def _stepping(self, optimizer: torch.optim.Optimizer) -> list[str]:
         return [n for n, (own, _) in self.places.items() if own is optimizer and self.params[n].grad is not None]
@@ -215,7 +223,7 @@ class Moments:
         rows = {key: some.of(x).to(fine) for key, x in moments.items()}
         if rule.reads_grad:
             assert p.grad is not None
-            rows["grad"] = _effective(some.of(p.grad), some.of(p), group).to(fine)
+            rows["grad"] = _effective(some.of(p.grad), some.of(self.start.get(name, p)), group).to(fine)
         if "mu_product" in state:
             rows["mu_product"] = state["mu_product"].to(p.device)
         steps = _steps(state)
