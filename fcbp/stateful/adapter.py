@@ -241,6 +241,7 @@ class ContinualBackprop:
         grads = self._gradients()
         self._grads = {name: g.clone() for name, g in grads.items()} if self.choice.reads("grads") else None
         method, given = self.choice.method, self._given(None)
+        del given["grads"], given["previous"]
         adjusted, state = method.adjust(self.method_state, grads, self._values(), **accepted(method.adjust, given))
         for name, p in self.params.items():
             if p.grad is not None and adjusted[name] is not grads[name]:
