@@ -143,10 +143,16 @@ def test_a_forward_repeated_by_activation_checkpointing_counts_once(reentrant):
 
 def renamed(model: nn.Module) -> tuple[fcbp.UnitGroup, ...]:
     """The groups of a module as the child ``inner`` of another."""
-    outer = nn.Module()
-    outer.inner = model
-    outer.forward = lambda x: model(x)
-    return fcbp.find_units(outer, X[0])
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    return fcbp.find_units(Outer(), X[0])
 
 
 # --- precision and layout -------------------------------------------------------------------------------
@@ -350,6 +356,9 @@ def test_attention_whose_output_weight_goes_to_a_function_is_read():
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     cbp = ContinualBackprop(model, optimizer, x[0], **NUMBERS)
     assert any(group.activation.endswith("out_proj") for group in cbp.units)
+    other = pickle.loads(pickle.dumps(model)), copy.deepcopy(model)
+    assert all(type(m.layer.self_attn.forward).__name__ == "method" for m in other)
+    assert all(m.layer.self_attn.forward.__self__ is m.layer.self_attn for m in other)
     state = cbp.method_state
     features = fcbp.forward_with_features(model, cbp.units)(dict(model.named_parameters()), {}, x[0])[1]
     model(x[0])
@@ -365,6 +374,8 @@ def test_attention_whose_output_weight_goes_to_a_function_is_read():
         cbp.step()
     assert state is cbp.method_state
     assert any(int(cbp.replaced[g.name].sum()) for g in cbp.units if g.activation.endswith("out_proj"))
+    cbp.remove()
+    assert "forward" not in vars(model.layer.self_attn)
 
 
 @pytest.mark.parametrize("method", [name for name in fcbp.methods.METHODS if name != "bp"])

@@ -312,8 +312,8 @@ class ContinualBackprop:
         if missing:
             raise ValueError(
                 f"no training forward read {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''} since the "
-                "last cbp.step(); expected one in train() mode with gradients enabled, of the model that was given. Of a "
-                "model compiled and called before, call torch.compiler.reset() first; a group that a forward may leave "
+                "last cbp.step(); expected one in train() mode with gradients enabled, of the model that was given. If "
+                "it was compiled and called before, call torch.compiler.reset() first; a group that a forward may leave "
                 "out does not belong in units="
             )
         features = self._readings.features(as_moments=bool(self.ranks) and self.choice.by_moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.hooks import RemovableHandle
 
 from fcbp.units import UnitGroup
+from fcbp.units.expose import expose
 from fcbp.units.features import _group_activation, _samples
 from fcbp.units.reads import Reads
 
@@ -43,6 +45,32 @@ class Inert:
         return None
 
 
+class Attention:
+    """The forward of an ``nn.MultiheadAttention`` that calls its output projection as a module, for that to be read.
+
+    A copy or a pickle of the module has its own forward again.
+    """
+
+    def __init__(self, module: nn.MultiheadAttention):
+        self.module = module
+        expose(module)
+        self.call = module.forward
+        module.forward = self  # type: ignore[method-assign]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.call(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return types.MethodType(type(self.module).forward, memo.get(id(self.module), self.module))
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, str]]:
+        return getattr, (self.module, "forward")
+
+    def remove(self) -> None:
+        """Give the module its own forward back."""
+        self.module.__dict__.pop("forward", None)
+
+
 class Readings:
     """The activations of training forwards since the last step.
 
@@ -59,7 +87,7 @@ class Readings:
     def __init__(self, model: nn.Module, units: Iterable[UnitGroup], *, by_moments: bool):
         self.model, self.units, self.by_moments = model, tuple(units), by_moments
         self.keys: dict[str, Key] = {}
-        self.handles: list[RemovableHandle] = []
+        self.handles: list[RemovableHandle | Attention] = []
         self.watched: dict[str, list[Key]] = {}
         modules = dict(model.named_modules())
         for group in self.units:
@@ -73,12 +101,17 @@ class Readings:
         self.compiled: dict[Key, list[Tensor]] = {key: _accumulators(modules.get(key[0])) for key in keys}
         self.outside_backward: set[Key] = set()
         for key in keys:
-            name = _parameter_read(key[0], modules)
-            if name is None:
+            if key[0] in modules:
                 hook = Hook(self._reader(key))
                 self.handles.append(modules[key[0]].register_forward_pre_hook(hook, with_kwargs=True))
             else:
-                self.watched.setdefault(name, []).append(key)
+                self.watched.setdefault(key[0], []).append(key)
+        attentions = dict.fromkeys(modules[name.rpartition(".")[0]] for name, _ in keys if name in modules)
+        self.handles += [
+            Attention(m)
+            for m in attentions
+            if isinstance(m, nn.MultiheadAttention) and m.forward == types.MethodType(nn.MultiheadAttention.forward, m)
+        ]
         self.reads: list[Reads] = []
         self.handles.append(model.register_forward_pre_hook(Hook(self._begin), prepend=True))
         if self.watched:
@@ -211,16 +244,6 @@ class Readings:
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.reads:
             self.reads.pop().__exit__(None, None, None)
-
-
-def _parameter_read(activation: str, modules: Mapping[str, nn.Module]) -> str | None:
-    """The parameter that reads a group, where no module does: attention hands its output weight to a function."""
-    if activation not in modules:
-        return activation
-    owner, _, child = activation.rpartition(".")
-    if child == "out_proj" and isinstance(modules[owner], nn.MultiheadAttention):
-        return f"{activation}.weight"
-    return None
 
 
 def _accumulators(module: nn.Module | None) -> list[Tensor]:
