@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import optree
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+
 from fcbp.methods import METHODS, Method, keep_gradients
 from fcbp.names import lookup, unknown
+from fcbp.stateful.readings import laid
+from fcbp.units import UnitGroup
 from fcbp.utility import OF_GRADIENTS
 
-__all__ = ["Choice", "accepted", "choose", "reads"]
+__all__ = ["Choice", "accepted", "choose", "reads", "rehearse"]
 
 OF_MOMENTS = frozenset({"contribution", "weight", "adaptation", "random", *OF_GRADIENTS})
 """Utility measures that read no more of an activation than its mean and its mean absolute value."""
@@ -53,9 +66,7 @@ def choose(method: str | Method, hyper: Any, options: Mapping[str, Any]) -> Choi
         if hyper is None:
             raise ValueError("hyper is None; expected the numbers of the method that was given, such as Hyperparams()")
         if options:
-            raise ValueError(
-                f"{next(iter(options))} is an option of a method by name; expected hyper= with its numbers"
-            )
+            raise ValueError(f"{next(iter(options))} is given beside a Method; expected hyper= with its numbers")
         return Choice("custom", method, hyper, False)
     kind = lookup("method", method, METHODS)
     numbers = kind.hyperparams._fields  # type: ignore[attr-defined]
@@ -87,3 +98,37 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(given)
     return {name: value for name, value in given.items() if name in parameters}
+
+
+def rehearse(
+    choice: Choice,
+    state: Any,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    units: tuple[UnitGroup, ...],
+) -> None:
+    """Take a step on tensors without values, for the method to check its options and numbers.
+
+    Raises:
+        ValueError: an option is unknown or a number out of its range.
+    """
+    trees: list[Any] = [state, dict(params)]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [optree.tree_map(mode.from_tensor, x) for x in trees]
+        given = {
+            "units": units[:1],
+            "features": {g.name: laid(torch.zeros(2, g.size), g.activation_axis) for g in units[:1]},
+            "hyper": choice.hyper,
+            "step_size": 0.0,
+            "new_task": torch.tensor(True),
+        }
+        after = {**given, "grads": fake[1], "previous": fake[1]}
+        method = choice.method
+        with contextlib.suppress(*WITHOUT_VALUES):
+            method.adjust(fake[0], fake[1], fake[1], **accepted(method.adjust, given))
+            fakes = {name: mode.from_tensor(b) for name, b in buffers.items()}
+            method.update(fake[0], fake[1], (), fakes, **accepted(method.update, after))
+
+
+WITHOUT_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+"""What a method of someone else's raises that reads values: the first step sees whether it is right."""

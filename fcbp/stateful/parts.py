@@ -94,9 +94,11 @@ class Parts:
         self.params = params
         self.kinds = {name: (p.device, p.dtype) for name, p in params.items()}
         self.homes = {name: _home(model, name) for name in params}
-        modules = dict(model.named_modules())
-        self.modules = {name: (*_home(model, name), modules[name]) for name in read if name and name in modules}
         self.buffer_homes = {name: _home(model, name) for name, _ in model.named_buffers()}
+        modules = dict(model.named_modules())
+        owners = [name.rpartition(".")[0] for name in params] + [name for name in read if name in modules]
+        paths = {".".join(name.split(".")[: i + 1]) for name in owners for i in range(name.count(".") + 1)}
+        self.modules = {path: (*_home(model, path), modules[path]) for path in sorted(paths) if path}
 
     def buffers(self) -> dict[str, Tensor]:
         """The buffers as they are now."""
@@ -109,6 +111,9 @@ class Parts:
         Raises:
             ValueError: a parameter or module was replaced, moved, cast or frozen.
         """
+        for name, (home, leaf, module) in self.modules.items():
+            if home._modules.get(leaf) is not module:
+                raise _changed(f"the module {name} was replaced", "with an optimiser of the new parameters")
         for name, (home, leaf) in self.homes.items():
             p = self.params[name]
             if home._parameters.get(leaf) is not p:
@@ -121,9 +126,6 @@ class Parts:
                 )
             if not p.requires_grad:
                 raise _changed(f"the parameter {name} was frozen", "after freezing")
-        for name, (home, leaf, module) in self.modules.items():
-            if home._modules.get(leaf) is not module:
-                raise _changed(f"the module {name} was replaced", "with an optimiser of the new parameters")
 
 
 def _changed(what: str, then: str) -> ValueError:

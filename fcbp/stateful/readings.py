@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from fcbp.units import UnitGroup
 from fcbp.units.expose import expose
 from fcbp.units.features import _group_activation, _samples
+from fcbp.units.group import unit_axis_sizes
 from fcbp.units.reads import Reads
 
 __all__ = ["Readings", "laid", "moments"]
@@ -150,7 +151,7 @@ class Readings:
                 read[key] = _two_samples(self._moments(key), key[1])
             else:
                 read[key] = calls[0] if len(calls) == 1 else _samples(calls, key[1])
-        return {group.name: _group_activation(group, [read[self.keys[group.name]]]) for group in self.units}
+        return {group.name: _own(group, read[self.keys[group.name]]) for group in self.units}
 
     def _moments(self, key: Key) -> Tensor:
         total, count = self.sums.get(key, (None, 0))
@@ -244,6 +245,18 @@ class Readings:
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.reads:
             self.reads.pop().__exit__(None, None, None)
+
+
+def _own(group: UnitGroup, h: Tensor) -> Tensor:
+    """A group's part of an activation."""
+    try:
+        return _group_activation(group, [h])
+    except (StopIteration, IndexError, RuntimeError):
+        sizes = " or ".join(map(str, sorted(unit_axis_sizes(group))))
+        raise ValueError(
+            f"the activation of group {group.name!r} has shape {tuple(h.shape)}; expected {sizes} entries on its unit "
+            f"axis {group.activation_axis}: inputs of the examples' rank, whose units lie there"
+        ) from None
 
 
 def _accumulators(module: nn.Module | None) -> list[Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import optree
 from torch import Tensor
 
 __all__ = ["FORMAT", "check_saved", "leaves_by_name"]
@@ -14,10 +13,23 @@ FORMAT = 1
 """Raised with every change of what is saved."""
 
 
-def leaves_by_name(tree: Any) -> dict[str, Tensor]:
-    """A pytree's tensors by their paths."""
-    paths = optree.tree_paths(tree)
-    return {"/".join(map(str, path)): leaf for path, leaf in zip(paths, optree.tree_leaves(tree), strict=True)}
+def leaves_by_name(tree: Any, prefix: str = "") -> dict[str, Tensor]:
+    """A pytree's tensors by the names of keys, fields and places that lead to them.
+
+    Example:
+        >>> import torch, fcbp
+        >>> list(leaves_by_name(fcbp.optim.SGDState({"0.weight": torch.zeros(2)})))
+        ['momentum/0.weight']
+    """
+    if isinstance(tree, Tensor):
+        return {prefix: tree}
+    if hasattr(tree, "_asdict"):
+        tree = tree._asdict()
+    entries = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+    found: dict[str, Tensor] = {}
+    for name, child in entries:
+        found |= leaves_by_name(child, f"{prefix}/{name}" if prefix else str(name))
+    return found
 
 
 def check_saved(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
