@@ -1,0 +1,134 @@
+"""The method, its numbers, and what it is to be told of, from the keywords of a constructor."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optree
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+
+from fcbp.methods import METHODS, Method, keep_gradients
+from fcbp.names import lookup, unknown
+from fcbp.stateful.readings import laid
+from fcbp.units import UnitGroup
+from fcbp.utility import OF_GRADIENTS
+
+__all__ = ["Choice", "accepted", "choose", "reads", "rehearse"]
+
+OF_MOMENTS = frozenset({"contribution", "weight", "adaptation", "random", *OF_GRADIENTS})
+"""Utility measures that read no more of an activation than its mean and its mean absolute value."""
+
+
+class Choice(NamedTuple):
+    """A method, ready to be called."""
+
+    name: str
+    """Its name, ``"custom"`` for one given as a :class:`fcbp.methods.Method`."""
+    method: Method
+    """Its functions."""
+    hyper: Any
+    """Its numbers."""
+    by_moments: bool
+    """Whether it reads no more of an activation than its mean and its mean absolute value."""
+
+    def reads(self, keyword: str) -> bool:
+        """Whether ``adjust`` or ``update`` takes a keyword."""
+        return reads(self.method.update, keyword) or (self.adjusts and reads(self.method.adjust, keyword))
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether it acts on the gradients."""
+        return self.method.adjust is not keep_gradients
+
+
+def choose(method: str | Method, hyper: Any, options: Mapping[str, Any]) -> Choice:
+    """The method of that name with its options and numbers.
+
+    Args:
+        method: a name of :data:`fcbp.methods.METHODS`, or a method.
+        hyper: its numbers; by default those among ``options``, and the method's own defaults.
+        options: by keyword the method's numbers and what it is built with.
+
+    Raises:
+        ValueError: the name or an option is unknown, or a method is given without its numbers.
+    """
+    if isinstance(method, Method):
+        if hyper is None:
+            raise ValueError("hyper is None; expected the numbers of the method that was given, such as Hyperparams()")
+        if options:
+            raise ValueError(f"{next(iter(options))} is given beside a Method; expected hyper= with its numbers")
+        return Choice("custom", method, hyper, False)
+    kind = lookup("method", method, METHODS)
+    numbers = kind.hyperparams._fields  # type: ignore[attr-defined]
+    keywords = list(inspect.signature(kind.build).parameters)
+    for option in options:
+        if option not in (*numbers, *keywords):
+            raise unknown("option", option, (*numbers, *keywords))
+    built = {name: value for name, value in options.items() if name in keywords}
+    given = {name: value for name, value in options.items() if name in numbers and name not in built}
+    if hyper is not None and given:
+        raise ValueError(f"hyper and {next(iter(given))} are both given; expected the numbers in one of them")
+    measure = built.get("measure", "contribution")
+    by_moments = method == "redo" or (method == "cbp" and isinstance(measure, str) and measure in OF_MOMENTS)
+    return Choice(method, kind.build(**built), kind.hyperparams(**given) if hyper is None else hyper, by_moments)
+
+
+def reads(function: Callable[..., Any], keyword: str) -> bool:
+    """Whether a function of a method's protocol takes a keyword: by name, or to hand it on (``**given``).
+
+    What a function does not read it takes as ``**_``.
+    """
+    parameters = inspect.signature(function).parameters
+    return keyword in parameters or any(p.kind is p.VAR_KEYWORD and p.name != "_" for p in parameters.values())
+
+
+def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the keywords that a function takes."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(given)
+    return {name: value for name, value in given.items() if name in parameters}
+
+
+def rehearse(
+    choice: Choice,
+    state: Any,
+    params: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    units: tuple[UnitGroup, ...],
+) -> None:
+    """Take a step on tensors without values, for the method to check its options and numbers.
+
+    Raises:
+        ValueError: an option is unknown or a number out of its range.
+    """
+    trees: list[Any] = [state, dict(params)]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [optree.tree_map(mode.from_tensor, x) for x in trees]
+        given = {
+            "units": units[:1],
+            "features": {g.name: laid(torch.zeros(2, g.size), g.activation_axis) for g in units[:1]},
+            "hyper": choice.hyper,
+            "step_size": 0.0,
+            "new_task": torch.tensor(True),
+        }
+        after = {**given, "grads": fake[1], "previous": fake[1]}
+        method = choice.method
+        with contextlib.suppress(*WITHOUT_VALUES):
+            method.adjust(fake[0], fake[1], fake[1], **accepted(method.adjust, given))
+            fakes = {name: mode.from_tensor(b) for name, b in buffers.items()}
+            method.update(fake[0], fake[1], (), fakes, **accepted(method.update, after))
+
+
+WITHOUT_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+"""What a method of someone else's raises that reads values: the first step sees whether it is right."""
