@@ -12,9 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.hooks import RemovableHandle
 
 from fcbp.units import UnitGroup
+from fcbp.units.checks import unit_axis_sizes
 from fcbp.units.expose import expose
 from fcbp.units.features import _group_activation, _samples
-from fcbp.units.group import unit_axis_sizes
 from fcbp.units.reads import Reads
 
 __all__ = ["Readings", "laid", "moments"]
