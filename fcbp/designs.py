@@ -22,6 +22,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from fcbp import random as prng
+from fcbp.checks import arguments
 
 __all__ = ["Members", "Range", "grid", "linear", "listed", "log", "paired", "random", "sobol"]
 
@@ -88,16 +89,19 @@ class Range:
         return round(value) if self.whole else value
 
 
+@arguments
 def linear(low: float, high: float, *, whole: bool = False) -> Range:
     """Values from ``low`` to ``high``, equally likely; ``whole`` rounds them."""
     return Range(low, high, whole=whole)
 
 
+@arguments
 def log(low: float, high: float, *, whole: bool = False) -> Range:
     """Values from ``low`` to ``high`` whose logarithms are equally likely; ``whole`` rounds them."""
     return Range(low, high, logarithmic=True, whole=whole)
 
 
+@arguments
 def grid(**values: Any) -> Members:
     """The cartesian product of settings; a value alone stands for itself.
 
@@ -115,6 +119,7 @@ def grid(**values: Any) -> Members:
     return Members(axes, tuple(dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())))
 
 
+@arguments
 def paired(**values: Any) -> Members:
     """Settings side by side, as by ``zip``: the first member takes every first value, and so on.
 
@@ -136,6 +141,7 @@ def paired(**values: Any) -> Members:
     return Members({"member": tuple(range(len(rows)))}, rows)
 
 
+@arguments
 def listed(settings: Iterable[Mapping[str, Any]], **crossed: Any) -> Members:
     """Settings one by one, each with every value of what is ``crossed`` with them, most often the seeds.
 
@@ -160,6 +166,7 @@ def listed(settings: Iterable[Mapping[str, Any]], **crossed: Any) -> Members:
     return Members({"setting": tuple(range(len(rows))), **axes}, members)
 
 
+@arguments
 def random(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members:
     """Settings drawn at random, each for every seed.
 
@@ -182,6 +189,7 @@ def random(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Member
     )
 
 
+@arguments
 def sobol(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members:
     """As :func:`random`, but settings that fill the space more evenly: a scrambled Sobol sequence (Owen, 1998).
 

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fcbp import random
+from fcbp.checks import arguments
 from fcbp.names import lookup
 
 __all__ = [
@@ -64,6 +65,7 @@ GAINS: dict[str, float] = {
 }
 
 
+@arguments
 def gain(nonlinearity: str) -> float:
     """The gain of a nonlinearity, as ``torch.nn.init.calculate_gain`` has it; relu's for elu, gelu, silu.
 
@@ -97,6 +99,7 @@ def _fan_mean(fan_in: int, fan_out: int) -> float:
 def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: float, doc: str) -> Initializer:
     default_gain = gain
 
+    @arguments
     def initializer(
         key: Int64[Tensor, ""],
         shape: Sequence[int],
@@ -153,6 +156,7 @@ INITIALIZERS: dict[str, Initializer] = {
 _FOLLOW_NONLINEARITY = ("kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")
 
 
+@arguments
 def checked(initializer: Initializer) -> Initializer:
     """The same function, whose result is looked at: a wrong one would change the parameters' shape or dtype.
 
@@ -182,6 +186,7 @@ def checked(initializer: Initializer) -> Initializer:
     return draw
 
 
+@arguments
 def get(initializer: str | Initializer, nonlinearity: str | None = None) -> Initializer:
     """The initializer of that name, with the gain of ``nonlinearity`` where it has one; or the function, checked.
 

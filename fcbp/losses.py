@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.checks import arguments
 from fcbp.names import lookup
 
 __all__ = ["LOSSES", "Loss", "cross_entropy", "get", "mse"]
@@ -22,6 +23,7 @@ __all__ = ["LOSSES", "Loss", "cross_entropy", "get", "mse"]
 Loss = Callable[..., Any]
 
 
+@arguments
 def mse(output: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean squared error of a regression.
 
@@ -45,6 +47,7 @@ def mse(output: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Fl
     return nn.functional.mse_loss(output, targets)
 
 
+@arguments
 def cross_entropy(output: Float[Tensor, "batch classes ..."], targets: Tensor) -> Float[Tensor, ""]:
     """Mean cross-entropy of a classification, the output being unnormalised log-probabilities (logits).
 
@@ -79,6 +82,7 @@ LOSSES: dict[str, Loss] = {"mse": mse, "cross_entropy": cross_entropy}
 """The losses by name."""
 
 
+@arguments
 def get(loss: str | Loss) -> Loss:
     """Look a loss up by its name; a function is given back as it is.
 

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int, Int32, Num
 from torch import Tensor
 
 from fcbp.cbp import CBPState, Hyperparams, bias_correction
+from fcbp.checks import arguments
 
 __all__ = [
     "Spectrum",
@@ -55,11 +56,13 @@ __all__ = [
 Activation = Float[Tensor, "*samples units"]
 
 
+@arguments
 def squared_error(output: Float[Tensor, "..."], targets: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     """Mean squared difference."""
     return (output - targets).square().mean()
 
 
+@arguments
 def accuracy(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
     """Fraction of the examples whose largest output is that of their class.
 
@@ -74,6 +77,7 @@ def accuracy(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*bat
     return (output.argmax(-1) == targets).to(torch.float32).mean()
 
 
+@arguments
 def error(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
     """Fraction of the examples whose largest output is not that of their class: ``1 - accuracy``.
 
@@ -84,6 +88,7 @@ def error(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"
     return (output.argmax(-1) != targets).to(torch.float32).mean()
 
 
+@arguments
 def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
     """Units that are 0 on every sample: rectifiers that never fire.
 
@@ -94,6 +99,7 @@ def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
     return (activation == 0).reshape(-1, activation.shape[-1]).all(0)
 
 
+@arguments
 def dormant_units(activation: Activation, threshold: float | Tensor = 0.025) -> Bool[Tensor, "units"]:
     """Units whose mean absolute activation is at most ``threshold`` times their layer's.
 
@@ -108,6 +114,7 @@ def dormant_units(activation: Activation, threshold: float | Tensor = 0.025) -> 
     return mean <= threshold * mean.mean()
 
 
+@arguments
 def saturated_units(
     activation: Activation, lower: float, upper: float, tolerance: float = 0.05
 ) -> Bool[Tensor, "units"]:
@@ -128,6 +135,7 @@ def saturated_units(
     return at_an_end.reshape(-1, activation.shape[-1]).all(0)
 
 
+@arguments
 def weight_magnitude(params: Any) -> Float[Tensor, ""]:
     """Mean absolute value over every element of a pytree."""
     leaves = optree.tree_leaves(params)
@@ -135,11 +143,13 @@ def weight_magnitude(params: Any) -> Float[Tensor, ""]:
     return sum(totals[1:], totals[0]) / sum(leaf.numel() for leaf in leaves)
 
 
+@arguments
 def gradient_magnitude(grads: Any) -> Float[Tensor, ""]:
     """Mean absolute gradient over every element of a pytree."""
     return weight_magnitude(grads)
 
 
+@arguments
 def update_magnitude(before: Any, after: Any) -> Float[Tensor, ""]:
     """Mean absolute change over every element of two pytrees, such as the parameters before and after a step."""
     return weight_magnitude(optree.tree_map(torch.sub, after, before))
@@ -155,6 +165,7 @@ class Summary(NamedTuple):
     maximum: Float[Tensor, ""]
 
 
+@arguments
 def summarize(values: Num[Tensor, "..."]) -> Summary:
     """The least, the median, the mean and the greatest of a tensor's numbers; all NaN where one of them is.
 
@@ -167,11 +178,13 @@ def summarize(values: Num[Tensor, "..."]) -> Summary:
     return Summary(flat.amin(), flat.median(), flat.mean(), flat.amax())
 
 
+@arguments
 def age_summary(state: CBPState) -> Summary:
     """The ages, in steps, of all units of all groups."""
     return summarize(torch.cat(list(state.age.values())))
 
 
+@arguments
 def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
     """The bias-corrected utilities of all units of all groups; that of a unit of age 0 is 0."""
 
@@ -182,16 +195,19 @@ def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
     return summarize(torch.cat([corrected(name) for name in state.age]))
 
 
+@arguments
 def mature_fraction(state: CBPState, hyper: Hyperparams) -> Float[Tensor, ""]:
     """The share of units old enough to be replaced: where it is 0, nothing can be."""
     return torch.cat([age > hyper.maturity_threshold for age in state.age.values()]).to(torch.float32).mean()
 
 
+@arguments
 def units_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
     """How many units a learner's step replaced: what is true in the masks of ``info["replaced"]``."""
     return _number_true(info["replaced"])
 
 
+@arguments
 def weights_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
     """How many single weights a learner's step reset: what is true in ``info["reset_weights"]``, 0 without it."""
     return _number_true(info.get("reset_weights", {}))
@@ -213,6 +229,7 @@ class Spectrum(NamedTuple):
     """The matrix's longer side."""
 
 
+@arguments
 def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
     """The singular values of a matrix, for several of its ranks: each takes them in the matrix's place.
 
@@ -241,6 +258,7 @@ def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
     return Spectrum(torch.where(finite, relative, torch.nan), is_zero, longer)
 
 
+@arguments
 def rank(matrix: Float[Tensor, "samples features"] | Spectrum, tolerance: float | None = None) -> Float[Tensor, ""]:
     """How many singular values exceed ``tolerance`` times the largest.
 
@@ -261,6 +279,7 @@ def rank(matrix: Float[Tensor, "samples features"] | Spectrum, tolerance: float 
     return _count(relative > least, relative, is_zero)
 
 
+@arguments
 def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
     """The exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 for a zero matrix.
 
@@ -273,6 +292,7 @@ def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Floa
     return torch.where(is_zero, 0.0, torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
+@arguments
 def approximate_rank(matrix: Float[Tensor, "samples features"] | Spectrum, fraction: float = 0.99) -> Float[Tensor, ""]:
     """How many of the largest singular values hold 99 % of the sum of their squares.
 
@@ -286,6 +306,7 @@ def approximate_rank(matrix: Float[Tensor, "samples features"] | Spectrum, fract
     return _holding(relative.square(), fraction, is_zero)
 
 
+@arguments
 def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: float = 0.01) -> Float[Tensor, ""]:
     """How many of the largest singular values hold ``1 - delta`` of their sum.
 
@@ -300,6 +321,7 @@ def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: float = 0
     return _holding(relative, 1 - delta, is_zero)
 
 
+@arguments
 def stable_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
     """The squared Frobenius norm over the squared spectral norm (Rudelson and Vershynin, 2007); 0 for a zero matrix.
 

@@ -34,6 +34,6 @@ def lookup(argument: str, value: str, table: Mapping[str, T]) -> T:
     Raises:
         ValueError: ``value`` is not in ``table``; the message names ``argument`` and the near misses.
     """
-    if value not in table:
+    if not isinstance(value, str) or value not in table:
         raise unknown(argument, value, table)
     return table[value]

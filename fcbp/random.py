@@ -28,6 +28,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from fcbp.checks import arguments
+
 __all__ = [
     "bernoulli",
     "bits",
@@ -86,6 +88,7 @@ def _times_gamma(index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     return (index ^ 0) * _GAMMA
 
 
+@arguments
 def check_key(key: Int64[Tensor, ""]) -> None:
     """Check that ``key`` is one key.
 
@@ -114,6 +117,7 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, (Integral, torch.SymInt)) and not isinstance(value, bool)
 
 
+@arguments
 def key(seed: int | Tensor, device: torch.device | str | None = None) -> Int64[Tensor, "..."]:
     """A key from a seed.
 
@@ -131,6 +135,7 @@ def key(seed: int | Tensor, device: torch.device | str | None = None) -> Int64[T
     return _word(state + _GAMMA)
 
 
+@arguments
 def split(key: Int64[Tensor, ""], num: int = 2) -> Int64[Tensor, "num"]:
     """``num`` keys from one, independent of one another and of the draws of ``key``."""
     check_key(key)
@@ -138,6 +143,7 @@ def split(key: Int64[Tensor, ""], num: int = 2) -> Int64[Tensor, "num"]:
     return _child(key + _counters(num, key.device))
 
 
+@arguments
 def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     """A key from a key and an integer, such as a step or a member's number.
 
@@ -153,6 +159,7 @@ def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, "..."]) -> Int64[T
     return _child((key ^ _FOLD) + offset)
 
 
+@arguments
 def bits(key: Int64[Tensor, ""], shape: Sequence[int] = ()) -> Int64[Tensor, "*shape"]:
     """Uniform 64-bit words, as ``int64``.
 
@@ -163,6 +170,7 @@ def bits(key: Int64[Tensor, ""], shape: Sequence[int] = ()) -> Int64[Tensor, "*s
     return _word(key + _counters(math.prod(shape), key.device)).reshape(tuple(shape))
 
 
+@arguments
 def bits_at(key: Int64[Tensor, ""], index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
     """The words of ``key`` at these positions: ``bits_at(key, arange(n))`` equals ``bits(key, (n,))``."""
     check_key(key)
@@ -179,6 +187,7 @@ def _digits(dtype: torch.dtype) -> int:
     return _DIGITS[dtype]
 
 
+@arguments
 def uniform(
     key: Int64[Tensor, ""],
     shape: Sequence[int] = (),
@@ -201,6 +210,7 @@ def uniform(
     return torch.where(draw < high, draw, low)  # what rounding took up to maxval
 
 
+@arguments
 def normal(
     key: Int64[Tensor, ""], shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*shape"]:
@@ -217,6 +227,7 @@ def normal(
     return (torch.sqrt(-2 * torch.log(radius)) * torch.cos(angle)).to(dtype)
 
 
+@arguments
 def randint(
     key: Int64[Tensor, ""], shape: Sequence[int], minval: int | Tensor, maxval: int | Tensor
 ) -> Int64[Tensor, "*shape"]:
@@ -229,6 +240,7 @@ def randint(
     return minval + _shift_right(bits(key, shape), 1) % (maxval - minval)
 
 
+@arguments
 def bernoulli(
     key: Int64[Tensor, ""], p: float | Tensor = 0.5, shape: Sequence[int] | None = None
 ) -> Bool[Tensor, "*shape"]:
@@ -240,6 +252,7 @@ def bernoulli(
     return uniform(key, shape, torch.float64) < p
 
 
+@arguments
 def permutation(key: Int64[Tensor, ""], n: int) -> Int64[Tensor, "n"]:
     """A uniform permutation of ``0 .. n-1``."""
     _check_count("n", n)

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fcbp.checks import arguments
 from fcbp.names import lookup
 
 __all__ = [
@@ -97,36 +98,43 @@ def _outgoing_by_position(group: Observation) -> Float[Tensor, "units positions"
     return _magnitude(group.outgoing, group.activation.shape[-1])
 
 
+@arguments
 def contribution(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(h) * abs(w_out)``: Nature 2024, equation 1 (which sums the weights; the ranking is the same)."""
     return _mean_positions(_mean_samples(group.activation.abs()) * _outgoing_by_position(group))
 
 
+@arguments
 def zero_contribution(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(h - mean) * abs(w_out)``: the mean-corrected contribution of arXiv 2108.06325."""
     return _mean_positions(_deviation(group) * _outgoing_by_position(group))
 
 
+@arguments
 def adaptable_contribution(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(h - mean) * abs(w_out) / abs(w_in)``: the overall utility of arXiv 2108.06325."""
     return zero_contribution(group) * adaptation(group)
 
 
+@arguments
 def feature_by_input(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(h - mean) / abs(w_in)``."""
     return _mean_positions(_deviation(group)) * adaptation(group)
 
 
+@arguments
 def adaptation(group: Observation) -> Float[Tensor, "units"]:
     """``1 / abs(w_in)``: how far a gradient step moves the unit, relative to its weights (arXiv 2108.06325)."""
     return _magnitude(group.incoming).squeeze(-1).reciprocal()
 
 
+@arguments
 def weight(group: Observation) -> Float[Tensor, "units"]:
     """``abs(w_out)``."""
     return _magnitude(group.outgoing).squeeze(-1)
 
 
+@arguments
 def weight_gradient(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(g * w)`` over the incoming weights, ``g`` their gradient."""
     return _magnitude(tuple(g * w for g, w in zip(_given(group.incoming_grads), group.incoming, strict=True))).squeeze(
@@ -134,11 +142,13 @@ def weight_gradient(group: Observation) -> Float[Tensor, "units"]:
     )
 
 
+@arguments
 def incoming_gradient(group: Observation) -> Float[Tensor, "units"]:
     """``mean abs(g)`` over the incoming weights, ``g`` their gradient."""
     return _magnitude(_given(group.incoming_grads)).squeeze(-1)
 
 
+@arguments
 def removal(group: Observation) -> Float[Tensor, "units"]:
     """``abs(sum g * w)`` over the outgoing weights: the first-order change of the loss if the unit goes."""
     pairs = zip(_given(group.outgoing_grads), group.outgoing, strict=True)
@@ -171,6 +181,7 @@ OF_GRADIENTS = frozenset(f.__name__ for f in (weight_gradient, incoming_gradient
 """Those that look at gradients."""
 
 
+@arguments
 def get(measure: str | Measure) -> Measure:
     """The measure of that name, or the function itself.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fcbp.checks import arguments
 from fcbp.designs import plain
 
 if TYPE_CHECKING:
@@ -37,16 +38,19 @@ BINS = ("step", "task")
 """Dimensions of the bins of a run, of which results have one."""
 
 
+@arguments
 def bins_of(results: xarray.Dataset | xarray.DataArray) -> str:
     """The dimension of the bins: ``"step"``, or ``"task"`` where each bin is a task."""
     return next((name for name in BINS if name in results.dims), "step")
 
 
+@arguments
 def main_variable(results: xarray.Dataset) -> str:
     """The variable that settings are judged by where none is named: ``"loss"``, or the first that was measured."""
     return "loss" if "loss" in results.data_vars else str(next(iter(results.data_vars)))
 
 
+@arguments
 def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> Iterator[tuple[Setting, Setting]]:
     """Every setting: where it is (for ``isel``), and what sets it apart from the others.
 
@@ -61,6 +65,7 @@ def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> 
         yield at, identity(results.isel(at), names)
 
 
+@arguments
 def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> list[str]:
     """What differs between settings: the method first, the dimensions, and what sets listed settings apart.
 
@@ -79,28 +84,33 @@ def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> lis
     return sorted(names, key=lambda name: name != "method")
 
 
+@arguments
 def identity(chosen: xarray.Dataset | xarray.DataArray, names: Sequence[str]) -> Setting:
     """What sets a setting apart, as plain numbers and words; what it does not set is left out."""
     found = {name: plain(chosen[name].values[()]) for name in names if name in chosen.coords}
     return {name: value for name, value in found.items() if not is_unset(value)}
 
 
+@arguments
 def is_unset(value: Any) -> bool:
     """Whether a coordinate's value stands for a setting that a member does not set."""
     return value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and np.isnan(value))
 
 
+@arguments
 def describe(setting: Setting) -> str:
     """What sets a setting apart, in words."""
     words = {name: f"{name.replace('_', ' ')} {show(value)}" for name, value in setting.items() if name != "method"}
     return ", ".join([*([str(setting["method"])] if "method" in setting else []), *words.values()])
 
 
+@arguments
 def others(setting: Setting) -> Setting:
     """A setting without its method."""
     return {name: value for name, value in setting.items() if name != "method"}
 
 
+@arguments
 def show(value: Any) -> str:
     """A setting's value, short."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fcbp.analysis.members import Setting, bins_of, main_variable, settings
+from fcbp.checks import arguments
 
 if TYPE_CHECKING:
     import xarray
@@ -35,6 +36,7 @@ LEVEL = 0.95
 COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
 
 
+@arguments
 def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
     """The mean over the last bins; NaN where a member failed before the end."""
     _check_fraction(last)
@@ -44,6 +46,7 @@ def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
     return values.isel({dimension: slice(-bins, None)}).mean(dimension, skipna=False, keep_attrs=True)
 
 
+@arguments
 def bootstrap(values: Float[np.ndarray, "seeds"], *, level: float = LEVEL, key: int = 0) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean (Efron and Tibshirani, 1993); NaN for less than two values.
 
@@ -100,6 +103,7 @@ class Row:
         return self.setting.get("method")
 
 
+@arguments
 def summary(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> list[Row]:
     """A row for every setting, in the order of the results; lower is better, but of an accuracy.
 
@@ -154,6 +158,7 @@ def _best(rows: Any, higher: bool = False) -> Row | None:
     return min((row for row in rows if np.isfinite(row.end)), key=lambda row: sign * row.end, default=None)
 
 
+@arguments
 def best_of_each(rows: Sequence[Row]) -> list[Row]:
     """The best setting of each method, the best method first; those that failed altogether last."""
     by_method = {row.method: row for row in rows}  # of a method that failed altogether: any
@@ -181,6 +186,7 @@ class Difference:
     """Upper end."""
 
 
+@arguments
 def compare(
     first: xarray.Dataset, second: xarray.Dataset, variable: str | None = None, *, last: float = 0.2
 ) -> list[Difference]:
@@ -210,6 +216,7 @@ def _difference(a: tuple[xarray.Dataset, Row], b: tuple[xarray.Dataset, Row], va
     return Difference(a[1].setting, b[1].setting, difference.size, (means[0], means[1]), means[2], low, high)
 
 
+@arguments
 def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[int, float]:
     """The end of the run of each seed of one setting."""
     ends = np.atleast_1d(end_of_run(chosen[variable], last).values).astype(float)
@@ -220,6 +227,7 @@ def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[in
     return dict(zip(seeds, ends.tolist(), strict=True))
 
 
+@arguments
 def experiment_of(results: xarray.Dataset) -> dict[str, Any]:
     """The settings that all members share, as they were recorded."""
     return json.loads(results.attrs.get("experiment", "{}"))

@@ -10,6 +10,7 @@ import numpy as np
 
 from fcbp.analysis.members import describe, main_variable, others, show
 from fcbp.analysis.numbers import COUNTS, LEVEL, Difference, Row, best_of_each, summary
+from fcbp.checks import arguments
 
 if TYPE_CHECKING:
     import xarray
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["columns", "differences_table", "ranking", "table", "times"]
 
 
+@arguments
 def table(results: xarray.Dataset) -> str:
     """A line for each setting: the loss, or the first variable, at the start and at the end of the run, and what
     happened to its units.
@@ -36,6 +38,7 @@ def table(results: xarray.Dataset) -> str:
     )
 
 
+@arguments
 def ranking(results: xarray.Dataset) -> str:
     """Each method at its best, the best first."""
     rows = best_of_each(summary(results))
@@ -47,6 +50,7 @@ def ranking(results: xarray.Dataset) -> str:
     )
 
 
+@arguments
 def times(results: xarray.Dataset) -> str:
     """A line for each program that the members were grouped by, such as one for each method: the seconds that it ran,
     compiling and measuring included, summed over processes."""
@@ -67,6 +71,7 @@ def _told(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else show(value)
 
 
+@arguments
 def label(results: xarray.Dataset) -> str:
     """The name of the main variable."""
     return main_variable(results).replace("_", " ")
@@ -97,6 +102,7 @@ def _count(value: float) -> str:
     return f"{value:,.1f}" if np.isfinite(value) else ""
 
 
+@arguments
 def columns(cells: dict[str, list[str]], *, left: bool = False) -> str:
     """Cells by heading as lines of text, to the right or to the left of their columns."""
     widths = [max(map(len, (name, *column))) for name, column in cells.items()]
@@ -107,6 +113,7 @@ def columns(cells: dict[str, list[str]], *, left: bool = False) -> str:
     )
 
 
+@arguments
 def differences_table(differences: Sequence[Difference]) -> str:
     """A line for each pair of settings; a difference whose interval holds no 0 is marked."""
     size = [abs(value) for d in differences for value in (d.mean, d.high - d.low) if np.isfinite(value) and value]

@@ -13,6 +13,7 @@ from torch import Tensor
 from fcbp import tree
 from fcbp.cbp.matching import Moment, Owners, axes_of, match, misfit, place_in, shape_of, tensors_of
 from fcbp.cbp.state import Params, Replaced, check_by_group, check_groups
+from fcbp.checks import arguments
 from fcbp.concrete import is_nothing
 from fcbp.tree import Path
 from fcbp.units import UnitGroup
@@ -28,6 +29,7 @@ Fresh = float | Tensor | Callable[[Path, Tensor], float | Tensor] | Any
 optimiser's state."""
 
 
+@arguments
 @torch.no_grad()
 def reset_moments(
     opt_state: Any, replaced: Replaced, *, units: Iterable[UnitGroup], params: Params | None = None, fresh: Fresh = 0.0
@@ -79,6 +81,7 @@ def reset_moments(
     return tree.replace(opt_state, new)
 
 
+@arguments
 @torch.no_grad()
 def reset_buffers(buffers: Mapping[str, Tensor], replaced: Replaced, *, units: Iterable[UnitGroup]) -> Any:
     """Running means of the replaced units to 0, running variances to 1.

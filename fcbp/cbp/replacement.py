@@ -23,6 +23,7 @@ from fcbp.cbp.state import (
     check_params,
     check_state,
 )
+from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
@@ -33,6 +34,7 @@ LARGE_LEAF = 1 << 18
 """Elements of a leaf from which on a reset writes the replaced units' rows alone, not every element under a mask."""
 
 
+@arguments
 @torch.no_grad()
 def select_and_reset(
     state: CBPState,

@@ -20,12 +20,14 @@ from fcbp.cbp.state import (
     check_params,
     check_state,
 )
+from fcbp.checks import arguments
 from fcbp.units import UnitGroup, check_features
 from fcbp.units.group import Slice, flattened, take
 
 __all__ = ["bias_correction", "running_mean_weights", "unit_activations", "update_utility"]
 
 
+@arguments
 @torch.no_grad()
 def update_utility(
     state: CBPState,

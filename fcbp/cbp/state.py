@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import random, show, tree
+from fcbp.checks import arguments
 from fcbp.names import unknown
 from fcbp.units import UnitGroup, check_units
 
@@ -107,6 +108,7 @@ def check_number(hyper: object, kind: type, name: str, good: Callable[[float], b
         raise ValueError(f"{name} is {value!r}; expected {expected}")
 
 
+@arguments
 def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""]) -> CBPState:
     """The state before the first step: every unit of age, utility and mean activation 0.
 

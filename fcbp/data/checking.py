@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from fcbp.checks import arguments
 from fcbp.data import cache
 from fcbp.data.catalogue import CATALOGUE, default_root
 from fcbp.data.loading import layout_of
@@ -32,6 +33,7 @@ class FileState(NamedTuple):
     """What was found, or what to do."""
 
 
+@arguments
 def about(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, str]:
     """A data set in a line: its name, whether its files are there, its source and its licence; files are not read.
 
@@ -57,6 +59,7 @@ def about(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, st
     return {"name": name, "there": there, "licence": entry.licence, "source": entry.source}
 
 
+@arguments
 def check(name: str | None = None, root: str | os.PathLike[str] | None = None) -> list[FileState]:
     """Look at the files of data sets: their sums where they are as downloaded, and whether all examples can be read.
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fcbp.checks import arguments
 from fcbp.data.catalogue import CATALOGUE, Published, default_root
 from fcbp.data.places import checksum
 from fcbp.names import lookup
@@ -31,6 +32,7 @@ class _Broken(Exception):
     """A download that ended too early, or that the server refused; the message says why."""
 
 
+@arguments
 def fetch(name: str, root: str | os.PathLike[str] | None = None, *, progress: bool = True) -> Path:
     """Download a data set's files, but for those that are there.
 

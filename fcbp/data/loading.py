@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fcbp.checks import arguments
 from fcbp.data import cache, imagenet, layouts
 from fcbp.data.catalogue import CATALOGUE, default_root
 from fcbp.data.dataset import Dataset, Normalisation, Split
@@ -16,6 +17,7 @@ from fcbp.names import unknown
 __all__ = ["layout_of", "load"]
 
 
+@arguments
 def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Dataset:
     """A data set.
 

@@ -16,12 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fcbp.checks import arguments, shown
 from fcbp.designs import plain
 from fcbp.experiment.settings import Experiment
 
 __all__ = ["from_yaml", "lines", "load", "read", "to_yaml"]
 
 
+@arguments
 def to_yaml(experiment: Experiment, sweep: Mapping[str, Any] | None = None) -> str:
     """An experiment as YAML; what has its default is written too, that of the parts as comments.
 
@@ -37,6 +39,7 @@ def to_yaml(experiment: Experiment, sweep: Mapping[str, Any] | None = None) -> s
     return lines(written, rest, sweep)
 
 
+@arguments
 def lines(
     settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, sweep: Mapping[str, Any] | None = None
 ) -> str:
@@ -49,6 +52,7 @@ def lines(
     return "".join(found)
 
 
+@arguments
 def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
     """The experiment, and for each setting under ``sweep`` its values.
 
@@ -73,6 +77,8 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
     if not isinstance(settings, dict):
         raise ValueError(f"the text is {settings!r}; expected settings, such as step_size: 0.1")
     settings = _by_name(settings)
+    if "settings" in settings:
+        raise ValueError(f"settings is {shown(settings['settings'])}; expected each setting on a line of its own")
     swept = settings.pop("sweep", {}) or {}
     if not isinstance(swept, dict):
         raise ValueError(f"sweep is {swept!r}; expected settings with their values, such as seed: [0, 1, 2]")
@@ -82,6 +88,7 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
     return settings, {str(name): plain(values) for name, values in swept.items()}
 
 
+@arguments
 def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
     """The settings of a YAML file, of an experiment or of a program, and what it sweeps.
 
@@ -95,6 +102,7 @@ def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
         raise ValueError(f"{path}: {error}") from error
 
 
+@arguments
 def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
     """The experiment of a YAML file, and what it sweeps.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fcbp.checks import arguments
 from fcbp.designs import Members
 from fcbp.experiment import parts
 from fcbp.experiment.checks import check_settings
@@ -21,6 +22,7 @@ from fcbp.rehearsal import rehearse_members
 __all__ = ["ExperimentMaker", "check"]
 
 
+@arguments
 def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
     """Check experiments before any work: each setting, that each is read, and the numbers by a step of each program.
 

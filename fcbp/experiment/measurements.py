@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fcbp import learner, metrics
 from fcbp.cbp import CBPState
+from fcbp.checks import arguments
 from fcbp.experiment import parts
 from fcbp.program import RESERVED
 
@@ -199,6 +200,7 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
     return found
 
 
+@arguments
 def variables_of(metric: Any) -> set[str]:
     """The variables that a measurement may give."""
     if metric in METRICS:

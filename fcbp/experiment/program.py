@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fcbp import initializers, learner, metrics, optim, random, streams
 from fcbp.addresses import name_of
 from fcbp.cbp import unit_activations
+from fcbp.checks import arguments
 from fcbp.experiment import parts
 from fcbp.experiment.checks import check_examples, check_fit, check_network
 from fcbp.experiment.initial import module_params
@@ -49,6 +50,7 @@ class Assembled(NamedTuple):
     """Functions of the online predictions by variable."""
 
 
+@arguments
 def build_program(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Program:
     """The program that all of ``runs`` share.
 
@@ -99,6 +101,7 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
     )
 
 
+@arguments
 def assemble(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Assembled:
     """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
     if not runs:

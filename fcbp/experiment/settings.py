@@ -10,6 +10,7 @@ from typing import Any
 
 from fcbp import initializers, losses
 from fcbp.addresses import name_of
+from fcbp.checks import arguments, shown
 from fcbp.designs import plain
 from fcbp.experiment import parts
 from fcbp.experiment.measurements import METRICS, metric_name
@@ -219,8 +220,9 @@ class Experiment:
                 raise unknown(name, getattr(self, name), names)
         self._check_lengths()
         for name, value in (*self.numbers().items(), ("init_scale", self.init_scale)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
-                raise ValueError(f"{name} is {value!r}; expected a number")
+            whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+            if not whole and (not isinstance(value, float) or math.isnan(value)):
+                raise ValueError(f"{name} is {shown(value)}; expected a number")
             if name == "momentum" and not 0 <= value <= 1:
                 raise ValueError(f"momentum is {value!r}; expected a number in [0, 1]")
         if not 0 <= self.init_scale < math.inf:
@@ -310,6 +312,7 @@ def loss_of(chosen: Any) -> losses.Loss:
     return losses.get(parts.find("loss_function", chosen, losses.LOSSES, expected))
 
 
+@arguments
 def setting_names(*own: Part) -> dict[str, Any]:
     """Every setting of an experiment and of any part, with a default (of the first part that has it).
 

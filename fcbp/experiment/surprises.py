@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fcbp.checks import arguments
 from fcbp.experiment.settings import Experiment
 
 __all__ = ["surprises"]
 
 
+@arguments
 def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
     """Messages about settings under which no unit can or is likely to be replaced.
 

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from fcbp import losses, random, show
 from fcbp.cbp import Hyperparams
+from fcbp.checks import arguments
 from fcbp.concrete import is_plain
 from fcbp.learner import parts
 from fcbp.learner.draws import Params, draw_params
@@ -81,6 +82,7 @@ class Learner(NamedTuple):
     batch, a 0-d bool tensor, says whether a new task begins with it."""
 
 
+@arguments
 def make_learner(
     model: nn.Module,
     units: Iterable[UnitGroup],

@@ -7,12 +7,14 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from fcbp import initializers, random
+from fcbp.checks import arguments
 
 __all__ = ["Params", "draw_params"]
 
 Params = dict[str, Tensor]
 
 
+@arguments
 def draw_params(
     model: nn.Module,
     key: Int64[Tensor, ""],

@@ -11,6 +11,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.checks import arguments, shown
 from fcbp.loop.members import check_members, over_pytrees
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
 from fcbp.names import unknown
@@ -40,6 +41,7 @@ class Choice(NamedTuple):
 _programs: weakref.WeakKeyDictionary[Step, dict[Any, Program | None]] = weakref.WeakKeyDictionary()
 
 
+@arguments
 def scan(
     step: Step,
     carry: Any,
@@ -138,11 +140,13 @@ def scan(
     return _eager(step, carry, xs, length)
 
 
+@arguments
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
+@arguments
 def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     """Which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
 
@@ -194,6 +198,8 @@ def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:
 def _length(xs: Any, length: int | None) -> int:
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
         raise ValueError(f"length is {length!r}; expected a whole number of steps, 0 or more")
+    if length is not None and length >= 1 << 63:
+        raise ValueError(f"length is {shown(length)}; expected a whole number of steps below 2^63")
     for i, leaf in enumerate(optree.tree_leaves(xs)):
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:
             place = optree.tree_accessors(xs)[i].codify("xs")

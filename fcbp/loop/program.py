@@ -10,6 +10,7 @@ import optree
 import torch
 from torch import Tensor, fx
 
+from fcbp.checks import arguments
 from fcbp.loop import layout, passes
 
 __all__ = ["PARALLEL_FROM", "Program", "build", "check_carry"]
@@ -185,6 +186,7 @@ def _apart(tensors: list[Tensor]) -> list[Tensor]:
     return result
 
 
+@arguments
 def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None:
     """Check that a step's new carry is like the old.
 

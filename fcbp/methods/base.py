@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fcbp import show
+from fcbp.checks import arguments
 
 __all__ = ["Kind", "Method", "NoHyperparams", "given_what_it_takes", "keep_gradients", "parameters_of"]
 
@@ -16,6 +17,7 @@ class NoHyperparams(NamedTuple):
     """The numbers of a method that has none."""
 
 
+@arguments
 def keep_gradients(state: Any, grads: Any, params: Any, **_: Any) -> tuple[Any, Any]:
     """The ``adjust`` of a method that leaves the gradients alone."""
     return grads, state

@@ -17,12 +17,14 @@ from fcbp.cbp import (
     select_and_reset,
     update_utility,
 )
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.units import UnitGroup
 
 __all__ = ["cbp"]
 
 
+@arguments
 def cbp(
     measure: str | utility.Measure = "contribution",
     *,

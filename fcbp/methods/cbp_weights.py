@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import initializers, tree
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.units import UnitGroup
 from fcbp.weights import (
@@ -23,6 +24,7 @@ from fcbp.weights import (
 __all__ = ["cbp_weights"]
 
 
+@arguments
 def cbp_weights(
     utility: str = "gradient",
     *,

@@ -42,6 +42,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, show, tree
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_capacity, check_numbers, need_grads, need_units
 from fcbp.methods.reset import (
@@ -100,6 +101,7 @@ class CCBPState(NamedTuple):
     """The key of the next draws."""
 
 
+@arguments
 def ccbp(
     *,
     continuous: bool = True,

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fcbp import random
+from fcbp.checks import arguments
 from fcbp.methods.base import Kind, Method, given_what_it_takes, parameters_of
 from fcbp.methods.table import METHODS
 from fcbp.names import lookup
@@ -23,6 +24,7 @@ from fcbp.units import UnitGroup
 __all__ = ["ChainKind", "chain", "chain_kinds"]
 
 
+@arguments
 def chain(*methods: Method) -> Method:
     """Apply methods one after the other, to the gradients and after the optimiser's step.
 
@@ -52,6 +54,7 @@ def chain(*methods: Method) -> Method:
     return _chain(methods, entries)
 
 
+@arguments
 def chain_kinds(*kinds: str | Kind) -> ChainKind:
     """Make a :class:`fcbp.methods.Kind` of a chain, so that it can be the method of an experiment.
 

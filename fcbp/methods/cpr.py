@@ -33,6 +33,7 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, show
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_grads, need_units
 from fcbp.methods.reset import gradient_magnitude, relative, reset_partially, state_dtype, tick
@@ -80,6 +81,7 @@ class CPRState(NamedTuple):
     """The key of the next draws."""
 
 
+@arguments
 def cpr(
     transform: str | Transform = "sigmoid",
     *,

@@ -11,6 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import show
+from fcbp.checks import arguments
 from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers
@@ -36,6 +37,7 @@ class L2InitState(NamedTuple):
     """The parameters that training began with, a pytree like ``params``."""
 
 
+@arguments
 def l2_init(norm: str = "squared") -> Method:
     """Regularise every parameter towards its initial value: ``g + 2 * strength * (w - w0)``.
 

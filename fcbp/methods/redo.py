@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fcbp import initializers
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import need_features
 from fcbp.methods.reset import activation_magnitude
@@ -48,6 +49,7 @@ class RedoHyperparams(NamedTuple):
     """Decay of the running mean of ``abs(h)``, in [0, 1]; 0 scores the last batch alone, as published."""
 
 
+@arguments
 def redo(*, initializer: str | initializers.Initializer = "kaiming_uniform", capacity: int | None = None) -> Method:
     """ReDo; its ``hyper`` is :class:`RedoHyperparams`, its state a ``ThresholdState``.
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from fcbp import initializers
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import need_grads
 from fcbp.methods.reset import gradient_magnitude
@@ -45,6 +46,7 @@ class RegramaHyperparams(NamedTuple):
     """Decay of the running mean of ``abs(g)``, in [0, 1]; 0 scores the last batch alone, as published."""
 
 
+@arguments
 def regrama(*, initializer: str | initializers.Initializer = "kaiming_uniform", capacity: int | None = None) -> Method:
     """ReGraMa; its ``hyper`` is :class:`RegramaHyperparams`, its state a ``ThresholdState``.
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, show
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_signal
 from fcbp.names import unknown
@@ -42,6 +43,7 @@ class ShrinkPerturbState(NamedTuple):
     """The key of the next noise."""
 
 
+@arguments
 def shrink_perturb(
     event: str = "period", *, noise: str | initializers.Initializer = "normal", managed: str = "all"
 ) -> Method:

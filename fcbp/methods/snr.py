@@ -34,6 +34,7 @@ from jaxtyping import Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, show
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_capacity, check_numbers, need_features, need_units
 from fcbp.methods.reset import fires, lowest, masks, reset_units, state_dtype, tick
@@ -79,6 +80,7 @@ class SNRState(NamedTuple):
     """The key of the next draws."""
 
 
+@arguments
 def snr(
     *,
     edges: Sequence[int] = EDGES,

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.cbp_weights import cbp_weights
 from fcbp.methods.checks import check_numbers
@@ -28,6 +29,7 @@ class SWRHyperparams(NamedTuple):
     """Decay of the running mean of the utility, in [0, 1); 0 takes that of the step alone."""
 
 
+@arguments
 def swr(utility: str = "gradient", *, pruning: str = "proportional", initializer: str = "initial") -> Method:
     """Every ``period`` steps, per tensor, biases and norms included, reset the weights of lowest utility.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fcbp import random, show, tree
 from fcbp.cbp import reset_buffers
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import need_signal
 from fcbp.units import UnitGroup
@@ -57,6 +58,7 @@ def full_reset() -> Method:
     return _task_reset(all_of_them, "full-reset", whole=True)
 
 
+@arguments
 def head_reset(head: Sequence[str | tree.Path] | None = None) -> Method:
     """A new head with every task: after its first step, draw the last layer from its initial distribution.
 

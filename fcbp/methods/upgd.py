@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fcbp import random, show, tree
 from fcbp.cbp import bias_correction, running_mean_weights
+from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_step
 from fcbp.names import unknown
@@ -49,6 +50,7 @@ class UPGDState(NamedTuple):
     """The key of the next noise."""
 
 
+@arguments
 def upgd(of: str = "weights", *, scaling: str = "global", maximum: str = "debiased") -> Method:
     """First-order UPGD on top of any optimiser.
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.checks import arguments
 from fcbp.names import lookup
 from fcbp.nets.mlp import ACTIVATIONS
 
@@ -34,6 +35,7 @@ class ConvNet(nn.Module):
         torch.Size([1, 2])
     """
 
+    @arguments
     def __init__(self, classes: int = 2, activation: str | Callable[[], nn.Module] = "relu"):
         super().__init__()
         make = lookup("activation", activation, ACTIVATIONS) if isinstance(activation, str) else activation

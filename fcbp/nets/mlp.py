@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.checks import arguments, check_elements
 from fcbp.names import lookup, unknown
 
 __all__ = ["ACTIVATIONS", "CReLU", "Fourier", "mlp"]
@@ -60,6 +61,7 @@ DOUBLING: dict[str, type[nn.Module]] = {"crelu": CReLU, "fourier": Fourier}
 """Activations that give two features for each unit."""
 
 
+@arguments
 def mlp(
     input_size: int,
     hidden_sizes: Sequence[int],
@@ -96,6 +98,8 @@ def mlp(
     layers: list[nn.Module] = []
     size = input_size
     for width in hidden_sizes:
+        check_elements("hidden_sizes", hidden_sizes, size, width)
         layers += [nn.Linear(size, width), *([nn.LayerNorm(width)] if norm else []), make()]
         size = 2 * width if activation in DOUBLING else width
+    check_elements("output_size", output_size, size, output_size)
     return nn.Sequential(*layers, nn.Linear(size, output_size))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.checks import arguments
 from fcbp.nets.mlp import mlp
 
 __all__ = ["Actor", "Critic"]
@@ -42,6 +43,7 @@ class Actor(nn.Module):
         (torch.Size([5, 8]), torch.Size([8]))
     """
 
+    @arguments
     def __init__(
         self,
         observation_size: int,
@@ -76,6 +78,7 @@ class Critic(nn.Module):
         torch.Size([5, 1])
     """
 
+    @arguments
     def __init__(self, observation_size: int, hidden_sizes: Sequence[int] = (256, 256), *, activation: str = "relu"):
         super().__init__()
         self.value_net = _lecun(mlp(observation_size, hidden_sizes, 1, activation=activation))

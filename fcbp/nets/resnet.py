@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.checks import arguments
+
 __all__ = ["ResNet", "resnet18"]
 
 
@@ -53,6 +55,7 @@ class ResNet(nn.Module):
         torch.Size([2, 10])
     """
 
+    @arguments
     def __init__(self, blocks: Sequence[int], classes: int, *, width: int = 64, norm: bool = True):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3, padding=1)
@@ -81,6 +84,7 @@ class ResNet(nn.Module):
         return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
 
 
+@arguments
 def resnet18(classes: int = 100, *, norm: bool = True) -> ResNet:
     """The ResNet-18 of Dohare et al. (Nature 2024): two blocks in each of four stages, 64 to 512 channels.
 

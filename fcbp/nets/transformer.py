@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.checks import arguments
+
 __all__ = ["TransformerEncoder", "VisionTransformer"]
 
 
@@ -60,6 +62,7 @@ class TransformerEncoder(nn.Module):
         torch.Size([3, 10, 16])
     """
 
+    @arguments
     def __init__(self, width: int, depth: int, heads: int, hidden: int | None = None):
         super().__init__()
         self.blocks = nn.Sequential(*(EncoderBlock(width, heads, hidden or 4 * width) for _ in range(depth)))
@@ -98,6 +101,7 @@ class VisionTransformer(nn.Module):
         torch.Size([2, 10])
     """
 
+    @arguments
     def __init__(
         self,
         classes: int,

@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fcbp.checks import arguments
 from fcbp.optim.checks import Number, check_floats, check_number
 
 __all__ = ["clip_by_global_norm", "global_norm"]
 
 
+@arguments
 @torch.no_grad()
 def global_norm(grads: Any) -> Float[Tensor, ""]:
     """The Euclidean norm of all leaves together, in float32 at least.
@@ -38,6 +40,7 @@ def global_norm(grads: Any) -> Float[Tensor, ""]:
     return largest * relative
 
 
+@arguments
 @torch.no_grad()
 def clip_by_global_norm(grads: Any, max_norm: Number) -> Any:
     """Scale gradients down, all by one factor, where their global norm is above ``max_norm``.

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fcbp import show
+from fcbp.checks import arguments
 from fcbp.optim.checks import Number, check_floats, check_like, check_number, check_state
 
 __all__ = ["OPTIMIZERS", "AdamState", "Optimizer", "SGDState", "adam", "adamw", "cast_like", "moving_average", "sgd"]
@@ -62,6 +63,7 @@ class AdamState(NamedTuple):
     """Updates that each element has seen since it was made, int32."""
 
 
+@arguments
 def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number = 0.0) -> Optimizer:
     """Stochastic gradient descent, as ``torch.optim.SGD``.
 
@@ -103,6 +105,7 @@ def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number 
     return Optimizer(init, update)
 
 
+@arguments
 def adam(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, weight_decay: Number = 0.0) -> Optimizer:
     """Adam (Kingma and Ba, 2015, arXiv 1412.6980), as ``torch.optim.Adam``; ``weight_decay`` joins the gradient.
 
@@ -113,6 +116,7 @@ def adam(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, wei
     return _adam(betas, eps, lambda grads, params, step_size: (_add_decay(grads, params, weight_decay), params))
 
 
+@arguments
 def adamw(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, weight_decay: Number = 0.01) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv 1711.05101), as ``torch.optim.AdamW``.
 
@@ -172,6 +176,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "ad
 """The functions that make optimisers, by name."""
 
 
+@arguments
 def cast_like(number: Number, leaf: Tensor) -> Number:
     """``number`` in the leaf's dtype: a tensor would else promote a leaf that is 0-d itself.
 
@@ -184,6 +189,7 @@ def cast_like(number: Number, leaf: Tensor) -> Number:
     return number.to(leaf.dtype) if isinstance(number, Tensor) else number
 
 
+@arguments
 def moving_average(beta: Number, old: Tensor, new: Tensor) -> Tensor:
     """``beta old + (1 - beta) new``; the difference is taken before rounding to the tensors' dtype."""
     return cast_like(beta, old) * old + cast_like(1 - beta, old) * new

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fcbp.checks import arguments
 from fcbp.optim.checks import Number, check_number
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 Schedule = Callable[[int | Tensor], Float[Tensor, ""]]
 
 
+@arguments
 def constant(value: Number = 1.0) -> Schedule:
     """The same step size at every step; as ``optax.constant_schedule``.
 
@@ -50,6 +52,7 @@ def constant(value: Number = 1.0) -> Schedule:
     return torch.no_grad()(lambda step: _as_float(step) * 0 + value)
 
 
+@arguments
 def linear(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_000) -> Schedule:
     """From ``start`` to ``end`` on a line, and ``end`` from then on.
 
@@ -71,6 +74,7 @@ def linear(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_0
     return torch.no_grad()(lambda step: _between(start, end, 1 - _progress(step, decay_steps)))
 
 
+@arguments
 def cosine(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_000) -> Schedule:
     """From ``start`` to ``end`` along half a cosine, and ``end`` from then on.
 
@@ -96,6 +100,7 @@ def cosine(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_0
     )
 
 
+@arguments
 def piecewise(boundaries: Sequence[Number] = (), values: Sequence[Number] = (1.0,)) -> Schedule:
     """One value after another: ``values[i]`` from step ``boundaries[i - 1]`` on.
 
@@ -134,6 +139,7 @@ def piecewise(boundaries: Sequence[Number] = (), values: Sequence[Number] = (1.0
     return schedule
 
 
+@arguments
 def warmup(after: Schedule | Number = 1.0, warmup_steps: Number = 1_000, start: Number = 0.0) -> Schedule:
     """Rise on a line from ``start`` to another schedule's first value, and follow that schedule from there.
 
@@ -168,6 +174,7 @@ def warmup(after: Schedule | Number = 1.0, warmup_steps: Number = 1_000, start: 
     return schedule
 
 
+@arguments
 def warmup_linear(
     warmup_steps: Number = 1_000,
     start: Number = 0.0,
@@ -184,6 +191,7 @@ def warmup_linear(
     return warmup(linear(peak, end, decay_steps), warmup_steps, start)
 
 
+@arguments
 def warmup_cosine(
     warmup_steps: Number = 1_000,
     start: Number = 0.0,

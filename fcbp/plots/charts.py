@@ -9,6 +9,7 @@ import numpy as np
 
 from fcbp import analysis
 from fcbp.analysis import Setting, end_of_run
+from fcbp.checks import arguments
 from fcbp.plots.parts import (
     MOST_LINES,
     add_legend,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["histogram", "learning_curves", "methods", "sensitivity"]
 
 
+@arguments
 def learning_curves(
     results: xarray.Dataset,
     variable: str | None = None,
@@ -68,6 +70,7 @@ def learning_curves(
     return ax
 
 
+@arguments
 def methods(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> Figure:
     """Each method at its best: its learning curve, and the end of the run with 95% bootstrap intervals over seeds.
 
@@ -104,6 +107,7 @@ def methods(results: xarray.Dataset, variable: str | None = None, *, last: float
     return figure
 
 
+@arguments
 def sensitivity(
     results: xarray.Dataset,
     variable: str | None = None,
@@ -172,6 +176,7 @@ def sensitivity(
     return ax
 
 
+@arguments
 def histogram(results: xarray.Dataset, variable: str = "age", *, legend: bool = True, ax: Axes | None = None) -> Axes:
     """How the units' utilities or ages are spread at the end of the run, a line for each setting.
 

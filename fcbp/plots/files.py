@@ -11,6 +11,7 @@ import numpy as np
 
 from fcbp import analysis
 from fcbp.analysis import Setting
+from fcbp.checks import arguments
 from fcbp.experiment import PER_STEP, Experiment, variables_of
 from fcbp.plots.charts import histogram, learning_curves, methods, sensitivity
 from fcbp.plots.parts import MOST_LINES, add_legend, add_legend_below, matplotlib, what_is_drawn
@@ -27,6 +28,7 @@ MOST_PANELS = 12
 """Variables of one picture."""
 
 
+@arguments
 def save(results: xarray.Dataset, folder: Path) -> list[Path]:
     """Draw what the results allow into PNG files in ``folder``: learning curves, the methods at their best, sensitivity
     to each swept number, units replaced, utilities and ages."""

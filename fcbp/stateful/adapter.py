@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fcbp import random
+from fcbp.checks import arguments
 from fcbp.methods import Method
 from fcbp.stateful.moments import Moments
 from fcbp.stateful.options import Choice, accepted, choose, rehearse
@@ -65,6 +66,7 @@ class ContinualBackprop:
         tensor(0)
     """
 
+    @arguments
     def __init__(
         self,
         model: nn.Module,

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from fcbp.checks import arguments
 from fcbp.names import unknown
 
 __all__ = ["Spec", "Stream", "from_sampler"]
@@ -84,6 +85,7 @@ class Stream(NamedTuple):
     """Batches of a task; ``None`` where tasks do not begin at batches that are known beforehand."""
 
 
+@arguments
 def from_sampler(
     init: Callable[[Tensor], Any],
     sample: Callable[[Any, int], tuple[Any, tuple[Tensor, ...]]],

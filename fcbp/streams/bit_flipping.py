@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fcbp import random
+from fcbp.checks import arguments, check_elements
 from fcbp.streams.base import Spec, Stream
 
 __all__ = ["BitFlippingState", "BitFlippingWindow", "bit_flipping"]
@@ -52,6 +53,7 @@ class BitFlippingWindow(NamedTuple):
     """The targets ``(periods, patterns)`` of every pattern of fast bits, where there are few; or the target network."""
 
 
+@arguments
 def bit_flipping(
     *,
     input_bits: int = 20,
@@ -108,6 +110,7 @@ def bit_flipping(
     for name, size in sizes.items():
         if not _is_whole(size) or size < 1:
             raise ValueError(f"{name} is {size!r}; expected a whole number, 1 or more")
+    check_elements("input_bits", input_bits, input_bits, target_units)
     if not _is_whole(flipping_bits) or not 0 <= flipping_bits <= input_bits:
         raise ValueError(f"flipping_bits is {flipping_bits!r}; expected 0 to input_bits = {input_bits}")
     if not math.isfinite(beta):

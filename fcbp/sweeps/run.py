@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from fcbp.checks import arguments
 from fcbp.designs import Members, grid
 from fcbp.experiment import Experiment, ExperimentMaker
 from fcbp.program import Program
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["resume", "sweep"]
 
 
+@arguments
 def sweep(
     experiment: str | Experiment | Program | Callable[..., Program] | Maker,
     members: Members | Mapping[str, Any],
@@ -117,7 +119,7 @@ def sweep(
     if resume and out is None:
         raise ValueError("resume is True and out is None; expected the directory of the sweep to go on with")
     for message in plan.maker.surprises(plan.members, plan.steps):
-        warnings.warn(message, UserWarning, stacklevel=2)
+        warnings.warn(message, UserWarning, stacklevel=3)
     if out is None:
         return Execution(plan, place, None, progress, math.inf, members_at_once).run()
     folder = Folder(expanded("out", out))
@@ -142,6 +144,7 @@ def sweep(
         folder.release()
 
 
+@arguments
 def resume(
     run: Path | str,
     *,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fcbp.checks import arguments
 from fcbp.sweeps import blocks, files
 from fcbp.sweeps.blocks import need
 from fcbp.sweeps.files import Directory
@@ -248,6 +249,7 @@ class Results:
         return array
 
 
+@arguments
 def open(run: Path | str) -> xarray.Dataset:
     """The results of a run directory, also while a sweep is writing them: what is not there yet is NaN.
 

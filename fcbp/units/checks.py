@@ -10,6 +10,7 @@ import optree
 from torch import Tensor
 
 from fcbp import tree
+from fcbp.checks import arguments
 from fcbp.tree import Path
 from fcbp.units.group import FRESH, Slice, UnitGroup
 
@@ -49,6 +50,7 @@ def _some_paths(params: Any) -> str:
     return ", ".join(map(str, optree.tree_paths(params)[:4]))
 
 
+@arguments
 def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
     """Check groups against the parameters (and buffers) that they name.
 
@@ -137,6 +139,7 @@ def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) ->
         )
 
 
+@arguments
 def check_features(units: Iterable[UnitGroup], features: Mapping[str, Tensor]) -> None:
     """Check that ``features`` holds every group's activation with its unit axis in place.
 

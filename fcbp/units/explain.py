@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fcbp.checks import arguments
 from fcbp.tree import show
 from fcbp.units.find import Found, Patterns, find
 from fcbp.units.group import Slice, UnitGroup
@@ -57,6 +58,7 @@ class Explanation:
         return _folded([(g.name, note) for g in self.units for note in self.notes.get(g.name, ())])
 
 
+@arguments
 def explain(
     model: nn.Module,
     *example_inputs: Any,

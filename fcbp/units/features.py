@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcbp.checks import arguments
 from fcbp.units.copies import copied
 from fcbp.units.expose import Unfused, expose
 from fcbp.units.group import Slice, UnitGroup, flattened
@@ -20,6 +21,7 @@ __all__ = ["forward_with_features"]
 Forward = Callable[..., tuple[Any, dict[str, Float[Tensor, "..."]], dict[str, Tensor]]]
 
 
+@arguments
 def forward_with_features(model: nn.Module, units: Iterable[UnitGroup], *, method: str = "forward") -> Forward:
     """``model`` as a pure function ``(params, buffers, *inputs) -> (output, features, buffers)``.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fcbp.checks import arguments
 from fcbp.tree import Path
 from fcbp.units.checks import check_units
 from fcbp.units.group import UnitGroup
@@ -30,6 +31,7 @@ class Found:
     notes: dict[str, tuple[str, ...]]
 
 
+@arguments
 def find_units(
     model: nn.Module,
     *example_inputs: Any,

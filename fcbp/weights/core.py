@@ -12,6 +12,7 @@ from torch import Tensor
 from fcbp import initializers, random, tree
 from fcbp.cbp import bias_correction, pay, replacements_due
 from fcbp.cbp.state import check_counting, check_state
+from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw
@@ -29,6 +30,7 @@ UTILITIES = ("gradient", "magnitude", "random")
 SELECTIONS = ("lowest", "below", "random")
 
 
+@arguments
 @torch.no_grad()
 def update_utility(
     state: WeightsState,
@@ -92,6 +94,7 @@ def update_utility(
     return state._replace(utility=util, outliers=outliers, step=step, key=key)
 
 
+@arguments
 @torch.no_grad()
 def select_and_reset(
     state: WeightsState,

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from fcbp import initializers, random
+from fcbp.checks import arguments
 from fcbp.names import lookup
 
 __all__ = ["check_initializer", "constant", "draw", "normal", "quantile_table", "uniform"]
@@ -19,6 +20,7 @@ _SAMPLED = 65536
 _QUANTILES = 1025
 
 
+@arguments
 def uniform(
     key: Int64[Tensor, ""],
     shape: tuple[int, ...],
@@ -34,6 +36,7 @@ def uniform(
     return ((2 * random.uniform(key, shape, fine) - 1) * width).to(dtype)
 
 
+@arguments
 def normal(
     key: Int64[Tensor, ""],
     shape: tuple[int, ...],
@@ -48,6 +51,7 @@ def normal(
     return (random.normal(key, shape, torch.promote_types(dtype, torch.float32)) * std).to(dtype)
 
 
+@arguments
 def constant(
     key: Int64[Tensor, ""],
     shape: tuple[int, ...],

@@ -12,11 +12,13 @@ from torch import Tensor
 from fcbp import tree
 from fcbp.cbp.matching import axes_of, match
 from fcbp.cbp.moments import Fresh, fresh_value
+from fcbp.checks import arguments
 from fcbp.weights.leaves import flat, leaves_of
 
 __all__ = ["reset_moments", "scales"]
 
 
+@arguments
 @torch.no_grad()
 def reset_moments(opt_state: Any, replaced: Any, *, fresh: Fresh = 0.0) -> Any:
     """Reset what an optimiser remembers of the reset weights: moments and per-element step counts.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fcbp import random, show, tree
 from fcbp.cbp.state import check_number, check_params
+from fcbp.checks import arguments
 from fcbp.names import unknown
 from fcbp.weights.draws import quantile_table
 from fcbp.weights.leaves import leaves_of
@@ -61,6 +62,7 @@ class WeightsState(NamedTuple):
     """The key of the next draws."""
 
 
+@arguments
 def check_hyperparams(hyper: Hyperparams) -> None:
     """Check what is a plain number (a tensor may be vmapped or on a device; its values are not read).
 
@@ -82,6 +84,7 @@ def check_hyperparams(hyper: Hyperparams) -> None:
         raise ValueError(f"release_fraction is {release}; expected at least protect_fraction, {protect}")
 
 
+@arguments
 def init_state(
     params: Any,
     key: Int64[Tensor, ""],

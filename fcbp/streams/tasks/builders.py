@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from fcbp.checks import arguments
 from fcbp.names import unknown
 from fcbp.streams.base import Stream
 from fcbp.streams.tasks.engine import Common, Kind, make
@@ -47,7 +48,7 @@ def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., St
         kept = [parameter for name, parameter in own.parameters.items() if name != "common"]
         build.__signature__ = own.replace(parameters=[*kept, *shared], return_annotation="Stream")  # type: ignore[attr-defined]
         build.__doc__ = _documented(kind.__doc__ or "", defaults)
-        return build
+        return arguments(build)
 
     return decorate
 
