@@ -13,6 +13,7 @@ import pytest
 from wrong_values import CALLS, ELSEWHERE, FEW, HEAVY, WITHOUT_ARGUMENTS, WRONG, call, outcome, public
 
 import fcbp
+import fcbp.cli
 from fcbp.checks import arguments, check_elements
 
 PUBLIC = public()
