@@ -188,7 +188,7 @@ def _is_extreme(value: Any) -> bool:
     """Whether a number, or one of several, is one that sizes and rates seldom are."""
     if isinstance(value, (tuple, list)):
         return any(map(_is_extreme, value))
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return not 0 <= value < 1 << 31
 
