@@ -106,7 +106,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     first = runs[0]
     if len({run.program_key() for run in runs}) > 1:
         raise ValueError("runs have different program keys; expected experiments that share one program")
-    stream_part, network_part, optimizer_part, method_part = first.parts()
+    stream_part, network_part, schedule_part, optimizer_part, method_part = first.parts()
     stream, example = _stream(first, stream_part)
     spec = stream.spec
     assert spec is not None
@@ -129,10 +129,11 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         method=method,
         draw=_draw(first, network_part, spec, model),
         with_output=bool(online),
+        schedule=_schedule(first, schedule_part),
     )
     if "update_magnitude" in first.metrics:
         built = built._replace(step=_telling_change(built.step))
-    names, hyper = _hyper(first, optimizer_part, method_part)
+    names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
     probe = _probe(first, model, units, loss, held_out)
     assembled = Assembled(
         stream,
@@ -212,13 +213,22 @@ def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
     return part.build(spec, **run.options(part))
 
 
+def _schedule(run: Experiment, part: Part) -> Callable[..., Any] | None:
+    if run.schedule is None:
+        return None
+    options = run.options(part)
+    return lambda step, **numbers: part.build(**options, **numbers)(step)
+
+
 def _hyper(
-    run: Experiment, optimizer: Part, method: Part
+    run: Experiment, schedule: Part, optimizer: Part, method: Part
 ) -> tuple[tuple[str, ...], Callable[[Mapping[str, Any]], learner.LearnerHyperparams]]:
     """The names of the numbers that members may have different, and the learner's hyperparameters from them."""
     numbers = run.numbers()
     moving = {n: full for n, full in run.number_names(optimizer).items() if full in numbers and numbers[full] != 0}
     of_method = {name: full for name, full in run.number_names(method).items() if full in numbers}
+    of_schedule = {name: full for name, full in run.number_names(schedule).items() if full in numbers}
+    clip = ("clip",) if run.clip is not None else ()
     make = parts.kind(run.method).hyperparams
 
     def hyper(numbers: Mapping[str, Any]) -> learner.LearnerHyperparams:
@@ -226,9 +236,11 @@ def _hyper(
             numbers["step_size"],
             make(**{name: numbers[full] for name, full in of_method.items()}),
             {name: numbers[full] for name, full in moving.items()},
+            {name: numbers[full] for name, full in of_schedule.items()} or (),
+            numbers["clip"] if clip else (),
         )
 
-    return ("step_size", *moving.values(), *of_method.values()), hyper
+    return ("step_size", *clip, *of_schedule.values(), *moving.values(), *of_method.values()), hyper
 
 
 def _probe(
