@@ -115,7 +115,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     output = check_network(first, model, example[0], spec)
     online, held_out = metrics_of(first.metrics)
     check_fit(first, spec, loss, {**online, **held_out}, output, example[1], stream)
-    units = find_units(model, example[0])
+    units, none_found = _units(model, example[0])
     model = model.to(device)
     method = _method(runs, max((group.size for group in units), default=0))
     signal = parts.stream_kind(first.stream).task_signal
@@ -147,7 +147,11 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         tuple(group.size for group in units),
         online,
     )
-    return assembled._replace(measurements=_measured(assembled, first, device))
+    try:
+        return assembled._replace(measurements=_measured(assembled, first, device))
+    except ValueError as error:
+        # A method that needs no units runs without; of another the reasons why there are none help most.
+        raise (error if none_found is None else none_found) from None
 
 
 def _stream(run: Experiment, part: Part, **more: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
@@ -171,6 +175,14 @@ def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"network is {part.name!r}, which gives {type(model).__name__}; expected an nn.Module")
     return model
+
+
+def _units(model: nn.Module, inputs: Tensor) -> tuple[tuple[UnitGroup, ...], ValueError | None]:
+    """The groups of a model; or none, and the error that says why."""
+    try:
+        return find_units(model, inputs), None
+    except ValueError as error:
+        return (), error
 
 
 def _loss(run: Experiment, spec: Spec) -> learner.Loss:
