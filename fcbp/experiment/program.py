@@ -116,6 +116,8 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     online, held_out = metrics_of(first.metrics)
     check_fit(first, spec, loss, {**online, **held_out}, output, example[1], stream)
     units, none_found = _units(model, example[0])
+    if none_found is not None and parts.kind(first.method).capacity:
+        raise none_found  # a method that replaces units would have nothing to do
     model = model.to(device)
     method = _method(runs, max((group.size for group in units), default=0))
     signal = parts.stream_kind(first.stream).task_signal
