@@ -133,8 +133,9 @@ class Context(NamedTuple):
     def look_up(self, task: Tensor, column: Tensor) -> Tensor:
         """An entry of the tasks' table; one with a single row is every task's."""
         assert self.table is not None
-        row = (task - self.first) * self.width if len(self.table) > self.width else 0
-        return pick(self.table, row + column)
+        if len(self.table) == self.width:
+            return pick(self.table, column)
+        return pick(self.table, ((task - self.first) * self.width).to(column.dtype) + column)
 
     def targets(self, rows: Tensor) -> Tensor:
         """The classes of the split's examples."""
@@ -366,7 +367,7 @@ class _Maker:
         self, context: Context, rows: Tensor, task: Tensor, number: Tensor | None, share: Tensor | None
     ) -> Tensor:
         if self.kind.permutes:
-            column = torch.arange(self.pixels.size, device=rows.device)
+            column = torch.arange(self.pixels.size, dtype=torch.int32, device=rows.device)
 
             def of(task: Tensor) -> Tensor:
                 return self.pixels.permuted(context.split, rows, context.look_up(task.unsqueeze(-1), column))
