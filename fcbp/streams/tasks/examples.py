@@ -80,7 +80,7 @@ def constants(tensors: dict[str, Tensor], flat: tuple[str, ...] = ()) -> Callabl
 
 def pick(table: Tensor, index: Int64[Tensor, "..."]) -> Tensor:
     """``table[index]``, also for an index without axes."""
-    return table.index_select(0, index.reshape(-1)).reshape((*index.shape, *table.shape[1:]))
+    return table[index] if index.ndim else table[index.unsqueeze(0)].squeeze(0)
 
 
 class Augmentation(NamedTuple):
