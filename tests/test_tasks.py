@@ -180,6 +180,21 @@ def test_states_are_small_whatever_the_data(name):
 
 
 @EVERY
+def test_the_data_are_read_where_they_are(name):
+    maker = STREAMS[name]().at.__self__
+    held = maker.pixels.constants(torch.device("cpu"))
+    there = maker.kind.dataset.train.inputs
+    assert held["train"].data_ptr() == held["train flat"].data_ptr() == there.data_ptr()
+
+
+def test_a_window_of_mnists_size_fits_beside_a_members_state():
+    images = (np.zeros((100, 1, 28, 28), np.uint8), np.arange(100) % 10)
+    stream = streams.permuted_inputs(images, task_length=1000)
+    window = stream.window(stream.init(KEY), 1000)
+    assert sum(leaf.numel() * leaf.element_size() for leaf in torch.utils._pytree.tree_leaves(window)) <= 1 << 13
+
+
+@EVERY
 def test_sampling_changes_nothing_and_reads_no_global_state(name):
     stream = STREAMS[name]()
     state = stream.init(fcbp.random.key(0))

@@ -85,7 +85,8 @@ def growing_classes(
 ) -> Kind:
     """Each task adds classes to those of the tasks before: class-incremental CIFAR-100.
 
-    As in Dohare et al. (Nature 2024): the key draws an order of the classes; the last task has all and goes on.
+    As in Dohare et al. (Nature 2024): the key draws an order of the classes; the last task has all and goes on
+    (where ``task_length`` is given, others like it follow).
 
     Args:
         data: a data set; or ``(inputs, targets)``, or these and a test's.
