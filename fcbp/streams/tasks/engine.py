@@ -61,8 +61,8 @@ class Common:
 
     Args:
         batch_size: examples of a batch.
-        epochs: passes over a task's examples, where ``task_length`` is not given.
-        task_length: batches of a task; passes go on until then.
+        epochs: passes over a task's examples; by default one.
+        task_length: batches of a task, in place of ``epochs``; passes go on until then.
         pass_length: batches of a pass; by default all that the examples fill. Fewer leave the rest of the order out.
         reshuffle: draw a new order for each pass; ``False`` keeps one for the task.
         gradual: batches at a task's beginning over which it takes the place of the one before: the share of the new
@@ -82,7 +82,7 @@ class Common:
     """
 
     batch_size: int = 1
-    epochs: int = 1
+    epochs: int | None = None
     task_length: int | None = None
     pass_length: int | None = None
     reshuffle: bool = True
@@ -99,10 +99,13 @@ class Common:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "task_length", "pass_length", "test_examples"):
             value = getattr(self, name)
-            optional = name not in ("batch_size", "epochs")
+            optional = name != "batch_size"
             if not whole(value, 1) and not (optional and value is None):
                 also = " or None" if optional else ""
                 raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more{also}")
+        if self.epochs is not None and self.task_length is not None:
+            both = f"epochs is {self.epochs} and task_length is {self.task_length}"
+            raise ValueError(f"{both}; expected one of them, and None for the other")
         if not whole(self.gradual, 0):
             raise ValueError(f"gradual is {self.gradual!r}; expected a number of batches, 0 or more")
         if self.normalise not in get_args(Normalise):
@@ -232,7 +235,7 @@ class _Maker:
                 f"pass_length is {common.pass_length} batches of {common.batch_size}; expected at most the {smallest} "
                 "examples of a task"
             )
-        lengths = tuple(common.task_length or common.epochs * length for length in passes)
+        lengths = tuple(common.task_length or (common.epochs or 1) * length for length in passes)
         fixed = len(set(lengths)) == 1
         self.schedule = _Schedule(lengths, "first" if fixed else kind.then)
         self.task_length = lengths[0] if fixed else None
