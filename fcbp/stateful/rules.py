@@ -25,9 +25,11 @@ Group = Mapping[str, Any]
 Rows = Mapping[str, Tensor]
 """An optimiser's state of some weights by name, and ``"grad"``."""
 
-ALWAYS = 1000
-"""The most steps that a weight is corrected for, but for RAdam."""
+ALWAYS = 256
+"""The most steps that a weight is corrected for, but for RAdam: every step costs, and from then on the average that is
+handed over is of as many gradients."""
 LEAST = 128
+"""The least steps."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ _ADAM_SCALES = {"exp_avg": _first, "exp_avg_sq": _second, "max_exp_avg_sq": _sec
 
 
 def _average_length(group: Group) -> int:
-    """The length of the second moment's running mean: within it the corrections are of a size to be seen."""
+    """The length of the second moment's running mean, within bounds: so long a correction is of a size to be seen."""
     beta = float(group["betas"][1])
     return min(max(LEAST, math.ceil(1 / (1 - beta))), ALWAYS) if beta < 1 else ALWAYS
 
