@@ -112,15 +112,16 @@ def rehearse(
     Raises:
         ValueError: an option is unknown or a number out of its range.
     """
+    device = next(iter(params.values())).device
     trees: list[Any] = [state, dict(params)]
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = [optree.tree_map(mode.from_tensor, x) for x in trees]
         given = {
-            "units": units[:1],
-            "features": {g.name: laid(torch.zeros(2, g.size), g.activation_axis) for g in units[:1]},
+            "units": units,
+            "features": {g.name: laid(torch.zeros(2, g.size, device=device), g.activation_axis) for g in units},
             "hyper": choice.hyper,
             "step_size": 0.0,
-            "new_task": torch.tensor(True),
+            "new_task": torch.tensor(True, device=device),
         }
         after = {**given, "grads": fake[1], "previous": fake[1]}
         method = choice.method
