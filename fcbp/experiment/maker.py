@@ -92,11 +92,13 @@ class ExperimentMaker:
         check_settings([self.run(settings) for settings in members], members.names())
 
     def check_measured(self, members: Members, measured: set[str]) -> None:
-        """Check that some member has each measurement that was asked for.
+        """Check that some member has each measurement that was asked for, and that none is called as a setting.
 
         Raises:
-            ValueError: none has it.
+            ValueError: none has it, or a measurement has the name of a swept setting.
         """
+        for name in sorted(measured.intersection(members.names())):
+            raise ValueError(f"metrics has {name!r}, which is a swept setting too; expected another name")
         _check_measured([self.run(settings) for settings in members], measured)
 
     def describe(self) -> dict[str, Any]:
