@@ -1,0 +1,67 @@
+"""Functions that make streams of tasks: their own settings, and those that all of them have."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from fcbp.names import unknown
+from fcbp.streams.base import Stream
+from fcbp.streams.tasks.engine import Common, Kind, make
+from fcbp.streams.tasks.examples import to_dataset
+
+__all__ = ["builder"]
+
+FIELDS = tuple(field.name for field in fields(Common))
+
+
+def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., Stream]]:
+    """A decorator that makes a function of data and settings to a kind of tasks into one to a stream.
+
+    The function made has the settings of :class:`~fcbp.streams.tasks.engine.Common` too, which its signature and its
+    documentation show.
+
+    Args:
+        **defaults: of those settings, where they are others than ``Common``'s.
+    """
+    base = Common(**defaults)
+
+    def decorate(kind: Callable[..., Kind]) -> Callable[..., Stream]:
+        own = inspect.signature(kind)
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(base, name)) for name in FIELDS
+        ]
+        names = [name for name in own.parameters if name not in ("data", "common")]
+
+        @functools.wraps(kind)
+        def build(data: Any, **settings: Any) -> Stream:
+            for name in settings:
+                if name not in names and name not in FIELDS:
+                    raise unknown("setting", name, (*names, *FIELDS))
+            given = {name: settings.pop(name) for name in FIELDS if name in settings}
+            # A length that is given takes the place of a default of the other kind.
+            other = {"epochs": "task_length", "task_length": "epochs"}
+            kept = {name: value for name, value in defaults.items() if given.get(other.get(name, "")) is None}
+            common = Common(**{**kept, **given})
+            return make(kind(to_dataset(data), common, **settings), common)
+
+        kept = [parameter for name, parameter in own.parameters.items() if name != "common"]
+        build.__signature__ = own.replace(parameters=[*kept, *shared], return_annotation="Stream")  # type: ignore[attr-defined]
+        build.__doc__ = _documented(kind.__doc__ or "", defaults)
+        return build
+
+    return decorate
+
+
+def _documented(doc: str, defaults: dict[str, Any]) -> str:
+    """The function's documentation with the settings that all have, after its own."""
+    text = inspect.getdoc(Common) or ""
+    shared = text.partition("Args:\n")[2].rstrip()
+    before, _, after = doc.partition("\n    Returns:")
+    indented = "\n".join(f"    {line}" if line else line for line in shared.splitlines())
+    set_here = "".join(f" ``{name}`` is {value!r}." for name, value in defaults.items())
+    note = f"    Defaults of the last, where they differ from those of other tasks:{set_here}\n\n" if defaults else ""
+    return f"{before.rstrip()}\n{indented}\n\n{note}    Returns:{after}"
