@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_tasks import COLOUR, MADE
+from test_tasks import COLOUR
 
 import fcbp
 from fcbp import loop, streams
@@ -17,13 +17,6 @@ IN_LANES = {
     "class_pairs": lambda: streams.class_pairs(FEATURES, batch_size=4, epochs=2),
     "growing_classes": lambda: streams.growing_classes(FEATURES, batch_size=4, increment=2, epochs=2),
     "hard_and_easy": lambda: streams.hard_and_easy(FEATURES, batch_size=4, hard=3, easy=1, task_length=11),
-}
-IN_SCANS = {
-    "permuted_inputs": lambda: streams.permuted_inputs(MADE, batch_size=3, subset=31, gradual=4),
-    "class_pairs": lambda: streams.class_pairs(
-        COLOUR, batch_size=6, flip=True, crop=2, rotation=(0.0, 15.0), normalise="published", epochs=2
-    ),
-    "growing_classes": lambda: streams.growing_classes(MADE, batch_size=4, increment=2, epochs=2),
 }
 
 
@@ -71,6 +64,6 @@ def test_lanes_make_the_examples_that_eager_makes(name):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", IN_SCANS)
-def test_scans_make_the_examples_that_eager_makes(name):
-    compare(IN_SCANS[name](), "scan")
+def test_scans_make_the_examples_that_eager_makes():
+    # One graph: the compiler takes a minute for it.
+    compare(streams.permuted_inputs(COLOUR, batch_size=2, gradual=4, normalise="published"), "scan")
