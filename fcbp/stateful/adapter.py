@@ -309,14 +309,7 @@ class ContinualBackprop:
         }
 
     def _features(self) -> dict[str, Tensor]:
-        missing = self._readings.missing()
-        if missing:
-            raise ValueError(
-                f"no training forward read {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''} since the "
-                "last cbp.step(); expected one in train() mode with gradients enabled, of the model that was given. If "
-                "it was compiled and called before, call torch.compiler.reset() first; a group that some forwards "
-                "leave out does not belong in units="
-            )
+        self._readings.check()
         features = self._readings.features(as_moments=bool(self.ranks) and self.choice.by_moments)
         if self.choice.by_moments:
             return self.ranks.average(features)
