@@ -117,8 +117,8 @@ def rehearse(
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = [optree.tree_map(mode.from_tensor, x) for x in trees]
         given = {
-            "units": units[:1],
-            "features": {g.name: laid(torch.zeros(2, g.size, device=device), g.activation_axis) for g in units[:1]},
+            "units": units,
+            "features": {g.name: laid(torch.zeros(2, g.size, device=device), g.activation_axis) for g in units},
             "hyper": choice.hyper,
             "step_size": 0.0,
             "new_task": torch.tensor(True, device=device),
