@@ -332,7 +332,7 @@ def _effective(grad: Tensor, p: Tensor, group: Mapping[str, Any]) -> Tensor:
     return grad
 
 
-ADAFACTOR = 1000
+ADAFACTOR = 1000  # its running means are small: the cost is little
 """Steps that Adafactor's running means of new weights decay by their own count."""
 
 
