@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random as python_random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,16 +85,26 @@ def rehearse_members(
         ValueError: as for :func:`rehearse`; or a number is out of its range.
     """
     rows = [program.settings(row) for row in members]
+    found = rehearse(program, rows[0], device="cpu", name=name)
     for row in telling(rows, most):
         step_once(program, row, name)
-    return rehearse(program, rows[0], device="cpu", name=name)
+    return found
 
 
 def step_once(program: Program, numbers: Mapping[str, float], name: str = "") -> None:
-    """One step of one member whose numbers are plain floats: whatever is wrong with a number is said here."""
+    """One step of one member whose numbers are plain floats: whatever is wrong with a number is said here.
+
+    The functions took tensors before, so what fails for lack of a tensor's methods is right.
+    """
     rehearsal = _Rehearsal(program, numbers, None, name)
-    carry = rehearsal.call("init", program.init, random.key(0), dict(numbers))
-    rehearsal.call("step", program.step, carry, dict(numbers), *rehearsal.first_batch())
+    with contextlib.suppress(AttributeError, TypeError):
+        try:
+            carry = program.init(random.key(0), dict(numbers))
+            program.step(carry, dict(numbers), *rehearsal.first_batch())
+        except ValueError as error:
+            if not name:
+                raise
+            raise ValueError(f"step{rehearsal.of} fails: ValueError: {error}") from error
 
 
 def call(about: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -154,7 +165,9 @@ class _Reads(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
         if name not in self:
-            raise KeyError(f"{name!r}, which is none of the program's numbers ({', '.join(self) or 'it has none'})")
+            raise KeyError(
+                f"{name!r}, which is none of the program's numbers ({', '.join(dict.keys(self)) or 'it has none'})"
+            )
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -162,7 +175,7 @@ class _Reads(dict[str, Any]):
         return super().get(name, default)
 
     def _all(self) -> None:
-        self.read |= set(self)
+        self.read |= set(dict.keys(self))  # and not set(self), which would ask again
 
     def keys(self) -> Any:
         self._all()

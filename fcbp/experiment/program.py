@@ -210,7 +210,7 @@ def _tried(optimizer: Callable[..., optim.Optimizer], name: str) -> Callable[...
     return lambda **numbers: trial.tried_optimizer(name, optimizer(**numbers))
 
 
-def _units(run: Experiment, model: nn.Module, inputs: Tensor) -> list[UnitGroup]:
+def _units(run: Experiment, model: nn.Module, inputs: Tensor) -> tuple[UnitGroup, ...]:
     try:
         return find_units(model, inputs)
     except ValueError as error:

@@ -53,7 +53,11 @@ def try_stream(name: str, stream: streams.Stream) -> Any:
         return given[1]
     keys = random.key(torch.tensor([0, 1]))
     states = call(f"{about} init, vmapped,", torch.vmap(stream.init), keys)
-    call(f"{about} sample, vmapped,", torch.vmap(lambda state: stream.sample(state, 2)), states)
+
+    def sample(state: Any) -> Any:
+        return stream.sample(state, 2)
+
+    call(f"{about} sample, vmapped,", torch.vmap(sample), states)
     if stream.held_out is not None:
         call_pure(f"{about} held_out", stream.held_out, state)
         call(f"{about} held_out, vmapped,", torch.vmap(stream.held_out, out_dims=0), states)
