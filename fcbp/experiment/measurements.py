@@ -218,7 +218,10 @@ def metric_name(chosen: Any) -> str:
         return chosen
     if isinstance(chosen, str) and chosen.removeprefix(TEST) in ONLINE:
         return chosen
-    name = chosen.rpartition(":")[2] if isinstance(chosen, str) else getattr(_own_metric(chosen), "__name__", "")
+    if isinstance(chosen, str):
+        name = chosen.rpartition(":")[2].rpartition(".")[2]
+    else:
+        name = getattr(_own_metric(chosen), "__name__", "")
     if isinstance(chosen, str):
         _own_metric(chosen)
     if not name.isidentifier():

@@ -177,6 +177,17 @@ class Part:
     """Settings that change the program, with their defaults."""
 
     @property
+    def is_named(self) -> bool:
+        """Whether it is one of those that have a name."""
+        tables: dict[str, Mapping[str, Any]] = {
+            "stream": STREAMS,
+            "network": NETWORKS,
+            "optimizer": OPTIMIZERS,
+            "method": METHODS,
+        }
+        return self.name in tables[self.role]
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """All settings that the part reads, with their defaults."""
         return {**self.options, **self.numbers}

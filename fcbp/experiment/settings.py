@@ -15,6 +15,7 @@ from fcbp.experiment import parts
 from fcbp.experiment.measurements import METRICS, metric_name
 from fcbp.experiment.parts import Part
 from fcbp.names import unknown
+from fcbp.program import RESERVED
 
 __all__ = ["Experiment", "set_names", "setting_names", "unread"]
 
@@ -236,8 +237,9 @@ class Experiment:
             _check_hidden(self.hidden)
         if not isinstance(self.metrics, tuple):
             raise ValueError(f"metrics is {self.metrics!r}; expected a tuple of names, such as ('accuracy',)")
-        for chosen in self.metrics:
-            metric_name(chosen)
+        _check_metric_names(self.metrics)
+        for part in self.parts():
+            _check_option_names(part)
 
     def _check_lengths(self) -> None:
         of_bin = ("bin",) if self.bin not in (None, "task") else ()
@@ -303,6 +305,25 @@ def _check_hidden(hidden: Any) -> None:
         )
 
 
+def _check_metric_names(chosen: Iterable[Any]) -> None:
+    by_name: dict[str, Any] = {}
+    for metric in chosen:
+        other = by_name.setdefault(metric_name(metric), metric)
+        if name_of(other) != name_of(metric):
+            raise ValueError(
+                f"metrics has {name_of(other)!r} and {name_of(metric)!r}, two of one name; expected different names"
+            )
+
+
+def _check_option_names(part: Part) -> None:
+    """Check that a user's own part has no option that is a setting of every experiment, or a dimension of results."""
+    follows = BY_NETWORK if part.role == "network" else ()
+    for name in () if part.is_named else part.options:
+        if name in RESERVED or (name in FIELDS and name not in follows):
+            what = "a setting of every experiment" if name in FIELDS else "a dimension of the results"
+            raise ValueError(f"{part.role} is {part.name!r}, whose option {name!r} is {what}; rename it")
+
+
 def loss_of(chosen: Any) -> losses.Loss:
     """The loss that a setting names.
 
@@ -310,7 +331,11 @@ def loss_of(chosen: Any) -> losses.Loss:
         ValueError: there is none.
     """
     expected = f"one of {', '.join(losses.LOSSES)}, or a function (output, targets) -> scalar, or its address"
-    return losses.get(parts.find("loss_function", chosen, losses.LOSSES, expected))
+    found = parts.find("loss_function", chosen, losses.LOSSES, expected)
+    try:
+        return losses.get(found)
+    except ValueError as error:
+        raise ValueError(f"loss_function is {name_of(chosen)!r}: {error}") from error
 
 
 def setting_names(*own: Part) -> dict[str, Any]:
