@@ -24,7 +24,16 @@ from typing import Any, NamedTuple
 
 from fcbp.names import unknown
 
-__all__ = ["Source", "address_of", "check_allowed", "is_address", "load", "name_of", "source_of"]
+__all__ = [
+    "Source",
+    "address_of",
+    "check_allowed",
+    "check_not_importing",
+    "is_address",
+    "load",
+    "name_of",
+    "source_of",
+]
 
 
 class Source(NamedTuple):
@@ -213,6 +222,7 @@ def _of_file(address: str, file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _importing.append(str(file))
     try:
         # A file may import its neighbours, as a script may.
         with _on_path(str(path.parent)):
@@ -220,7 +230,25 @@ def _of_file(address: str, file: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _importing.pop()
     return module
+
+
+_importing: list[str] = []
+
+
+def check_not_importing() -> None:
+    """Check that no file is being imported because an address names it: it must not start a sweep of its own.
+
+    Raises:
+        ValueError: one is.
+    """
+    if _importing:
+        raise ValueError(
+            f"{_importing[-1]} starts a sweep while it is imported for one of its names; put the sweep under "
+            "if __name__ == '__main__':"
+        )
 
 
 @contextlib.contextmanager

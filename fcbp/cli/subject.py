@@ -16,7 +16,13 @@ from fcbp.sweeps.origins import maker_of
 
 __all__ = ["Subject", "read", "subject_of"]
 
-PARTS = {"stream": parts.stream, "network": parts.network, "optimizer": parts.optimizer, "method": parts.method}
+PARTS = {
+    "stream": parts.stream,
+    "network": parts.network,
+    "schedule": parts.schedule,
+    "optimizer": parts.optimizer,
+    "method": parts.method,
+}
 
 
 class Subject(NamedTuple):
@@ -81,4 +87,4 @@ def _names_subject(word: str) -> bool:
 
 
 def _is_own(role: str, value: Any) -> bool:
-    return not isinstance(value, str) or addresses.is_address(value)
+    return value is not None and (not isinstance(value, str) or addresses.is_address(value))

@@ -50,7 +50,7 @@ def _check_measured(runs: Sequence[Experiment], measured: set[str]) -> None:
             raise ValueError(f"metrics has {chosen!r}, which there is none of with method {methods} and {kinds} units")
 
 
-ROLES = ("stream", "network", "loss_function", "optimizer", "method")
+ROLES = ("stream", "network", "loss_function", "schedule", "optimizer", "method")
 
 
 @dataclass(frozen=True)

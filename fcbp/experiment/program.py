@@ -106,7 +106,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     first = runs[0]
     if len({run.program_key() for run in runs}) > 1:
         raise ValueError("runs have different program keys; expected experiments that share one program")
-    stream_part, network_part, optimizer_part, method_part = first.parts()
+    stream_part, network_part, schedule_part, optimizer_part, method_part = first.parts()
     stream, example = _stream(first, stream_part)
     spec = stream.spec
     assert spec is not None
@@ -115,7 +115,9 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     output = check_network(first, model, example[0], spec)
     online, held_out = metrics_of(first.metrics)
     check_fit(first, spec, loss, {**online, **held_out}, output, example[1], stream)
-    units = find_units(model, example[0])
+    units, none_found = _units(model, example[0])
+    if none_found is not None and parts.kind(first.method).capacity:
+        raise none_found  # a method that replaces units would have nothing to do
     model = model.to(device)
     method = _method(runs, max((group.size for group in units), default=0))
     signal = parts.stream_kind(first.stream).task_signal
@@ -129,10 +131,11 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         method=method,
         draw=_draw(first, network_part, spec, model),
         with_output=bool(online),
+        schedule=_schedule(first, schedule_part),
     )
     if "update_magnitude" in first.metrics:
         built = built._replace(step=_telling_change(built.step))
-    names, hyper = _hyper(first, optimizer_part, method_part)
+    names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
     probe = _probe(first, model, units, loss, held_out)
     assembled = Assembled(
         stream,
@@ -146,7 +149,11 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         tuple(group.size for group in units),
         online,
     )
-    return assembled._replace(measurements=_measured(assembled, first, device))
+    try:
+        return assembled._replace(measurements=_measured(assembled, first, device))
+    except ValueError as error:
+        # A method that needs no units runs without; of another the reasons why there are none help most.
+        raise (error if none_found is None else none_found) from None
 
 
 def _stream(run: Experiment, part: Part, **more: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
@@ -170,6 +177,14 @@ def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"network is {part.name!r}, which gives {type(model).__name__}; expected an nn.Module")
     return model
+
+
+def _units(model: nn.Module, inputs: Tensor) -> tuple[tuple[UnitGroup, ...], ValueError | None]:
+    """The groups of a model; or none, and the error that says why."""
+    try:
+        return find_units(model, inputs), None
+    except ValueError as error:
+        return (), error
 
 
 def _loss(run: Experiment, spec: Spec) -> learner.Loss:
@@ -212,13 +227,22 @@ def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
     return part.build(spec, **run.options(part))
 
 
+def _schedule(run: Experiment, part: Part) -> Callable[..., Any] | None:
+    if run.schedule is None:
+        return None
+    options = run.options(part)
+    return lambda step, **numbers: part.build(**options, **numbers)(step)
+
+
 def _hyper(
-    run: Experiment, optimizer: Part, method: Part
+    run: Experiment, schedule: Part, optimizer: Part, method: Part
 ) -> tuple[tuple[str, ...], Callable[[Mapping[str, Any]], learner.LearnerHyperparams]]:
     """The names of the numbers that members may have different, and the learner's hyperparameters from them."""
     numbers = run.numbers()
     moving = {n: full for n, full in run.number_names(optimizer).items() if full in numbers and numbers[full] != 0}
     of_method = {name: full for name, full in run.number_names(method).items() if full in numbers}
+    of_schedule = {name: full for name, full in run.number_names(schedule).items() if full in numbers}
+    clip = ("clip",) if run.clip is not None else ()
     make = parts.kind(run.method).hyperparams
 
     def hyper(numbers: Mapping[str, Any]) -> learner.LearnerHyperparams:
@@ -226,9 +250,11 @@ def _hyper(
             numbers["step_size"],
             make(**{name: numbers[full] for name, full in of_method.items()}),
             {name: numbers[full] for name, full in moving.items()},
+            {name: numbers[full] for name, full in of_schedule.items()} or (),
+            numbers["clip"] if clip else (),
         )
 
-    return ("step_size", *moving.values(), *of_method.values()), hyper
+    return ("step_size", *clip, *of_schedule.values(), *moving.values(), *of_method.values()), hyper
 
 
 def _probe(

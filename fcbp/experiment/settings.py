@@ -70,6 +70,8 @@ class Experiment:
     )
     optimizer: Any = _field("sgd", "sgd, adam or adamw, or module:name or file.py:name")
     step_size: float = _field(0.01, "step size of the optimiser")
+    schedule: Any = _field(None, "factor of the step size over time: a name, or module:name or file.py:name")
+    clip: float | None = _field(None, "bound on the global norm of the gradients")
     method: Any = field(default="cbp", metadata={"help": "a name of fcbp.methods.METHODS, or what they name"})
     steps: int = _field(1_000_000, "learner steps of every member")
     bin: Any = _field(None, "steps averaged into one value, or task; by default a fiftieth of the run, at most 20,000")
@@ -148,8 +150,8 @@ class Experiment:
         kept = {name: value for name, value in now.items() if name not in following}
         return Experiment(**{**kept, "settings": self.settings, **settings})
 
-    def parts(self) -> tuple[Part, Part, Part, Part]:
-        """Stream, network, optimiser and method.
+    def parts(self) -> tuple[Part, Part, Part, Part, Part]:
+        """Stream, network, schedule, optimiser and method.
 
         Raises:
             ValueError: one of them is unknown.
@@ -158,7 +160,7 @@ class Experiment:
         # A name that both have (UPGD brings a weight decay of its own) is the method's.
         numbers = {name: value for name, value in optimizer.numbers.items() if name not in method.numbers}
         optimizer = dataclasses.replace(optimizer, numbers=numbers)
-        return parts.stream(self.stream), parts.network(self.network), optimizer, method
+        return parts.stream(self.stream), parts.network(self.network), parts.schedule(self.schedule), optimizer, method
 
     def reads(self, name: str) -> bool:
         """Whether the setting is a field, or one of a part that the experiment names."""
@@ -176,9 +178,9 @@ class Experiment:
 
     def numbers(self) -> dict[str, float]:
         """The numbers of the optimiser and the method, which members that share a program may have different."""
-        *_, optimizer, method = self.parts()
-        numbers = {"step_size": self.step_size}
-        for part in (optimizer, method):
+        *_, schedule, optimizer, method = self.parts()
+        numbers = {"step_size": self.step_size, "clip": self.clip}
+        for part in (schedule, optimizer, method):
             numbers |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
         return {name: value for name, value in numbers.items() if value is not None}
 
@@ -197,8 +199,9 @@ class Experiment:
         numbers = self.numbers()
         all_parts = self.parts()
         # Whether there is momentum or decay at all changes the program; how much does not.
-        present = tuple(self.setting(all_parts[2], name) != 0 for name in all_parts[2].numbers)
-        fields = tuple(getattr(self, name) for name in FIELDS if name not in ("seed", "step_size", "method"))
+        optimizer = all_parts[3]
+        present = (self.clip is None, *(self.setting(optimizer, name) != 0 for name in optimizer.numbers))
+        fields = tuple(getattr(self, name) for name in FIELDS if name not in ("seed", "step_size", "clip", "method"))
         options = tuple((part.name, part.build, *self.options(part).items()) for part in all_parts)
         return fields, options, present, tuple(numbers)
 
@@ -256,7 +259,7 @@ class Experiment:
         """The fields and what is set of the parts, as plain data: what :class:`Experiment` takes to make this again."""
         fields = {name: getattr(self, name) for name in FIELDS}
         fields["method"] = parts.method_name(self.method)
-        for name in ("stream", "network", "optimizer", "loss_function"):
+        for name in ("stream", "network", "optimizer", "schedule", "loss_function"):
             fields[name] = None if fields[name] is None else name_of(fields[name])
         fields["metrics"] = tuple(map(name_of, self.metrics))
         return {**fields, **{name: name_of(v) if callable(v) else v for name, v in self.settings}}

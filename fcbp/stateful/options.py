@@ -111,14 +111,15 @@ def rehearse(
     Raises:
         ValueError: an option is unknown or a number out of its range.
     """
+    device = next(iter(params.values())).device
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fakes, fake_buffers = ({name: mode.from_tensor(x) for name, x in of.items()} for of in (params, buffers))
         given = {
             "units": units[:1],
-            "features": {g.name: laid(torch.zeros(2, g.size), g.activation_axis) for g in units[:1]},
+            "features": {g.name: laid(torch.zeros(2, g.size, device=device), g.activation_axis) for g in units[:1]},
             "hyper": choice.hyper,
             "step_size": 0.0,
-            "new_task": torch.tensor(True),
+            "new_task": torch.tensor(True, device=device),
         }
         after = {**given, "grads": fakes, "previous": fakes}
         method = choice.method

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from fcbp.addresses import check_not_importing
 from fcbp.designs import Members, grid
 from fcbp.experiment import Experiment, ExperimentMaker
 from fcbp.program import Program
@@ -109,6 +110,7 @@ def sweep(
         ('seed', 'replacement_rate', 'step')
     """
     need("xarray")
+    check_not_importing()
     elsewhere = out is not None or devices is not None or backend is not None
     plan = _plan(experiment, members, steps, bin, compile, elsewhere)
     place = places.choose(device, devices, backend, address)
