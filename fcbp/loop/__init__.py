@@ -18,7 +18,7 @@ from fcbp.names import unknown
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
 
-__all__ = ["PARALLEL_FROM", "Choice", "check_carry", "explain", "is_out_of_memory", "scan"]
+__all__ = ["PARALLEL_FROM", "Choice", "check_carry", "compiles", "explain", "is_out_of_memory", "prepare", "scan"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -176,6 +176,31 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     found, count = _lane_program(step, leaves, spec, xs)
     reason = found.reason_against(count)
     return Choice("scan", f"not in lanes: {reason}") if reason else Choice("lanes", found.reason_for(count))
+
+
+def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
+    """Build the lanes of a step that suits them, before it runs.
+
+    Args:
+        step: as for :func:`scan`.
+        carry: as for :func:`scan`.
+        xs: as for :func:`scan`.
+
+    Returns:
+        The backend that :func:`scan` will then choose, and why lanes cannot be built, where nothing else stands
+        against them: there is no compiler, or it fails.
+    """
+    leaves, spec = _carry_leaves(carry)
+    found, count = _lane_program(step, leaves, spec, xs)
+    if not found.reason_against(count) and found.build() is not None:
+        return "lanes", ""
+    return "scan", found.why_not if found.unbuilt else ""
+
+
+def compiles(step: Step, carry: Any, xs: Any = None) -> bool:
+    """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
+    leaves, spec = _carry_leaves(carry)
+    return _programs.get(step, {}).get(_signature(leaves, spec, xs), True) is not None
 
 
 def _lane_program(

@@ -92,7 +92,7 @@ class ContinualBackprop:
         device = next(iter(self.params.values())).device
         key = random.key(seed).to(device)
         self.method_state = self.choice.method.init(self.units, self._values(), key)
-        rehearse(self.choice, self.method_state, self._values(), dict(self.model.named_buffers()), self.units)
+        rehearse(self.choice, key, self._values(), dict(self.model.named_buffers()), self.units)
         self.moments = Moments(self.params, self.units, self.optimizers)
         read = self.units if self.choice.reads("features") else ()
         self._readings = Readings(self.model, read, by_moments=self.choice.by_moments)

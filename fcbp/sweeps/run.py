@@ -74,7 +74,8 @@ def sweep(
             ``"task"`` makes each task of the stream a bin, and ``task`` the results' dimension.
         out: run directory, new or empty; by default nothing is written.
         resume: where ``out`` holds this sweep, go on with it.
-        accept_changes: go on although the source of a part has changed since.
+        accept_changes: go on although the source of a part has changed since, or the steps cannot be compiled as they
+            were before.
         compile: by default where it pays back in the run's length; see :data:`fcbp.sweeps.COMPILE_FROM`.
         progress: show a bar with steps per second and the time left, and say what may surprise.
         device: by default the CPU.
@@ -139,7 +140,9 @@ def sweep(
                 "directory"
             )
         notes = origins.notes(plan) if notes is None else notes
-        return Execution(plan, place, folder, progress, checkpoint_every, members_at_once, notes).run()
+        return Execution(
+            plan, place, folder, progress, checkpoint_every, members_at_once, notes, accept_changes=accept_changes
+        ).run()
     finally:
         folder.release()
 
@@ -165,7 +168,8 @@ def resume(
 
     Raises:
         ValueError: there is no run, or it was killed before it began; a part lies outside of the current directory, or
-            its source has changed since.
+            its source has changed since; the steps were compiled before and cannot be here, or the reverse: they would
+            differ in rounding.
     """
     need("xarray")
     folders.state(run)
@@ -176,7 +180,7 @@ def resume(
         plan = folders.read_plan(folder, lambda text: print(f"fcbp: {text}", file=sys.stderr))
         if not accept_changes:
             origins.check_sources(folders.sources(folder), folder.path)
-        return Execution(plan, place, folder, progress, checkpoint_every, None).run()
+        return Execution(plan, place, folder, progress, checkpoint_every, None, accept_changes=accept_changes).run()
     finally:
         folder.release()
 
