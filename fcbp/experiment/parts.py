@@ -182,6 +182,7 @@ class Part:
         tables: dict[str, Mapping[str, Any]] = {
             "stream": STREAMS,
             "network": NETWORKS,
+            "schedule": {"none": None, **optim.SCHEDULES},
             "optimizer": OPTIMIZERS,
             "method": METHODS,
         }
