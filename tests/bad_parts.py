@@ -350,6 +350,10 @@ def width(output, targets):
     return output.mean()
 
 
+def right_measure(group):
+    return torch.stack([w.abs().flatten(0, -3).amax((0, -1)) for w in group.outgoing]).amax(0)
+
+
 # --- optimisers and methods -----------------------------------------------------------------------------
 
 

@@ -218,6 +218,16 @@ def test_a_chain_of_methods_is_an_experiments_method():
     assert float(found["units_replaced"].sel(replacement_rate=0.0).sum()) == 0
 
 
+def test_a_function_that_is_a_setting_of_a_part_is_found_again(tmp_path):
+    members, settings = {"seed": [0]}, {"method": "cbp", "maturity_threshold": 0, "replacement_rate": 0.3, "steps": 8}
+    here = sweep(members, measure=bad_parts.right_measure, **settings)
+    kept = sweep(members, measure=bad_parts.right_measure, out=tmp_path / "run", **settings)
+    named = sweep(members, measure="bad_parts:right_measure", **settings)
+    assert here["units_replaced"].sum() > 0
+    for other in (kept, named, fcbp.resume(tmp_path / "run", progress=False)):
+        np.testing.assert_array_equal(other["loss"], here["loss"])
+
+
 # --- whose code a run runs ------------------------------------------------------------------------------
 
 MINE = """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fcbp import initializers, learner, metrics, optim, random, streams
-from fcbp.addresses import name_of
+from fcbp.addresses import is_address, load, name_of
 from fcbp.cbp import unit_activations
 from fcbp.experiment import parts, trial
 from fcbp.experiment.checks import check_examples, check_fit, check_network
@@ -180,6 +180,7 @@ def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
 
 def _built(part: Part, options: Mapping[str, Any], *arguments: Any) -> Any:
     """What a part makes. One that has a name says by itself what it does not take."""
+    options = {name: load(value) if is_address(value) else value for name, value in options.items()}
     if part.is_named:
         return part.build(*arguments, **options)
     return trial.build(part.role, part.name, part.build, *arguments, **options)
