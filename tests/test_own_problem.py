@@ -97,15 +97,8 @@ def test_over_two_workers(in_sevens):
 
 
 def test_on_local_ray(in_sevens):
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT_OF_RAY})
-    try:
-        same(sweep(members_at_once=7, backend="ray"), in_sevens)
-    finally:
-        ray.shutdown()
-
-
-ENVIRONMENT_OF_RAY = {name: ENVIRONMENT[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    pytest.importorskip("ray")
+    same(sweep(members_at_once=7, backend="ray", devices=2), in_sevens)
 
 
 USER = """
