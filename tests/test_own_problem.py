@@ -61,7 +61,9 @@ def test_whole_and_in_sevens(in_sevens):
 
 
 def test_from_the_command_line_with_the_users_own_flags(in_sevens, tmp_path):
-    flags = "--seeds 4 --batch-size 1 32 --step-size 0.001 0.01 --width 8 --steps 40 --members-at-once 7 --no-compile"
+    flags = (
+        "--seeds 4 --batch-size 1 32 --step-size 0.001 0.01 --width 8 --steps 40 --members-at-once 7 --compile False"
+    )
     command = [sys.executable, "-m", "fcbp.cli", "run", f"{TESTS}/own_problem.py:experiment", *flags.split()]
     done = subprocess.run([*command, "--out", "run"], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -95,15 +97,8 @@ def test_over_two_workers(in_sevens):
 
 
 def test_on_local_ray(in_sevens):
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": ENVIRONMENT_OF_RAY})
-    try:
-        same(sweep(members_at_once=7, backend="ray"), in_sevens)
-    finally:
-        ray.shutdown()
-
-
-ENVIRONMENT_OF_RAY = {name: ENVIRONMENT[name] for name in ("PYTHONPATH", "OMP_NUM_THREADS")}
+    pytest.importorskip("ray")
+    same(sweep(members_at_once=7, backend="ray", devices=2), in_sevens)
 
 
 USER = """
