@@ -36,7 +36,6 @@ from fcbp.cbp import (
     update_utility,
 )
 from fcbp.designs import grid, paired
-from fcbp.designs import paired as zip
 from fcbp.experiment import Experiment
 from fcbp.learner import LearnerHyperparams, make_learner
 from fcbp.program import Program
@@ -84,7 +83,6 @@ __all__ = [
     "update_utility",
     "utility",
     "weights",
-    "zip",
 ]
 
 __version__ = "0.1.0"

@@ -24,7 +24,16 @@ from typing import Any, NamedTuple
 
 from fcbp.names import unknown
 
-__all__ = ["Source", "address_of", "check_allowed", "is_address", "load", "name_of", "source_of"]
+__all__ = [
+    "Source",
+    "address_of",
+    "check_allowed",
+    "check_not_importing",
+    "is_address",
+    "load",
+    "name_of",
+    "source_of",
+]
 
 
 class Source(NamedTuple):
@@ -115,38 +124,53 @@ def source_of(address: str) -> Source:
     return Source(address, str(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def check_allowed(address: str, run: Path) -> None:
-    """Check, before anything is imported, that a run may have this address imported when somebody goes on with it.
+def check_allowed(address: str, run: Path | None = None) -> None:
+    """Check, before anything is imported, that a run or a file of settings may have this address imported.
 
-    A file must lie under the current directory, and nothing may lie in the run's own directory, for a run may be a
-    stranger's.
+    A file must lie under the current directory, and nothing may lie in a run's directory, for both may be a stranger's.
+
+    Args:
+        address: of a part.
+        run: the directory of the run that names it, which may be damaged; other runs are told by their files.
 
     Raises:
         ValueError: it may not.
     """
     place, _, _ = address.rpartition(":")
+    who = "the file" if run is None else "the run"
     if place.endswith(".py"):
-        path: Path | None = Path(place).resolve()
-        if path is not None and not path.is_relative_to(Path.cwd()):
+        paths = [Path(place).resolve()]
+        if not paths[0].is_relative_to(Path.cwd()):
             raise ValueError(
-                f"the run names {address!r}, a file outside of the current directory, which is not imported; go to "
-                f"{path.parent} if you trust it, and resume there"
+                f"{who} names {address!r}, a file outside of the current directory, which is not imported; go to "
+                f"{paths[0].parent} if you trust it, and start there"
             )
     else:
-        path = _file_of_module(place)
-    if path is not None and path.is_relative_to(run.resolve()):
-        raise ValueError(f"the run names {address!r}, which lies in the run's own directory; it is not imported")
+        paths = _files_of_module(place)
+    for path in paths:
+        of_this = run is not None and path.is_relative_to(run.resolve())
+        if of_this or any((folder / _OF_A_RUN).exists() for folder in path.parents):
+            raise ValueError(f"{who} names {address!r}, which lies in a run's own directory; it is not imported")
 
 
-def _file_of_module(name: str) -> Path | None:
-    """The file that importing a module would run first, found without importing anything."""
+_OF_A_RUN = "plan.json"
+"""A file that every run directory holds."""
+
+
+def _files_of_module(name: str) -> list[Path]:
+    """The files that importing a module would run, as far as they are found without importing anything."""
+    package, *rest = name.split(".")
     with _current_directory_on_path():
         try:
             # Of a package's module the package is found alone: finding more would import the package.
-            spec = importlib.util.find_spec(name.partition(".")[0])
+            spec = importlib.util.find_spec(package)
         except (ImportError, ValueError, AttributeError):
-            return None
-    return Path(spec.origin).resolve() if spec is not None and spec.origin and spec.has_location else None
+            return []
+    if spec is None:
+        return []
+    # A folder without an __init__.py is a package too, and a run's directory is such a folder.
+    found = [Path(folder, *rest).resolve() for folder in spec.submodule_search_locations or ()]
+    return [*found, Path(spec.origin).resolve()] if spec.origin and spec.has_location else found
 
 
 def _checked(module: str, name: str, value: Any) -> str | None:
@@ -183,7 +207,7 @@ def _module(address: str, place: str) -> ModuleType:
         return _of_file(address, Path(place)) if place.endswith(".py") else _of_name(address, place)
     except ValueError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"importing {place!r} for {address!r} fails: {type(error).__name__}: {error}") from error
 
 
@@ -213,6 +237,7 @@ def _of_file(address: str, file: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _importing.append(str(file))
     try:
         # A file may import its neighbours, as a script may.
         with _on_path(str(path.parent)):
@@ -220,7 +245,25 @@ def _of_file(address: str, file: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _importing.pop()
     return module
+
+
+_importing: list[str] = []
+
+
+def check_not_importing() -> None:
+    """Check that no file is being imported because an address names it: it must not start a sweep of its own.
+
+    Raises:
+        ValueError: one is.
+    """
+    if _importing:
+        raise ValueError(
+            f"{_importing[-1]} starts a sweep while it is imported for one of its names; put the sweep under "
+            "if __name__ == '__main__':"
+        )
 
 
 @contextlib.contextmanager

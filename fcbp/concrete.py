@@ -1,4 +1,4 @@
-"""Whether a tensor's values can be read now: not while something is vmapped, traced or compiled."""
+"""Whether a tensor's values can be read now: not while something is vmapped, traced or compiled, nor on a device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ __all__ = ["is_concrete", "is_nothing", "is_plain"]
 def is_concrete(*values: object) -> bool:
     """Whether every tensor among ``values`` holds numbers that Python may branch on.
 
-    A function that takes a short cut then must give the same bits as without it.
+    A function that takes a short cut then must give the same bits as without it. Numbers on a device are not read: the
+    processor would wait for all that was launched before.
 
     Example:
         >>> is_concrete(torch.ones(2), 0.5)
@@ -27,8 +28,7 @@ def is_concrete(*values: object) -> bool:
     return all(
         type(value) in (Tensor, torch.nn.Parameter)
         and not torch._C._functorch.is_functorch_wrapped_tensor(value)
-        and not value.is_meta
-        and not (value.is_cuda and torch.cuda.is_current_stream_capturing())
+        and value.device.type == "cpu"
         for value in values
         if isinstance(value, Tensor)
     )

@@ -244,7 +244,7 @@ def _several(name: str, value: Any) -> tuple[Any, ...]:
 
 def plain(value: Any) -> Any:
     """Of a number of NumPy's or torch's, Python's; of a list, such as the units of several layers, a tuple."""
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):  # a named tuple is an object: a stream
         return tuple(map(plain, value))
     return value.item() if isinstance(value, (Tensor, np.generic)) else value
 

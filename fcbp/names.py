@@ -18,8 +18,9 @@ def unknown(argument: str, value: object, names: Iterable[str]) -> ValueError:
     """The error for a ``value`` of ``argument`` none of ``names``; of many names only near misses are offered."""
     names = sorted(names)
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
-    if near and len(names) > MANY:
-        return ValueError(f"{argument} is {value!r}, which there is none of; did you mean {_either(near)}?")
+    if len(names) > MANY:
+        hint = f"; did you mean {_either(near)}?" if near else ""
+        return ValueError(f"{argument} is {value!r}, which there is none of{hint}")
     hint = f"; did you mean {_either(near)}?" if near else ""
     return ValueError(f"{argument} is {value!r}; expected one of {', '.join(names)}{hint}")
 

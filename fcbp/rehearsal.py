@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random as python_random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from fcbp import random
 from fcbp.loop import check_carry
 from fcbp.program import Program
 
-__all__ = ["Rehearsed", "rehearse", "rehearse_members"]
+__all__ = ["Rehearsed", "call", "call_pure", "rehearse", "rehearse_members"]
 
 _rehearsed: WeakKeyDictionary[Program, dict[str, Rehearsed]] = WeakKeyDictionary()
 
@@ -83,16 +85,74 @@ def rehearse_members(
         ValueError: as for :func:`rehearse`; or a number is out of its range.
     """
     rows = [program.settings(row) for row in members]
+    found = rehearse(program, rows[0], device="cpu", name=name)
     for row in telling(rows, most):
         step_once(program, row, name)
-    return rehearse(program, rows[0], device="cpu", name=name)
+    return found
 
 
 def step_once(program: Program, numbers: Mapping[str, float], name: str = "") -> None:
-    """One step of one member whose numbers are plain floats: whatever is wrong with a number is said here."""
+    """One step of one member whose numbers are plain floats: whatever is wrong with a number is said here.
+
+    The functions took tensors before, so what fails for lack of a tensor's methods is right.
+    """
     rehearsal = _Rehearsal(program, numbers, None, name)
-    carry = rehearsal.call("init", program.init, random.key(0), dict(numbers))
-    rehearsal.call("step", program.step, carry, dict(numbers), *rehearsal.first_batch())
+    with contextlib.suppress(AttributeError, TypeError):
+        try:
+            carry = program.init(random.key(0), dict(numbers))
+            program.step(carry, dict(numbers), *rehearsal.first_batch())
+        except ValueError as error:
+            if not name:
+                raise
+            raise ValueError(f"step{rehearsal.of} fails: ValueError: {error}") from error
+
+
+def call(about: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """What a function gives.
+
+    Raises:
+        ValueError: it fails; ``about`` begins the message.
+    """
+    try:
+        return function(*arguments, **keywords)
+    except Exception as error:
+        raise ValueError(f"{about} fails: {type(error).__name__}: {error}") from error
+
+
+def call_pure(
+    about: str, function: Callable[..., Any], *arguments: Any, call: Callable[..., Any] | None = None, **keywords: Any
+) -> Any:
+    """What a function gives that keeps the promises of a pure one.
+
+    Args:
+        about: begins a message.
+        function: called twice, on tensors that are no part of a transformation of torch.
+        arguments: pytrees of tensors.
+        call: ``call(function, *arguments, **keywords)``, which says how the function fails.
+        keywords: as ``arguments``.
+
+    Raises:
+        ValueError: the function fails, changes its arguments, moves a global random generator, or gives other results
+            for the same arguments.
+    """
+    call = functools.partial(_call, about) if call is None else call
+    before, generators = _copy((arguments, keywords)), _generators()
+    given = call(function, *arguments, **keywords)
+    for generator, state in _generators().items():
+        if state != generators[generator]:
+            raise ValueError(
+                f"{about} draws from the global generator of {generator}; expected draws by fcbp.random from a key in "
+                "the carry"
+            )
+    if not _same(before, (arguments, keywords)):
+        raise ValueError(f"{about} changes its arguments in place; expected new tensors")
+    kept = _copy(given)
+    if not _same(kept, call(function, *arguments, **keywords)):
+        raise ValueError(f"{about} gives other results for the same arguments; expected a pure function of them")
+    return given
+
+
+_call = call
 
 
 class _Reads(dict[str, Any]):
@@ -105,7 +165,9 @@ class _Reads(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         self.read.add(name)
         if name not in self:
-            raise KeyError(f"{name!r}, which is none of the program's numbers ({', '.join(self) or 'it has none'})")
+            raise KeyError(
+                f"{name!r}, which is none of the program's numbers ({', '.join(dict.keys(self)) or 'it has none'})"
+            )
         return super().__getitem__(name)
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -113,7 +175,7 @@ class _Reads(dict[str, Any]):
         return super().get(name, default)
 
     def _all(self) -> None:
-        self.read |= set(self)
+        self.read |= set(dict.keys(self))  # and not set(self), which would ask again
 
     def keys(self) -> Any:
         self._all()
@@ -203,22 +265,9 @@ class _Rehearsal:
     def pure(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a function gives, after checks that it changed nothing and gives the same again."""
         settings = {n: value.clone() for n, value in dict.items(self.settings)}
-        before = _copy(arguments)
-        generators = _generators()
-        given = self.call(what, function, *arguments)
-        for generator, state in _generators().items():
-            if state != generators[generator]:
-                raise ValueError(
-                    f"{what}{self.of} draws from the global generator of {generator}; expected draws by fcbp.random "
-                    "from a key in the carry"
-                )
-        if not (_same(before, arguments) and _same(settings, dict(dict.items(self.settings)))):
+        given = call_pure(f"{what}{self.of}", function, *arguments, call=functools.partial(self.call, what))
+        if not _same(settings, dict(dict.items(self.settings))):
             raise ValueError(f"{what}{self.of} changes its arguments in place; expected new tensors")
-        kept = _copy(given)
-        if not _same(kept, self.call(what, function, *arguments)):
-            raise ValueError(
-                f"{what}{self.of} gives other results for the same arguments; expected a pure function of them"
-            )
         return given
 
     def leaves(self, what: str, tree: Any) -> tuple[list[Tensor], Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import fcbp
-from fcbp import streams
+from fcbp import data, streams
 from fcbp.streams import Spec, Stream
 
 
@@ -103,6 +103,16 @@ def walk() -> Stream:
     return streams.from_sampler(init, sample, spec=Spec((3,), 2))
 
 
+def images(size: int) -> data.Split:
+    """Made-up images of 4x4 pixels, in four classes."""
+    index = torch.arange(size)
+    return data.Split(
+        (index.reshape(-1, 1, 1, 1) * 37 + torch.arange(16).reshape(4, 4) * 11).to(torch.uint8), index % 4
+    )
+
+
+IMAGES = data.Dataset("made", images(24), images(8))
+
 STREAM_ROWS: list[StreamRow] = [
     StreamRow("bit_flipping", "", lambda: streams.bit_flipping(**SMALL, flip_period=7), 1),
     StreamRow(
@@ -121,4 +131,27 @@ STREAM_ROWS: list[StreamRow] = [
     StreamRow("from_sampler", "classes", lambda: drifting_classes(lazily=False), 4),
     StreamRow("from_sampler", "classes in a loop", lambda: drifting_classes(lazily=True), 4),
     StreamRow("from_sampler", "a walk", walk, 1),
+    StreamRow("permuted_inputs", "", lambda: streams.permuted_inputs(IMAGES, batch_size=3), 3),
+    StreamRow(
+        "permuted_labels", "", lambda: streams.permuted_labels(IMAGES, flatten=True, batch_size=2, task_length=TASK), 2
+    ),
+    StreamRow(
+        "random_labels", "", lambda: streams.random_labels(IMAGES, flatten=True, batch_size=4, subset=16, epochs=2), 4
+    ),
+    StreamRow("class_pairs", "", lambda: streams.class_pairs(IMAGES, flatten=True, batch_size=3, epochs=2), 3),
+    StreamRow(
+        "growing_classes",
+        "",
+        lambda: streams.growing_classes(IMAGES, flatten=True, batch_size=4, increment=2, epochs=2),
+        4,
+    ),
+    StreamRow(
+        "growing_data", "", lambda: streams.growing_data(IMAGES, flatten=True, batch_size=3, increment=8, epochs=2), 3
+    ),
+    StreamRow(
+        "hard_and_easy",
+        "",
+        lambda: streams.hard_and_easy(IMAGES, flatten=True, batch_size=2, hard=3, easy=1, task_length=TASK),
+        2,
+    ),
 ]

@@ -573,14 +573,21 @@ def test_damaged_arrays_are_named(tmp_path):
 
 
 TOGETHER = """
-import sys, fcbp
+import os, sys, time, fcbp
+from pathlib import Path
 from fcbp.data import cache
-write = cache._write
+root = Path(sys.argv[1])
+write, alone = cache._write, cache._alone
 def noted(*arguments):
     print("writes", flush=True)
+    while len(list(root.glob("*.waits"))) < 2:  # until the other one has seen that there is nothing
+        time.sleep(0.01)
     write(*arguments)
-cache._write = noted
-print(fcbp.data.load("cifar10", sys.argv[1]).train.targets.tolist())
+def waiting(*arguments):
+    (root / f"{os.getpid()}.waits").touch()
+    return alone(*arguments)
+cache._write, cache._alone = noted, waiting
+print(fcbp.data.load("cifar10", root).train.targets.tolist())
 """
 
 

@@ -21,7 +21,7 @@ def test_listed_settings_are_crossed_with_the_seeds():
 
 
 def test_coordinates_of_members_side_by_side_and_of_a_grid():
-    members = fcbp.zip(seed=[3, 4], step_size=[0.1, 0.2])
+    members = fcbp.paired(seed=[3, 4], step_size=[0.1, 0.2])
     assert members.coordinates() == {
         "member": ("member", (0, 1)), "seed": ("member", (3, 4)), "step_size": ("member", (0.1, 0.2)),
     }  # fmt: skip

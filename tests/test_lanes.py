@@ -542,6 +542,54 @@ def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
         build.lanes.cache_clear()
 
 
+def hanging(folder, when):
+    """A compiler that starts another program and waits for ever, where its arguments hold a word."""
+    real = shutil.which("g++") or shutil.which("clang++")
+    compiler = folder / "g++"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in {when}) sleep 1000;; esac\nexec {real} "$@"\n')
+    compiler.chmod(0o700)
+    return str(compiler)
+
+
+def test_a_compiler_that_hangs_is_stopped_with_all_that_it_started(cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("FCBP_COMPILE_SECONDS", "0.5")
+    monkeypatch.setattr(build, "_compiler", lambda: (hanging(tmp_path, "*-shared*"), "1"))
+    with pytest.raises(build.BuildError, match=r"g\+\+ has not ended after 0\.5 seconds and was stopped; FCBP_COMP"):
+        build.build(source(11))
+    assert [path.name for path in cache.iterdir()] == ["lock"]
+    monkeypatch.setenv("FCBP_COMPILE_SECONDS", "soon")
+    with pytest.raises(build.BuildError, match="FCBP_COMPILE_SECONDS is 'soon'; expected a number of seconds above 0"):
+        build.build(source(11))
+
+
+def test_a_compiler_that_does_not_answer_is_asked_once(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "COMPILERS", (hanging(tmp_path, "*--version*"),))
+    monkeypatch.setattr(build, "ANSWER_SECONDS", 0.5)
+    build._compiler.cache_clear()
+    build.lanes.cache_clear()
+    try:
+        step = torch.vmap(lambda c, x: small(c, x))
+        with pytest.raises(ValueError, match=r"has not ended after 0\.5 seconds"):
+            loop.scan(step, torch.ones(9, 3), torch.ones(4, 9, 3), backend="lanes")
+        monkeypatch.setattr(build, "run_for", None)
+        assert "has not ended" in loop.explain(step, torch.ones(9, 3), torch.ones(4, 9, 3)).reason
+    finally:
+        build._compiler.cache_clear()
+        build.lanes.cache_clear()
+
+
+def test_a_process_that_compiles_for_ever_is_not_waited_for_for_ever(cache, monkeypatch):
+    import fcntl
+
+    build.build(source(12))
+    monkeypatch.setenv("FCBP_COMPILE_SECONDS", "0.2")
+    with (cache / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(build.BuildError, match=r"another process has compiled for 0\.2 seconds"):
+            build.build(source(13))
+    assert build.build(source(12))() == 12
+
+
 @pytest.fixture
 def machine(monkeypatch, cache):
     """Compile for another x86 machine."""

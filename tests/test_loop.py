@@ -280,11 +280,33 @@ def test_an_empty_population_is_named_by_every_backend(carry, xs, message, backe
         loop.explain(step, carry, xs)
 
 
-def test_explain_says_that_a_single_step_is_no_loop():
+def test_explain_of_no_steps():
     step = torch.vmap(lambda c, x: (c + x, c))
-    for steps in (0, 1):
-        choice = loop.explain(step, torch.ones(3), torch.ones(steps, 3))
-        assert str(choice) == f"eager: {steps} steps are no loop"
+    assert str(loop.explain(step, torch.ones(3), torch.ones(0, 3))) == "eager: there are no steps"
+    assert loop.explain(step, torch.ones(3), torch.ones(1, 3)).backend == "lanes"
+
+
+@pytest.mark.parametrize("fault", ["hangs", "fails"])
+def test_a_compiler_that_does_not_work_is_named_before_the_first_step(fault, tmp_path, monkeypatch):
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\n" + ("sleep 1000\n" if fault == "hangs" else "echo no licence >&2; exit 7\n"))
+    compiler.chmod(0o700)
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", lambda: str(compiler))
+    monkeypatch.setattr(lanes.build, "ANSWER_SECONDS", 0.3)
+    ran = []
+
+    def step(carry, x):
+        assert warned
+        ran.append(1)
+        return carry + x, ()
+
+    with pytest.warns(RuntimeWarning) as warned:
+        assert loop.scan(step, torch.tensor(0.0), torch.ones(3), backend="scan")[0] == 3
+    (warning,) = warned
+    said = "has not ended after 0.3 seconds" if fault == "hangs" else "failed with status 7: no licence"
+    assert said in str(warning.message)
+    assert "times as long" in str(warning.message)
+    assert len(ran) == 3
 
 
 def test_y_does_not_share_memory_with_what_came_in():

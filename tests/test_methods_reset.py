@@ -315,3 +315,18 @@ def test_options_of_the_builders():
     scaled, hyper = methods.cbp_weights(scale_by_moments=True), fcbp.weights.Hyperparams()
     with pytest.raises(ValueError, match="moments is tuple; expected an AdamState, or an SGDState with momentum"):
         scaled.update(scaled.init((), params, fcbp.random.key(0)), params, (), {}, grads=params, hyper=hyper)
+
+
+def test_moments_from_before_a_head_grew_are_named():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.ReLU(), torch.nn.Linear(5, 4))
+    units = fcbp.find_units(net, torch.randn(2, 3))
+    params = {name: p.detach() for name, p in net.named_parameters()}
+    old = fcbp.optim.sgd(momentum=0.9).init({**params, "2.weight": params["2.weight"][:2]})
+    kind = fcbp.methods.METHODS["cbp"]
+    built, features = kind.build(), {g.name: torch.randn(2, g.size) for g in units}
+    state = built.init(units, params, fcbp.random.key(0))
+    with pytest.raises(ValueError, match=r"2\.weight.* of shape \(2, 5\)"):
+        built.update(
+            state, params, old, {}, units=units, grads=params, features=features, hyper=kind.hyperparams(),
+            previous=params, step_size=0.1,
+        )  # fmt: skip

@@ -526,7 +526,7 @@ def test_a_compiled_model_is_read_by_a_method_that_needs_every_sample():
 
 
 @pytest.mark.compiled
-def test_a_compiled_model_of_functions_is_read():
+def test_attention_in_a_compiled_model_is_read():
     torch.compiler.reset()
     torch.manual_seed(0)
     model, x = small_nets.MultiheadAttention(), torch.randn(20, 3, 5, 3)
@@ -542,3 +542,27 @@ def test_a_compiled_model_of_functions_is_read():
             cbp.step()
     for name, n in both[1].replaced.items():
         assert torch.equal(n, both[0].replaced[name])
+
+
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, where an LSTM breaks the graph
+def test_a_group_that_a_function_reads_in_a_compiled_model_is_told():
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model, x = small_nets.Recurrent(nn.LSTM), torch.randn(3, 4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    cbp = ContinualBackprop(model, optimizer, x, **NUMBERS)
+    torch.compile(model, backend="eager")(x).square().mean().backward()
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"parameter rnn\..* reads units in a function.*expected the model uncompiled"):
+        cbp.step()
+
+
+def test_the_state_stays_where_it_is_for_a_captured_graph():
+    model = network()
+    optimizer, cbp = adapter(model)
+    places = [leaf.data_ptr() for leaf in fcbp.stateful.saved.leaves_by_name(cbp.method_state).values()]
+    weights = [p.data_ptr() for p in model.parameters()]
+    run(model, optimizer, cbp)
+    assert places == [leaf.data_ptr() for leaf in fcbp.stateful.saved.leaves_by_name(cbp.method_state).values()]
+    assert weights == [p.data_ptr() for p in model.parameters()]

@@ -196,7 +196,7 @@ def test_weights_that_are_not_reset_are_left_alone_to_the_bit():
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "nadam"])
 def test_torch_counts_on_from_moments_of_the_same_size_when_a_weight_is_old_enough(name, monkeypatch):
-    monkeypatch.setattr("fcbp.stateful.rules.ALWAYS", 40)
+    monkeypatch.setattr("fcbp.stateful.rules.HORIZON", 40)
     mask = new_entries(network())[OLD]["0.weight"]
 
     def jump() -> float:

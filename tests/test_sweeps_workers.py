@@ -199,6 +199,49 @@ def test_a_worker_without_the_package(monkeypatch, tmp_path, capfd):
     assert "No module named" in capfd.readouterr().err
 
 
+def test_workers_that_are_killed_as_they_start_are_replaced(in_chunks, started, monkeypatch, tmp_path):
+    """Some of them, before they have imported anything."""
+    count = tmp_path / "count"
+    Python(
+        monkeypatch,
+        tmp_path,
+        f'echo >> {count}; [ $(wc -l < {count}) -gt 3 ] || kill -9 $$; exec {sys.executable} "$@"',
+    )
+    same(sweep(devices=2), in_chunks)
+    assert len(started) > 2
+
+
+def test_a_worker_that_never_starts_is_told_after_some_attempts(started, monkeypatch, tmp_path):
+    Python(monkeypatch, tmp_path, "kill -9 $$")
+    with pytest.raises(RuntimeError, match="by signal SIGKILL before it began, and so did 3 before it"):
+        sweep(devices=2)
+    assert len(started) <= 2 * (places.RETRIES + 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_while_workers_start_stops_the_sweep(in_chunks, started, number, monkeypatch, tmp_path, capfd):
+    """As Ctrl-C in a terminal: it reaches every process, those that still import as well."""
+    monkeypatch.setattr(workers, "COMMAND", "import time, sys; time.sleep(600)")
+    start = subprocess.Popen
+
+    def at_once(command, **options):
+        process = start(command, **options)
+        if workers.COMMAND in command:
+            os.kill(process.pid, number)
+            if len(started) == 2:
+                os.kill(os.getpid(), number)
+        return process
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers.subprocess, "Popen", at_once)
+        with pytest.raises(Interrupted, match="to go on"):
+            sweep(devices=2, out=tmp_path / "run")
+    assert [process.poll() for process in started] == [-signal.SIGKILL] * 2, "they were no longer needed"
+    assert "Traceback" not in capfd.readouterr().err
+    monkeypatch.undo()
+    same(fcbp.resume(tmp_path / "run", progress=False), in_chunks)
+
+
 def test_a_worker_that_dies_again_and_again(monkeypatch, tmp_path):
     """It says that it is ready, and dies with what it is given."""
     code = (
@@ -360,6 +403,10 @@ def test_ray_that_is_not_installed(monkeypatch):
         ({"device": "cpu", "devices": 2}, "device is 'cpu' and devices 2; expected one of them"),
         ({"devices": 0}, "devices is 0; expected a whole number, 1 or more"),
         ({"devices": True}, "devices is True"),
+        ({"devices": 10**9}, "devices is 1000000000; expected a whole number, 1 or more and at most 1,024"),
+        ({"devices": 10**400}, "devices is 1000"),
+        ({"devices": ["cpu"] * 2000}, "devices has 2,000 names; expected at most 1,024"),
+        ({"devices": 10**9, "backend": "ray"}, "devices is 1000000000; expected .* at most 65,536"),
         ({"devices": []}, r"devices is \[\]; expected at least one"),
         ({"device": "gpu"}, "device is 'gpu'; expected one such as 'cpu' or 'cuda:0'"),
         ({"devices": ["cuda:99"]}, "device is 'cuda:99'; expected one that this machine has"),

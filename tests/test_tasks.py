@@ -77,7 +77,7 @@ STREAMS = {
         MADE, **{"batch_size": 2, "hard": 3, "easy": 1, "task_length": 11, **o}
     ),
     "hard_and_easy, epochs": lambda **o: streams.hard_and_easy(
-        MADE, **{"batch_size": 2, "hard": 2, "easy": 1, "task_length": None, "epochs": 2, "numbering": "task", **o}
+        MADE, **{"batch_size": 2, "hard": 2, "easy": 1, "epochs": 2, "numbering": "task", **o}
     ),
 }
 EVERY = pytest.mark.parametrize("name", STREAMS)
@@ -177,6 +177,21 @@ def test_states_are_small_whatever_the_data(name):
     assert sum(leaf.numel() for leaf in state) == 2
     window = STREAMS[name]().window(state, 100)
     assert all(isinstance(leaf, torch.Tensor) for leaf in torch.utils._pytree.tree_leaves(window))
+
+
+@EVERY
+def test_the_data_are_read_where_they_are(name):
+    maker = STREAMS[name]().at.__self__
+    held = maker.pixels.constants(torch.device("cpu"))
+    there = maker.kind.dataset.train.inputs
+    assert held["train"].data_ptr() == held["train flat"].data_ptr() == there.data_ptr()
+
+
+def test_a_window_of_mnists_size_fits_beside_a_members_state():
+    images = (np.zeros((100, 1, 28, 28), np.uint8), np.arange(100) % 10)
+    stream = streams.permuted_inputs(images, task_length=1000)
+    window = stream.window(stream.init(KEY), 1000)
+    assert sum(leaf.numel() * leaf.element_size() for leaf in torch.utils._pytree.tree_leaves(window)) <= 1 << 13
 
 
 @EVERY
@@ -454,7 +469,7 @@ def test_growing_data_walked(sizes):
     check_test(stream, 1, task_walk.images(TEST_X), TEST_Y)
 
 
-@pytest.mark.parametrize("form", [{"task_length": 11}, {"task_length": None, "epochs": 2}])
+@pytest.mark.parametrize("form", [{"task_length": 11}, {"epochs": 2}])
 def test_hard_and_easy_walked(form):
     order = task_walk.permutation(task_walk.fold_in(CHANGED, 0), 5)
     turns = [order[:3], order[3:4]]  # 3 + 1 of 5 classes: then the order begins again
@@ -520,7 +535,8 @@ def test_labels_change_example_by_example():
 
 @pytest.mark.parametrize("name", [name for name in STREAMS if "inputs" not in name])
 def test_gradual_tasks_are_made_of_the_old_and_the_new(name):
-    stream, at_once = (STREAMS[name](epochs=4, gradual=gradual, task_signal=True) for gradual in (3, 0))
+    lengths = {"epochs": None, "task_length": 14}
+    stream, at_once = (STREAMS[name](**lengths, gradual=gradual, task_signal=True) for gradual in (3, 0))
     _, (inputs, targets, signal) = stream.sample(stream.init(KEY), 80)
     _, (plain, plain_targets, _) = at_once.sample(at_once.init(KEY), 80)
     first = int(signal.nonzero()[0])
@@ -632,6 +648,7 @@ NAN = np.full((20, 3), np.nan)
         ("permuted_inputs", (MADE,), {"subset": 4, "batch_size": 5}, "batch_size is 5; expected at most the 4"),
         ("permuted_inputs", (MADE,), {"epochs": 0}, "epochs is 0"),
         ("permuted_inputs", (MADE,), {"task_length": 1.5}, "task_length is 1.5"),
+        ("permuted_inputs", (MADE,), {"task_length": 5, "epochs": 2}, "epochs is 2 and task_length is 5; expected one"),
         ("permuted_inputs", (MADE,), {"pass_length": 48}, "pass_length is 48 batches of 1; expected at most the 47"),
         ("permuted_inputs", (MADE,), {"gradual": -1}, "gradual is -1"),
         ("permuted_inputs", (MADE,), {"gradual": 47}, "gradual is 47; expected fewer than the 47 batches of a task"),

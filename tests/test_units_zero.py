@@ -8,6 +8,7 @@ from torch import nn
 
 import fcbp
 from fcbp.units import explain, zeros
+from fcbp.units.group import take
 
 
 class Computed(nn.Module):
@@ -156,6 +157,22 @@ def test_a_weight_norm_of_each_unit_keeps_its_direction_and_has_no_gain(name):
     for group in units:
         for s in group.direction:
             assert new[s.path[0]].movedim(s.axis, 0).flatten(1).norm(dim=1).min() > 0
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_moments_of_a_direction_are_reset_though_it_is_kept(name):
+    """They lead where the unit's old consumers were going, as those of any outgoing weight."""
+    make, shape = NETS[name]
+    net = randomised(make())
+    units, (params, _) = fcbp.find_units(net, torch.randn(shape)), state(net)
+    ones = {"exp_avg": {path: torch.ones_like(w) for path, w in params.items()}}
+    for group in units:
+        gone = {g.name: (torch.arange(g.size) == 0) & (g is group) for g in units}
+        moments = fcbp.reset_moments(ones, gone, units=units, params=params)["exp_avg"]
+        for s in group.direction:
+            own = take(moments[s.path[0]], s, group.size)
+            assert not own[..., 0, :].any()
+            assert own[..., 1:, :].all()
 
 
 def test_no_zero_of_a_bias_is_lost_in_a_logarithm():

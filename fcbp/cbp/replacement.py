@@ -86,6 +86,7 @@ def select_and_reset(
     check_counting(rounding, rate_counts, capacity, "units")
     key, draws, rounds = random.split(state.key, 3).unbind()
 
+    # 5: the number due.
     owed = dict(state.owed)
     debiased: dict[str, Tensor] = {}
     eligible: dict[str, Tensor] = {}
@@ -103,6 +104,7 @@ def select_and_reset(
         nobody = {group.name: torch.zeros_like(eligible[group.name]) for group in units}
         return params, state._replace(owed=owed, key=key), nobody
 
+    # 5 and 6: how many are replaced now, and who.
     limits: dict[str, int] = {}
     ranks: dict[str, Tensor] = {}
     lowest: dict[str, Tensor] = {}
@@ -116,6 +118,7 @@ def select_and_reset(
         numbers[name] = number
         replaced[name] = ranks[name] < number
 
+    # 7: resets, once all groups are selected; each for all groups before the next.
     active = [group for group in units if limits[group.name]]
     if transfer_bias:
         params = _transfer_biases(params, active, state, hyper, replaced)

@@ -72,11 +72,13 @@ def update_utility(
     age, util, mean, key = dict(state.age), dict(state.utility), dict(state.mean_activation), state.key
     for group in units:
         name = group.name
+        # 1 and 2: age, mean activation and their bias correction.
         age[name] = age[name] + 1
         h = unit_activations(group, features[name]).to(mean[name].dtype)
         keep, take_in = running_mean_weights(hyper.decay_rate, mean[name])
         mean[name] = keep * mean[name] + take_in * h.mean((*range(h.ndim - 2), -1))
         debias = bias_correction(age[name], hyper.decay_rate, mean[name])
+        # 3 and 4: the instantaneous utility and its running mean.
         if measure == "random":
             key, draw = random.split(key).unbind()
             util[name] = random.uniform(draw, (group.size,), util[name].dtype) * debias

@@ -8,9 +8,14 @@ tells which there are, ``fcbp plot RUN`` draws its pictures again, ``fcbp compar
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from fcbp.cli.data import DATA_COMMANDS
 from fcbp.cli.flags import flags_of, run_arguments
 from fcbp.cli.run import run
 from fcbp.cli.runs import COMMANDS
@@ -29,28 +34,57 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 0; 2 where an argument was wrong; 130 where the run was interrupted.
     """
-    try:
-        import tyro
-    except ImportError:
+    if importlib.util.find_spec("tyro") is None:
         print("fcbp: the command needs tyro; install it with: pip install 'fcbp[cli]'", file=sys.stderr)
         return 2
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without some sign loses no results
     words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["data"]:
+        return _ended(lambda: _data(words[1:])())
+    return _ended(lambda: _command(words)())
+
+
+def _data(words: Sequence[str]) -> Callable[[], int]:
+    import tyro
+
+    positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
+    return tyro.extras.subcommand_cli_from_dict(
+        {name: positional(kind) for name, kind in DATA_COMMANDS.items()},
+        prog="fcbp data",
+        description="Data sets: which there are, downloads, checks.",
+        args=list(words),
+        sort_subcommands=False,
+    )
+
+
+@dataclass
+class Data:
+    """Data sets: `fcbp data ls`, `fcbp data fetch NAME`, `fcbp data check`."""
+
+
+def _command(words: Sequence[str]) -> Callable[[], int]:
+    import tyro
+
+    subject = (subject_of(words[1:]) if words[:1] == ["run"] else None) or Subject(Experiment(), {}, ())
+    flags = flags_of(subject.given, subject.own)
+    kinds = run_arguments(flags)
+    positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
+    command: Any = tyro.extras.subcommand_cli_from_dict(
+        {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}, "data": Data},
+        prog="fcbp",
+        description="Continual Backpropagation, vmapped over seeds and settings.",
+        args=list(words),
+        sort_subcommands=False,
+    )
+    return (lambda: run(command, flags)) if isinstance(command, kinds) else command
+
+
+def _ended(command: Callable[[], int]) -> int:
+    """The exit status of a command, whose errors are a line each."""
     try:
-        subject = (subject_of(words[1:]) if words[:1] == ["run"] else None) or Subject(Experiment(), {}, ())
-        flags = flags_of(subject.given, subject.own)
-        kinds = run_arguments(flags)
-        positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
-        command = tyro.extras.subcommand_cli_from_dict(
-            {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}},
-            prog="fcbp",
-            description="Continual Backpropagation, vmapped over seeds and settings.",
-            args=words,
-            sort_subcommands=False,
-        )
-        return run(command, flags) if isinstance(command, kinds) else command()
+        return command()
     except OSError as error:
         print(f"fcbp: {f'{error.filename}: {error.strerror}' if error.filename else error}", file=sys.stderr)
         return 2

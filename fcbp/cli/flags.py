@@ -119,7 +119,7 @@ def run_arguments(flags: Sequence[Flag]) -> type:
         ("grid", flag(bool, "try each method over its small grid of the numbers that are not given", "True"), True),
         ("out", flag(Path | None, "run directory, new or empty", "runs/NAME-TIME"), None),
         ("resume", flag(bool, "go on with the run in --out, where there is one", "False"), False),
-        ("accept_changes", flag(bool, "go on although the source of a part has changed", "False"), False),
+        ("accept_changes", flag(bool, "go on although a part's source, or what compiles, has changed", "False"), False),
         ("compile", flag(bool | None, "compile the loop", "where it pays back"), None),
         ("device", flag(str | None, "cpu or cuda", "cpu"), None),
         ("devices", flag(tuple[str, ...], "all, a number of processes, or names", "one, in this process"), UNSET),

@@ -34,7 +34,7 @@ class Resume:
     checkpoint_every: float = 60.0
     """seconds between two checkpoints"""
     accept_changes: bool = False
-    """go on although the source of a part has changed since the run began"""
+    """go on although the source of a part, or what can be compiled, has changed since the run began"""
 
     def __call__(self) -> int:
         with notes_on_stderr():

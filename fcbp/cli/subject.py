@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +13,17 @@ from fcbp.designs import plain
 from fcbp.experiment import Experiment, ExperimentMaker, parts
 from fcbp.experiment.parts import Part
 from fcbp.sweeps.makers import FunctionMaker
-from fcbp.sweeps.origins import maker_of
+from fcbp.sweeps.origins import check_imports, maker_of
 
 __all__ = ["Subject", "read", "subject_of"]
 
-PARTS = {"stream": parts.stream, "network": parts.network, "optimizer": parts.optimizer, "method": parts.method}
+PARTS = {
+    "stream": parts.stream,
+    "network": parts.network,
+    "schedule": parts.schedule,
+    "optimizer": parts.optimizer,
+    "method": parts.method,
+}
 
 
 class Subject(NamedTuple):
@@ -29,11 +36,18 @@ class Subject(NamedTuple):
     """Parts of the user's own, whose settings are flags."""
 
 
-def read(name: str) -> tuple[Experiment | FunctionMaker, dict[str, tuple[Any, ...]]]:
+def read(
+    name: str, say: Callable[[str], object] = str
+) -> tuple[Experiment | FunctionMaker, dict[str, tuple[Any, ...]]]:
     """An experiment or a program, and what its file sweeps.
 
+    Args:
+        name: of an experiment, an address, or a YAML file.
+        say: told what a file has imported, before that happens.
+
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name; or a file names a part in a run's directory, or outside of the current
+            directory.
     """
     if name in experiments.EXPERIMENTS:
         return experiments.get(name), {}
@@ -45,6 +59,7 @@ def read(name: str) -> tuple[Experiment | FunctionMaker, dict[str, tuple[Any, ..
     if Path(name).suffix == ".py":
         raise ValueError(f"experiment is {name!r}; expected a name in the file, such as {name}:experiment")
     settings, swept = experiments.read(name)
+    check_imports([settings, swept], None, say)
     if "program" not in settings:
         experiment, swept = experiments.load(name)
         # A file that names one seed means this one, and not the usual number of seeds.
@@ -62,7 +77,7 @@ def subject_of(arguments: Sequence[str]) -> Subject | None:
         name = after[0] if after else None
     if name is None:
         return None
-    given, swept = read(name)
+    given, swept = read(name, lambda text: print(f"fcbp: {text}", file=sys.stderr))
     if not isinstance(given, Experiment):
         return Subject(given, swept, ())
     chosen: list[tuple[str, Any]] = [(role, getattr(given, role)) for role in PARTS]
@@ -81,4 +96,4 @@ def _names_subject(word: str) -> bool:
 
 
 def _is_own(role: str, value: Any) -> bool:
-    return not isinstance(value, str) or addresses.is_address(value)
+    return value is not None and (not isinstance(value, str) or addresses.is_address(value))

@@ -46,7 +46,25 @@ __all__ = [
     "variables_of",
 ]
 
-EXPERIMENTS: dict[str, Experiment] = {"bit-flipping": Experiment()}
+_DIGITS = {
+    "network": "mlp",
+    "hidden": (100, 100),
+    "initial": "module",
+    "optimizer": "adam",
+    "step_size": 1e-3,
+    "measure": "contribution",
+    "batch_size": 16,
+    "bin": "task",
+    "metrics": ("accuracy", "test_accuracy", "dormant_units", "effective_rank", "weight_magnitude"),
+}
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "bit-flipping": Experiment(),
+    # 300 tasks of one pass over the 1,437 training images.
+    "permuted-digits": Experiment(stream="permuted-inputs", steps=300 * 89, **_DIGITS),
+    # 30 tasks of 100 passes over 240 images.
+    "random-label-digits": Experiment(stream="random-labels", subset=240, epochs=100, steps=30 * 1500, **_DIGITS),
+}
 """Named experiments; ``fcbp list`` prints them."""
 
 

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from fcbp import learner, random, streams
 from fcbp.addresses import name_of
 from fcbp.experiment import parts
-from fcbp.experiment.measurements import ONLINE, TEST, Metric
+from fcbp.experiment.measurements import ONLINE, TEST, Metric, metric_name
 from fcbp.experiment.settings import Experiment, set_names, unread
+from fcbp.experiment.trial import check_forward, check_vmap, try_stream
+from fcbp.rehearsal import call_pure
 from fcbp.streams import Spec
 
 __all__ = ["check_examples", "check_fit", "check_network", "check_settings"]
@@ -50,10 +52,7 @@ def check_examples(name: str, stream: Any) -> tuple[streams.Stream, tuple[Tensor
             f"stream is {name!r}, which gives {type(stream).__name__}; expected an fcbp.streams.Stream, such as "
             "fcbp.streams.from_sampler makes"
         )
-    try:
-        _, batches = stream.sample(stream.init(random.key(0)), 2)
-    except Exception as error:
-        raise ValueError(f"stream is {name!r}, which fails: {type(error).__name__}: {error}") from error
+    batches = try_stream(name, stream)
     if not isinstance(batches, (tuple, list)) or not 2 <= len(batches) <= 3:
         raise ValueError(f"stream is {name!r}, whose sample gives {_shapes(batches)}; expected (inputs, targets)")
     for part in batches:
@@ -94,7 +93,7 @@ def _check_spec(name: str, spec: Spec, inputs: Tensor, targets: Tensor) -> None:
             f"of {spec.dtype}"
         )
     if spec.kind == "classification":
-        if targets.dtype.is_floating_point or tuple(targets.shape) != (2, batch):
+        if targets.dtype != torch.int64 or tuple(targets.shape) != (2, batch):
             raise ValueError(
                 f"stream is {name!r}, which gives {found}; its spec promises class indices (length, batch), int64"
             )
@@ -103,10 +102,10 @@ def _check_spec(name: str, spec: Spec, inputs: Tensor, targets: Tensor) -> None:
                 f"stream is {name!r}, whose classes go from {int(targets.min())} to {int(targets.max())}; its spec "
                 f"promises 0 to {spec.outputs - 1}"
             )
-    elif not targets.is_floating_point() or tuple(targets.shape) != (2, batch, spec.outputs):
+    elif targets.dtype != spec.dtype or tuple(targets.shape) != (2, batch, spec.outputs):
         raise ValueError(
-            f"stream is {name!r}, which gives {found}; its spec promises targets (length, batch, {spec.outputs}) in "
-            "floating point"
+            f"stream is {name!r}, which gives {found}; its spec promises targets (length, batch, {spec.outputs}) of "
+            f"{spec.dtype}"
         )
 
 
@@ -117,10 +116,15 @@ def _check_held_out(name: str, stream: streams.Stream, spec: Spec) -> None:
     except Exception as error:
         raise ValueError(f"stream is {name!r}, whose held_out fails: {type(error).__name__}: {error}") from error
     tail = () if spec.kind == "classification" else (spec.outputs,)
-    if tuple(inputs.shape[1:]) != spec.input_shape or tuple(targets.shape) != (len(inputs), *tail):
+    dtypes = (spec.dtype, torch.int64 if spec.kind == "classification" else spec.dtype)
+    if (
+        (inputs.dtype, targets.dtype) != dtypes
+        or tuple(inputs.shape[1:]) != spec.input_shape
+        or tuple(targets.shape) != (len(inputs), *tail)
+    ):
         raise ValueError(
             f"stream is {name!r}, whose held_out gives inputs {_shapes(inputs)} and targets {_shapes(targets)}; its "
-            f"spec promises (examples, *{spec.input_shape}) and (examples, *{tail})"
+            f"spec promises (examples, *{spec.input_shape}) of {dtypes[0]} and (examples, *{tail}) of {dtypes[1]}"
         )
 
 
@@ -147,6 +151,7 @@ def check_network(run: Experiment, model: nn.Module, inputs: Tensor, spec: Spec)
         )
     if not any(True for _ in model.parameters()):
         raise ValueError(f"network is {name!r}, which has no parameters; expected some to learn")
+    check_forward(name, model, inputs)
     return output
 
 
@@ -179,6 +184,8 @@ def check_fit(
     value = _called(f"loss_function is {name!r}", loss, output, targets)
     value = value[0] if isinstance(value, tuple) and len(value) == 2 else value
     _check_scalar(f"loss_function is {name!r}", value, floating=True)
+    check_vmap(f"loss_function is {name!r}", loss, output, targets)
+    addresses = {metric_name(chosen): name_of(chosen) for chosen in run.metrics}
     for variable, function in functions.items():
         if variable.startswith(TEST) and stream.held_out is None:
             raise ValueError(
@@ -191,18 +198,14 @@ def check_fit(
                 "classification"
             )
         if function is not None:
-            about = f"metrics has {variable!r}"
+            about = f"metrics has {addresses[variable]!r}"
             _check_scalar(about, _called(about, function, output, targets), floating=False)
+            check_vmap(about, function, output, targets)
 
 
 def _called(about: str, function: Any, output: Tensor, targets: Tensor) -> Any:
-    try:
-        return function(output.clone(), targets.clone())
-    except Exception as error:
-        raise ValueError(
-            f"{about}, which fails on outputs {_shapes(output)} and targets {_shapes(targets)}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    on = f"on outputs {_shapes(output)} and targets {_shapes(targets)}"
+    return call_pure(f"{about}, which {on}", function, output.clone(), targets.clone())
 
 
 def _check_scalar(about: str, value: Any, floating: bool) -> None:

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
+from fcbp.addresses import is_address, name_of
 from fcbp.checks import arguments
 from fcbp.designs import Members
 from fcbp.experiment import parts
 from fcbp.experiment.checks import check_settings
-from fcbp.experiment.measurements import METRICS, variables_of
+from fcbp.experiment.measurements import METRICS, metric_name, variables_of
 from fcbp.experiment.program import build_program
 from fcbp.experiment.settings import Experiment
 from fcbp.experiment.surprises import surprises
-from fcbp.program import Program
+from fcbp.program import RESERVED, Program
 from fcbp.rehearsal import rehearse_members
 
 __all__ = ["ExperimentMaker", "check"]
@@ -52,7 +53,7 @@ def _check_measured(runs: Sequence[Experiment], measured: set[str]) -> None:
             raise ValueError(f"metrics has {chosen!r}, which there is none of with method {methods} and {kinds} units")
 
 
-ROLES = ("stream", "network", "loss_function", "optimizer", "method")
+ROLES = ("stream", "network", "loss_function", "schedule", "optimizer", "method")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,14 @@ class ExperimentMaker:
     base: Experiment
     _runs: dict[tuple[tuple[str, Any], ...], Experiment] = field(default_factory=dict, compare=False, repr=False)
 
-    name = ""
+    @property
+    def name(self) -> str:
+        """Empty where all parts have names, whose own messages are enough; else where the others are found."""
+        chosen = [getattr(self.base, role) for role in ROLES] + [*self.base.metrics]
+        own = dict.fromkeys(
+            name_of(one) for one in chosen if one is not None and (is_address(one) or not isinstance(one, str))
+        )
+        return f"the experiment with {', '.join(own)}" if own else ""
 
     def run(self, settings: Mapping[str, Any]) -> Experiment:
         """The experiment of a member."""
@@ -94,11 +102,14 @@ class ExperimentMaker:
         check_settings([self.run(settings) for settings in members], members.names())
 
     def check_measured(self, members: Members, measured: set[str]) -> None:
-        """Check that some member has each measurement that was asked for.
+        """Check that some member has each measurement that was asked for, and that none is called as a setting.
 
         Raises:
-            ValueError: none has it.
+            ValueError: none has it; or its name is that of a swept setting.
         """
+        for name in sorted(measured.intersection([*RESERVED, *members.names(), *members.axes])):
+            chosen = next((name_of(one) for one in self.base.metrics if metric_name(one) == name), name)
+            raise ValueError(f"metrics has {chosen!r}, whose name {name!r} is a dimension of the results; rename it")
         _check_measured([self.run(settings) for settings in members], measured)
 
     def describe(self) -> dict[str, Any]:

@@ -138,6 +138,8 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
 
 OF_GRADIENTS = ("gradient_magnitude",)
 """Those that look at the gradient."""
+OF_WEIGHTS = ("weight_magnitude", "gradient_magnitude")
+"""Those that a network without units has too."""
 
 ONLINE: dict[str, Metric] = {"accuracy": metrics.accuracy, "error": metrics.error}
 """Functions ``(output, targets) -> scalar`` of the online predictions, before the update; means over a bin."""
@@ -195,7 +197,7 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
     """Of the measurements of those names those at the end of a bin, by variable."""
     found: dict[str, Tensor] = {}
     for name in names:
-        value = PROBES[name](seen) if name in PROBES else {}
+        value = PROBES[name](seen) if name in PROBES and (seen.layers or name in OF_WEIGHTS) else {}
         found |= value if isinstance(value, dict) else {name: value}
     return found
 
@@ -218,7 +220,10 @@ def metric_name(chosen: Any) -> str:
         return chosen
     if isinstance(chosen, str) and chosen.removeprefix(TEST) in ONLINE:
         return chosen
-    name = chosen.rpartition(":")[2] if isinstance(chosen, str) else getattr(_own_metric(chosen), "__name__", "")
+    if isinstance(chosen, str):
+        name = chosen.rpartition(":")[2].rpartition(".")[2]
+    else:
+        name = getattr(_own_metric(chosen), "__name__", "")
     if isinstance(chosen, str):
         _own_metric(chosen)
     if not name.isidentifier():

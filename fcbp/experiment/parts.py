@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 from torch import nn
 
 from fcbp import addresses, initializers, nets, optim, streams
+from fcbp.experiment.over_data import OVER_DATA
 from fcbp.methods import METHODS, Kind, Method
 from fcbp.names import unknown
 from fcbp.streams import Spec
@@ -28,10 +29,11 @@ __all__ = [
     "method",
     "network",
     "optimizer",
+    "schedule",
     "stream",
 ]
 
-Role = Literal["stream", "network", "optimizer", "method"]
+Role = Literal["stream", "network", "schedule", "optimizer", "method"]
 T = TypeVar("T")
 
 ACTIVATIONS = tuple(initializers.GAINS)
@@ -149,7 +151,10 @@ def _adamw(beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: 
     return optim.adamw((beta1, beta2), eps=eps, weight_decay=weight_decay)
 
 
-STREAMS: dict[str, StreamKind] = {"bit-flipping": StreamKind(streams.bit_flipping, task_signal="task_signal")}
+STREAMS: dict[str, StreamKind] = {
+    "bit-flipping": StreamKind(streams.bit_flipping, task_signal="task_signal"),
+    **{name: StreamKind(build, task_signal="task_signal") for name, build in OVER_DATA.items()},
+}
 NETWORKS: dict[str, NetworkKind] = {
     "mlp": NetworkKind(_mlp, activation="activation"),
     "conv-net": NetworkKind(_conv_net, activation="activation"),
@@ -170,6 +175,18 @@ class Part:
     """Settings that may be vmapped, with their defaults."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings that change the program, with their defaults."""
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it is one of those that have a name."""
+        tables: dict[str, Mapping[str, Any]] = {
+            "stream": STREAMS,
+            "network": NETWORKS,
+            "schedule": {"none": None, **optim.SCHEDULES},
+            "optimizer": OPTIMIZERS,
+            "method": METHODS,
+        }
+        return self.name in tables[self.role]
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -227,6 +244,22 @@ def network_kind(chosen: Any) -> NetworkKind:
     expected = f"one of {', '.join(NETWORKS)}, or a function (spec, **options) -> nn.Module, or its address"
     found = find("network", chosen, NETWORKS, expected)
     return found if isinstance(found, NetworkKind) else NetworkKind(_function("network", chosen, found, expected))
+
+
+def schedule(chosen: Any) -> Part:
+    """A step-size schedule by name, by address, or as a function ``(**numbers) -> schedule``; ``None`` is none at all.
+
+    Raises:
+        ValueError: it is unknown, or something else.
+    """
+    if chosen is None:
+        return Part("schedule", "none", _always(None))
+    expected = f"one of {', '.join(optim.SCHEDULES)}, or a function (**numbers) -> schedule, or its address"
+    build = _function("schedule", chosen, find("schedule", chosen, optim.SCHEDULES, expected), expected)
+    settings = _keywords(build)
+    numbers = {key: v for key, v in settings.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    options = {key: value for key, value in settings.items() if key not in numbers}
+    return Part("schedule", addresses.name_of(chosen), build, numbers, options)
 
 
 def optimizer(chosen: Any) -> Part:
@@ -302,6 +335,7 @@ def every() -> list[Part]:
     makers: tuple[tuple[Callable[[str], Part], Mapping[str, Any]], ...] = (
         (stream, STREAMS),
         (network, NETWORKS),
+        (schedule, optim.SCHEDULES),
         (optimizer, OPTIMIZERS),
         (method, METHODS),
     )

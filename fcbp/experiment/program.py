@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from fcbp import initializers, learner, metrics, optim, random, streams
-from fcbp.addresses import name_of
+from fcbp.addresses import is_address, load, name_of
 from fcbp.cbp import unit_activations
 from fcbp.checks import arguments
-from fcbp.experiment import parts
+from fcbp.experiment import parts, trial
 from fcbp.experiment.checks import check_examples, check_fit, check_network
 from fcbp.experiment.initial import module_params
 from fcbp.experiment.measurements import OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
@@ -109,7 +110,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     first = runs[0]
     if len({run.program_key() for run in runs}) > 1:
         raise ValueError("runs have different program keys; expected experiments that share one program")
-    stream_part, network_part, optimizer_part, method_part = first.parts()
+    stream_part, network_part, schedule_part, optimizer_part, method_part = first.parts()
     stream, example = _stream(first, stream_part)
     spec = stream.spec
     assert spec is not None
@@ -118,24 +119,32 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     output = check_network(first, model, example[0], spec)
     online, held_out = metrics_of(first.metrics)
     check_fit(first, spec, loss, {**online, **held_out}, output, example[1], stream)
-    units = find_units(model, example[0])
+    units, none_found = _units(first, model, example[0])
+    if none_found is not None and parts.kind(first.method).capacity:
+        raise none_found  # a method that replaces units would have nothing to do
     model = model.to(device)
     method = _method(runs, max((group.size for group in units), default=0))
     signal = parts.stream_kind(first.stream).task_signal
     if method.reads_new_task and signal is not None:
         stream, _ = _stream(first, stream_part, **{signal: True})
-    built = learner.make_learner(
+    make = functools.partial(
+        learner.make_learner,
         model,
         units,
         loss=loss,
-        optimizer=_optimizer(first, optimizer_part),
-        method=method,
         draw=_draw(first, network_part, spec, model),
         with_output=bool(online),
+        schedule=_schedule(first, schedule_part),
+    )
+    optimizer = _optimizer(first, optimizer_part)
+    built = make(optimizer=optimizer, method=method)
+    tried = make(
+        optimizer=optimizer if optimizer_part.is_named else _tried(optimizer, optimizer_part.name),
+        method=method if method_part.is_named else trial.tried_method(method_part.name, method),
     )
     if "update_magnitude" in first.metrics:
-        built = built._replace(step=_telling_change(built.step))
-    names, hyper = _hyper(first, optimizer_part, method_part)
+        built, tried = (made._replace(step=_telling_change(made.step)) for made in (built, tried))
+    names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
     probe = _probe(first, model, units, loss, held_out)
     assembled = Assembled(
         stream,
@@ -149,12 +158,16 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         tuple(group.size for group in units),
         online,
     )
-    return assembled._replace(measurements=_measured(assembled, first, device))
+    try:
+        return assembled._replace(measurements=_measured(assembled, tried, first, device))
+    except ValueError as error:
+        # A method that needs no units runs without; of another the reasons why there are none help most.
+        raise (error if none_found is None else none_found) from None
 
 
 def _stream(run: Experiment, part: Part, **more: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
     """The stream, with its spec, and a first batch of it."""
-    built = part.build(**{**run.options(part), **more})
+    built = _built(part, {**run.options(part), **more})
     return check_examples(name_of(run.stream), built)
 
 
@@ -162,17 +175,18 @@ def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
     # Made from the global generator, as torch's modules are, but not moving it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        try:
-            model = part.build(spec, **run.options(part))
-        except ValueError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"network is {part.name!r}, which fails for {spec}: {type(error).__name__}: {error}"
-            ) from error
+        model = _built(part, run.options(part), spec)
     if not isinstance(model, nn.Module):
         raise ValueError(f"network is {part.name!r}, which gives {type(model).__name__}; expected an nn.Module")
     return model
+
+
+def _built(part: Part, options: Mapping[str, Any], *arguments: Any) -> Any:
+    """What a part makes. One that has a name says by itself what it does not take."""
+    options = {name: load(value) if is_address(value) else value for name, value in options.items()}
+    if part.is_named:
+        return part.build(*arguments, **options)
+    return trial.build(part.role, part.name, part.build, *arguments, **options)
 
 
 def _loss(run: Experiment, spec: Spec) -> learner.Loss:
@@ -195,7 +209,25 @@ def _optimizer(run: Experiment, part: Part) -> Callable[..., optim.Optimizer]:
     def optimizer(**numbers: Any) -> optim.Optimizer:
         return part.build(**options, **{**own, **numbers})
 
+    made = _built(part, {**options, **own})
+    if not isinstance(made, optim.Optimizer):
+        raise ValueError(
+            f"optimizer is {part.name!r}, which makes {type(made).__name__}; expected an fcbp.optim.Optimizer"
+        )
     return optimizer
+
+
+def _tried(optimizer: Callable[..., optim.Optimizer], name: str) -> Callable[..., optim.Optimizer]:
+    return lambda **numbers: trial.tried_optimizer(name, optimizer(**numbers))
+
+
+def _units(run: Experiment, model: nn.Module, inputs: Tensor) -> tuple[tuple[UnitGroup, ...], ValueError | None]:
+    """The groups of the network; or none, and the error that says why."""
+    try:
+        return find_units(model, inputs), None
+    except ValueError as error:
+        of = "" if parts.network(run.network).is_named else f"network is {name_of(run.network)!r}: "
+        return (), ValueError(f"{of}{error}")
 
 
 def _draw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -215,13 +247,22 @@ def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
     return part.build(spec, **run.options(part))
 
 
+def _schedule(run: Experiment, part: Part) -> Callable[..., Any] | None:
+    if run.schedule is None:
+        return None
+    options = run.options(part)
+    return lambda step, **numbers: part.build(**options, **numbers)(step)
+
+
 def _hyper(
-    run: Experiment, optimizer: Part, method: Part
+    run: Experiment, schedule: Part, optimizer: Part, method: Part
 ) -> tuple[tuple[str, ...], Callable[[Mapping[str, Any]], learner.LearnerHyperparams]]:
     """The names of the numbers that members may have different, and the learner's hyperparameters from them."""
     numbers = run.numbers()
     moving = {n: full for n, full in run.number_names(optimizer).items() if full in numbers and numbers[full] != 0}
     of_method = {name: full for name, full in run.number_names(method).items() if full in numbers}
+    of_schedule = {name: full for name, full in run.number_names(schedule).items() if full in numbers}
+    clip = ("clip",) if run.clip is not None else ()
     make = parts.kind(run.method).hyperparams
 
     def hyper(numbers: Mapping[str, Any]) -> learner.LearnerHyperparams:
@@ -229,9 +270,11 @@ def _hyper(
             numbers["step_size"],
             make(**{name: numbers[full] for name, full in of_method.items()}),
             {name: numbers[full] for name, full in moving.items()},
+            {name: numbers[full] for name, full in of_schedule.items()} or (),
+            numbers["clip"] if clip else (),
         )
 
-    return ("step_size", *moving.values(), *of_method.values()), hyper
+    return ("step_size", *clip, *of_schedule.values(), *moving.values(), *of_method.values()), hyper
 
 
 def _probe(
@@ -292,14 +335,14 @@ def _as_means(measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value if value.is_floating_point() else value.to(torch.float32) for name, value in measured.items()}
 
 
-def _measured(built: Assembled, run: Experiment, device: torch.device | str | None) -> dict[str, tuple[str, str]]:
+def _measured(
+    built: Assembled, tried: learner.Learner, run: Experiment, device: torch.device | str | None
+) -> dict[str, tuple[str, str]]:
     """Long name and unit of each variable. Which ones a method has is seen in a step of it."""
     problem = built.stream.init(random.key(0, device=device))
     problem, batches = built.stream.sample(problem, 2)
     hyper = built.hyper({name: built.number_of(run, name) for name in built.numbers})
-    state, info = built.learner.step(
-        built.learner.init(random.key(1, device=device)), tuple(part[0] for part in batches), hyper
-    )
+    state, info = tried.step(tried.init(random.key(1, device=device)), tuple(part[0] for part in batches), hyper)
     held_out = () if built.stream.held_out is None else built.stream.held_out(problem)
     names = ("loss", *per_step(info), *built.online, *built.probe(state, hyper, batches, held_out))
     return {name: VARIABLES.get(name, (name.replace("_", " "), "1")) for name in names}
@@ -326,7 +369,7 @@ def _method(runs: Sequence[Experiment], units: int) -> Method:
     rate = first.number_names(part).get("replacement_rate")
     if kind.capacity and rate is not None:
         options["capacity"] = math.floor(max(run.numbers()[rate] for run in runs) * units) + 1
-    built = kind.build(**options)
+    built = _built(part, options)
     if not isinstance(built, Method):
         raise ValueError(f"method is {part.name!r}, which makes {type(built).__name__}; expected a fcbp.methods.Method")
     return built

@@ -16,6 +16,7 @@ from fcbp.experiment import parts
 from fcbp.experiment.measurements import METRICS, metric_name
 from fcbp.experiment.parts import Part
 from fcbp.names import unknown
+from fcbp.program import RESERVED
 
 __all__ = ["Experiment", "set_names", "setting_names", "unread"]
 
@@ -71,6 +72,8 @@ class Experiment:
     )
     optimizer: Any = _field("sgd", "sgd, adam or adamw, or module:name or file.py:name")
     step_size: float = _field(0.01, "step size of the optimiser")
+    schedule: Any = _field(None, "factor of the step size over time: a name, or module:name or file.py:name")
+    clip: float | None = _field(None, "bound on the global norm of the gradients")
     method: Any = field(default="cbp", metadata={"help": "a name of fcbp.methods.METHODS, or what they name"})
     steps: int = _field(1_000_000, "learner steps of every member")
     bin: Any = _field(None, "steps averaged into one value, or task; by default a fiftieth of the run, at most 20,000")
@@ -149,8 +152,8 @@ class Experiment:
         kept = {name: value for name, value in now.items() if name not in following}
         return Experiment(**{**kept, "settings": self.settings, **settings})
 
-    def parts(self) -> tuple[Part, Part, Part, Part]:
-        """Stream, network, optimiser and method.
+    def parts(self) -> tuple[Part, Part, Part, Part, Part]:
+        """Stream, network, schedule, optimiser and method.
 
         Raises:
             ValueError: one of them is unknown.
@@ -159,7 +162,7 @@ class Experiment:
         # A name that both have (UPGD brings a weight decay of its own) is the method's.
         numbers = {name: value for name, value in optimizer.numbers.items() if name not in method.numbers}
         optimizer = dataclasses.replace(optimizer, numbers=numbers)
-        return parts.stream(self.stream), parts.network(self.network), optimizer, method
+        return parts.stream(self.stream), parts.network(self.network), parts.schedule(self.schedule), optimizer, method
 
     def reads(self, name: str) -> bool:
         """Whether the setting is a field, or one of a part that the experiment names."""
@@ -177,9 +180,9 @@ class Experiment:
 
     def numbers(self) -> dict[str, float]:
         """The numbers of the optimiser and the method, which members that share a program may have different."""
-        *_, optimizer, method = self.parts()
-        numbers = {"step_size": self.step_size}
-        for part in (optimizer, method):
+        *_, schedule, optimizer, method = self.parts()
+        numbers = {"step_size": self.step_size, "clip": self.clip}
+        for part in (schedule, optimizer, method):
             numbers |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
         return {name: value for name, value in numbers.items() if value is not None}
 
@@ -198,8 +201,9 @@ class Experiment:
         numbers = self.numbers()
         all_parts = self.parts()
         # Whether there is momentum or decay at all changes the program; how much does not.
-        present = tuple(self.setting(all_parts[2], name) != 0 for name in all_parts[2].numbers)
-        fields = tuple(getattr(self, name) for name in FIELDS if name not in ("seed", "step_size", "method"))
+        optimizer = all_parts[3]
+        present = (self.clip is None, *(self.setting(optimizer, name) != 0 for name in optimizer.numbers))
+        fields = tuple(getattr(self, name) for name in FIELDS if name not in ("seed", "step_size", "clip", "method"))
         options = tuple((part.name, part.build, *self.options(part).items()) for part in all_parts)
         return fields, options, present, tuple(numbers)
 
@@ -235,8 +239,9 @@ class Experiment:
             _check_hidden(self.hidden)
         if not isinstance(self.metrics, tuple):
             raise ValueError(f"metrics is {self.metrics!r}; expected a tuple of names, such as ('accuracy',)")
-        for chosen in self.metrics:
-            metric_name(chosen)
+        _check_metric_names(self.metrics)
+        for part in self.parts():
+            _check_option_names(part)
 
     def _check_lengths(self) -> None:
         of_bin = ("bin",) if self.bin not in (None, "task") else ()
@@ -258,7 +263,7 @@ class Experiment:
         """The fields and what is set of the parts, as plain data: what :class:`Experiment` takes to make this again."""
         fields = {name: getattr(self, name) for name in FIELDS}
         fields["method"] = parts.method_name(self.method)
-        for name in ("stream", "network", "optimizer", "loss_function"):
+        for name in ("stream", "network", "optimizer", "schedule", "loss_function"):
             fields[name] = None if fields[name] is None else name_of(fields[name])
         fields["metrics"] = tuple(map(name_of, self.metrics))
         return {**fields, **{name: name_of(v) if callable(v) else v for name, v in self.settings}}
@@ -302,6 +307,25 @@ def _check_hidden(hidden: Any) -> None:
         )
 
 
+def _check_metric_names(chosen: Iterable[Any]) -> None:
+    by_name: dict[str, Any] = {}
+    for metric in chosen:
+        other = by_name.setdefault(metric_name(metric), metric)
+        if name_of(other) != name_of(metric):
+            raise ValueError(
+                f"metrics has {name_of(other)!r} and {name_of(metric)!r}, two of one name; expected different names"
+            )
+
+
+def _check_option_names(part: Part) -> None:
+    """Check that a user's own part has no option that is a setting of every experiment, or a dimension of results."""
+    follows = BY_NETWORK if part.role == "network" else ()
+    for name in () if part.is_named else part.options:
+        if name in RESERVED or (name in FIELDS and name not in follows):
+            what = "a setting of every experiment" if name in FIELDS else "a dimension of the results"
+            raise ValueError(f"{part.role} is {part.name!r}, whose option {name!r} is {what}; rename it")
+
+
 def loss_of(chosen: Any) -> losses.Loss:
     """The loss that a setting names.
 
@@ -309,7 +333,11 @@ def loss_of(chosen: Any) -> losses.Loss:
         ValueError: there is none.
     """
     expected = f"one of {', '.join(losses.LOSSES)}, or a function (output, targets) -> scalar, or its address"
-    return losses.get(parts.find("loss_function", chosen, losses.LOSSES, expected))
+    found = parts.find("loss_function", chosen, losses.LOSSES, expected)
+    try:
+        return losses.get(found)
+    except ValueError as error:
+        raise ValueError(f"loss_function is {name_of(chosen)!r}: {error}") from error
 
 
 @arguments

@@ -13,9 +13,12 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Arguments", "BuildError", "Launch", "build", "lanes", "launcher"]
+__all__ = ["Arguments", "BuildError", "Launch", "build", "check_compiler", "lanes", "launcher"]
 
 # Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
 # where the source says so.
@@ -71,6 +74,13 @@ NO_MEMORY = -1
 
 class BuildError(Exception):
     """There is no compiler, it failed, or what it made cannot be kept or trusted."""
+
+
+COMPILE_SECONDS = 300.0
+"""The longest that a program may take to compile, and that another process is waited for that compiles; or as many
+seconds as ``$FCBP_COMPILE_SECONDS`` says."""
+ANSWER_SECONDS = 30.0
+"""The longest that a compiler may take to say its version and its macros."""
 
 
 def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
@@ -155,18 +165,71 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
 
 def _compile(compiler: str, flags: list[str], source: str, library: Path) -> None:
     """Compile beside the library and rename, so that nobody sees half of one."""
+    seconds = _compile_seconds()
     with _workshop(library.parent) as workshop:
         code, made = workshop / "lanes.cpp", workshop / "lanes.so"
         code.write_text(source)
         vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
         command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
-        environment = {**os.environ, "TMPDIR": str(workshop)}  # for what a compiler that is killed would leave
-        result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if result.returncode or not made.exists():
-            first = next((line for line in result.stderr.splitlines() if "error" in line), result.stderr[:200])
-            raise BuildError(f"{compiler} failed with status {result.returncode}: {first.strip()}")
+        # The temporary folder is for what a compiler that is killed would leave.
+        status, _, errors = run_for(command, seconds, {**os.environ, "TMPDIR": str(workshop)})
+        if status or not made.exists():
+            first = next((line for line in errors.splitlines() if "error" in line), errors[:200])
+            raise BuildError(f"{compiler} failed with status {status}: {first.strip()}")
         made.chmod(0o700)
         os.replace(made, library)
+
+
+def run_for(
+    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run a compiler for so long at most: its status, and what it wrote.
+
+    Args:
+        command: the program and its arguments.
+        seconds: that it may take.
+        environment: of the process; by default this one's.
+
+    Raises:
+        BuildError: it did not end; it and all that it started are killed.
+    """
+    # Into files: a pipe is held open by whoever the compiler started, as long as that lives.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise BuildError(
+                f"{command[0]} has not ended after {seconds:g} seconds and was stopped; FCBP_COMPILE_SECONDS sets how "
+                "long a program may compile"
+            ) from None
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        out.seek(0)
+        err.seek(0)
+        return process.returncode, out.read(), err.read()
+
+
+def _compile_seconds() -> float:
+    given = os.environ.get("FCBP_COMPILE_SECONDS")
+    try:
+        seconds = float(given) if given else COMPILE_SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise BuildError(f"FCBP_COMPILE_SECONDS is {given!r}; expected a number of seconds above 0")
+    return seconds
 
 
 @functools.cache
@@ -174,7 +237,7 @@ def lanes() -> int:
     """The members in a vector, as the source has it: by the instructions that the compiler may use."""
     compiler, _ = _compiler()
     command = [compiler, MACHINE, "-dM", "-E", "-x", "c++", os.devnull]
-    macros = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    macros = _ask(*command)
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
 
 
@@ -183,9 +246,38 @@ def _compiler() -> tuple[str, str]:
     """A C++ compiler and its version."""
     for name in COMPILERS:
         if path := shutil.which(name):
-            version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-            return path, version
+            return path, _ask(path, "--version")
     raise BuildError(f"no C++ compiler is installed; looked for {' and '.join(COMPILERS)}")
+
+
+def check_compiler(compiler: str) -> None:
+    """Check that a C++ compiler makes an object file of an empty source, which takes a moment.
+
+    Raises:
+        BuildError: it fails, or does not end.
+    """
+    _ask(compiler, "-x", "c++", "-c", os.devnull, "-o", os.devnull)
+
+
+def _ask(*command: str) -> str:
+    """What a compiler answers; asked once, for one that hangs is not to be waited for twice.
+
+    Raises:
+        BuildError: it fails, or does not end.
+    """
+    answer = _answer(*command)
+    if isinstance(answer, BuildError):
+        raise answer
+    return answer
+
+
+@functools.cache
+def _answer(*command: str) -> str | BuildError:
+    try:
+        status, out, errors = run_for(command, ANSWER_SECONDS)
+    except (BuildError, OSError) as error:
+        return BuildError(f"{error}")
+    return BuildError(f"{command[0]} failed with status {status}: {errors.strip()[:200]}") if status else out
 
 
 @functools.cache
@@ -242,6 +334,17 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold a file's lock, so that of several processes one compiles and the others wait."""
     import fcntl
 
+    seconds = _compile_seconds()
+    end = time.monotonic() + seconds
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise BuildError(
+                        f"another process has compiled for {seconds:g} seconds, with {path} locked"
+                    ) from None
+                time.sleep(0.02)
         yield

@@ -19,11 +19,14 @@ from fcbp.names import unknown
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
 
-__all__ = ["PARALLEL_FROM", "Choice", "check_carry", "explain", "is_out_of_memory", "scan"]
+__all__ = ["PARALLEL_FROM", "Choice", "check_carry", "compiles", "explain", "is_out_of_memory", "prepare", "scan"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 BACKENDS = ("lanes", "scan", "eager")
+
+
+SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
 
 
 class Choice(NamedTuple):
@@ -112,7 +115,8 @@ def scan(
             if done is not None:
                 return done
             warnings.warn(
-                f"fcbp.loop.scan runs the compiled scan in place of lanes: {found.why_not}",
+                f"fcbp.loop.scan runs the compiled scan in place of lanes: {found.why_not}; small learners take "
+                "several times as long",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -122,6 +126,7 @@ def scan(
         key = _signature(leaves, spec, xs)
         try:
             if key not in programs:
+                _check_compiler(leaves)
                 programs[key] = build(over_pytrees(step), leaves, spec, xs)
             program = programs[key]
             if program is not None:
@@ -133,7 +138,7 @@ def scan(
             # The first line alone may be no more than the compiler's name.
             reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:3])
             warnings.warn(
-                f"fcbp.loop.scan runs eagerly, because compiling failed: {type(error).__name__}: {reason}",
+                f"fcbp.loop.scan runs eagerly, because compiling failed: {type(error).__name__}: {reason}; {SLOWER}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -156,7 +161,7 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     Args:
         step: as for :func:`scan`.
         carry: as for :func:`scan`.
-        xs: as for :func:`scan`; without tensors, any number of steps but 0 and 1 is meant.
+        xs: as for :func:`scan`; one step tells as much as many.
 
     Raises:
         ValueError: as :func:`scan`.
@@ -170,12 +175,36 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     _check_step(step)
     leaves, spec = _carry_leaves(carry)
     check_members(step, carry, xs)
-    steps = _length(xs, None if optree.tree_leaves(xs) else 2)
-    if steps < 2:
-        return Choice("eager", f"{steps} steps are no loop")
+    if optree.tree_leaves(xs) and _length(xs, None) == 0:
+        return Choice("eager", "there are no steps")
     found, count = _lane_program(step, leaves, spec, xs)
     reason = found.reason_against(count)
     return Choice("scan", f"not in lanes: {reason}") if reason else Choice("lanes", found.reason_for(count))
+
+
+def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
+    """Build the lanes of a step that suits them, before it runs.
+
+    Args:
+        step: as for :func:`scan`.
+        carry: as for :func:`scan`.
+        xs: as for :func:`scan`.
+
+    Returns:
+        The backend that :func:`scan` will then choose, and why lanes cannot be built, where nothing else stands
+        against them: there is no compiler, or it fails.
+    """
+    leaves, spec = _carry_leaves(carry)
+    found, count = _lane_program(step, leaves, spec, xs)
+    if not found.reason_against(count) and found.build() is not None:
+        return "lanes", ""
+    return "scan", found.why_not if found.unbuilt else ""
+
+
+def compiles(step: Step, carry: Any, xs: Any = None) -> bool:
+    """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
+    leaves, spec = _carry_leaves(carry)
+    return _programs.get(step, {}).get(_signature(leaves, spec, xs), True) is not None
 
 
 def _lane_program(
@@ -214,6 +243,16 @@ def _length(xs: Any, length: int | None) -> int:
     if length < 0:
         raise ValueError(f"length is {length}; expected 0 or more")
     return length
+
+
+def _check_compiler(leaves: list[Tensor]) -> None:
+    """Ask the C++ compiler for a trifle, before a step is traced: one that hangs would hang the compiled scan."""
+    if all(leaf.device.type == "cpu" for leaf in leaves):
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        from fcbp.lanes.build import check_compiler
+
+        check_compiler(get_cpp_compiler())
 
 
 def _check_step(step: Step) -> None:

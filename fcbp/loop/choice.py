@@ -40,6 +40,8 @@ class LaneProgram:
     draft: lanes.Lanes | None = None
     why_not: str = ""
     program: lanes.Program | None = None
+    unbuilt: bool = False
+    """Whether it is building alone that stands against it: no compiler, or one that fails."""
 
     def reason_against(self, count: int) -> str:
         """Why lanes are not the best way for so many members; empty where they are."""
@@ -64,16 +66,22 @@ class LaneProgram:
         kib = max(self.draft.block_bytes >> 10, 1)
         return f"{count} members, {self.draft.width} to a block of {kib} KiB; {self.draft.work} elements a step"
 
-    def run(self, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
-        """Run the program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
+    def build(self) -> lanes.Program | None:
+        """The program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
         assert self.draft is not None
         try:
             self.program = self.program or self.draft.compile()
         except lanes.BuildError as error:
-            self.draft, self.why_not = None, str(error)
+            self.draft, self.why_not, self.unbuilt = None, str(error), True
+        return self.program
+
+    def run(self, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
+        """Run the program; ``None`` where it cannot be compiled."""
+        program = self.build()
+        if program is None:
             return None
         with torch.no_grad():
-            return self.program(leaves, xs, length)
+            return program(leaves, xs, length)
 
 
 # By one member's step and the shapes of one member.
@@ -95,7 +103,7 @@ def lane_program(
         members = lanes.members_of(step)
         width = lanes.width(lanes.elements_on(leaves[0].device if leaves else torch.device("cpu")))
     except (lanes.Unsupported, lanes.BuildError) as error:
-        return LaneProgram(why_not=str(error)), 1
+        return LaneProgram(why_not=str(error), unbuilt=isinstance(error, lanes.BuildError)), 1
     count = len(leaves[0]) if members.population and leaves and leaves[0].ndim else 1
     bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves) // max(count, 1) * width
     if too_large := _too_large(bytes, width, MOST if insist else SHARED_CACHE):

@@ -63,7 +63,7 @@ def cbp(
             rate_counts=rate_counts,
             capacity=capacity,
         )
-        opt_state = reset_moments(opt_state, replaced, units=units)
+        opt_state = reset_moments(opt_state, replaced, units=units, params=params)
         buffers = reset_buffers(buffers, replaced, units=units)
         return params, opt_state, buffers, state, {"replaced": replaced}
 

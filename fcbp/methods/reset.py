@@ -166,7 +166,8 @@ def reset_units(
     params = update(params, units, redraw, "incoming")
     for role, value in FRESH.items():
         params = update(params, units, to(value), role)
-    return params, reset_moments(opt_state, replaced, units=units), reset_buffers(buffers, replaced, units=units)
+    opt_state = reset_moments(opt_state, replaced, units=units, params=params)
+    return params, opt_state, reset_buffers(buffers, replaced, units=units)
 
 
 def reset_partially(

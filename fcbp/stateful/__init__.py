@@ -16,7 +16,33 @@ Everything else here is pure; this is the one place that writes into what it is 
 ``TransformersCallback`` do the same for Lightning's trainer and Hugging Face's.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from fcbp.stateful.adapter import ContinualBackprop
 from fcbp.stateful.summary import GroupSummary, Spread, Summary
 
-__all__ = ["ContinualBackprop", "GroupSummary", "Spread", "Summary"]
+if TYPE_CHECKING:
+    from fcbp.stateful.lightning import LightningCallback
+    from fcbp.stateful.transformers import TransformersCallback
+
+__all__ = [
+    "ContinualBackprop",
+    "GroupSummary",
+    "LightningCallback",
+    "Spread",
+    "Summary",
+    "TransformersCallback",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning and transformers take seconds to import, and need not be there.
+    if name == "LightningCallback":
+        from fcbp.stateful.lightning import LightningCallback
+
+        return LightningCallback
+    if name == "TransformersCallback":
+        from fcbp.stateful.transformers import TransformersCallback
+
+        return TransformersCallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

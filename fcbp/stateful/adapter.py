@@ -29,8 +29,8 @@ class ContinualBackprop:
 
     The method's pure functions are given the parameters, the buffers and what the hooks have read; what they return is
     copied back in place, so that parameters keep their identity. Moments of reset weights are cleared in the
-    optimisers' state. torch counts steps per tensor; the first steps of reset weights are put right to those of a count
-    of their own (:mod:`fcbp.stateful.rules`).
+    optimisers' state. torch counts steps per tensor; the first 128 steps of reset weights are put right to those of a
+    count of their own (:mod:`fcbp.stateful.rules`).
 
     Activations are read in *training forwards*: the model in ``train()`` mode, gradients enabled. Forwards in
     ``eval()`` mode or under ``no_grad`` do not count; several forwards before a step are averaged. Groups with a frozen
@@ -94,7 +94,7 @@ class ContinualBackprop:
         device = next(iter(self.params.values())).device
         key = random.key(seed).to(device)
         self.method_state = self.choice.method.init(self.units, self._values(), key)
-        rehearse(self.choice, self.method_state, self._values(), dict(self.model.named_buffers()), self.units)
+        rehearse(self.choice, key, self._values(), dict(self.model.named_buffers()), self.units)
         self.moments = Moments(self.params, self.units, self.optimizers)
         read = self.units if self.choice.reads("features") else ()
         self._readings = Readings(self.model, read, by_moments=self.choice.by_moments)
@@ -311,14 +311,7 @@ class ContinualBackprop:
         }
 
     def _features(self) -> dict[str, Tensor]:
-        missing = self._readings.missing()
-        if missing:
-            raise ValueError(
-                f"no training forward read {', '.join(missing[:4])}{', ...' if len(missing) > 4 else ''} since the "
-                "last cbp.step(); expected one in train() mode with gradients enabled, of the model that was given. If "
-                "it was compiled and called before, call torch.compiler.reset() first; a group that some forwards "
-                "leave out does not belong in units="
-            )
+        self._readings.check()
         features = self._readings.features(as_moments=bool(self.ranks) and self.choice.by_moments)
         if self.choice.by_moments:
             return self.ranks.average(features)

@@ -73,7 +73,7 @@ class Moments:
             replaced: by group name the mask ``(units,)``.
         """
         masks = [replaced[group.name] for group in self.units]
-        on_processor = all(mask.device.type == "cpu" for mask in masks)
+        on_processor = all(is_read(mask) for mask in masks)
         if not masks or (on_processor and not any(bool(mask.any()) for mask in masks)):
             return
         everyone = torch.cat([*masks, masks[0].new_zeros(1)])
@@ -96,7 +96,7 @@ class Moments:
             masks: by the name of a parameter the mask of what was reset, of its shape.
         """
         for name, mask in masks.items():
-            if mask.device.type == "cpu" and not mask.any():
+            if is_read(mask) and not mask.any():
                 continue
             self._clear(name, None, mask)
             if self._horizon(name):
@@ -118,7 +118,7 @@ class Moments:
             if axis is None:
                 _fill_single(moment, marked, value)
             elif moment.shape[axis] == p.shape[axis]:
-                if marked.device.type == "cpu":
+                if is_read(marked):
                     moment.index_fill_(axis, marked.nonzero().squeeze(-1), value)
                 else:
                     moment.masked_fill_(_along(marked, axis, p.ndim), value)
@@ -231,7 +231,7 @@ class Moments:
         moved = rule.moved(group, rows, steps) - rule.moved(group, rows, own)
         some.add(p, torch.where(new, moved, 0).to(p.dtype))
         grown = new & (k == horizon)
-        if p.device.type == "cpu" and not grown.any():
+        if is_read(p) and not grown.any():
             return
         # Scaled to the moments of an old weight, for torch's count to serve from now on.
         for key in moments.keys() & rule.scales.keys():
@@ -267,12 +267,17 @@ def _owners(units: tuple[UnitGroup, ...], params: Mapping[str, Tensor]) -> dict[
     }
 
 
+def is_read(x: Tensor) -> bool:
+    """Whether a tensor's numbers are read, for a short cut: on a device the processor would wait for them."""
+    return x.device.type == "cpu"
+
+
 class _Some:
     """The entries of a parameter along an axis that may be new: on a device all, whose counts are not read."""
 
     def __init__(self, p: Tensor, axis: int | None, count: Tensor, horizon: int):
         self.axis, self.length = axis, None if axis is None else p.shape[axis]
-        known = axis is not None and p.device.type == "cpu"
+        known = axis is not None and is_read(p)
         self.index = (count.flatten() <= horizon).nonzero().squeeze(-1) if known else None
 
     def of(self, x: Tensor) -> Tensor:
@@ -327,7 +332,7 @@ def _effective(grad: Tensor, p: Tensor, group: Mapping[str, Any]) -> Tensor:
     return grad
 
 
-ADAFACTOR = 1000
+ADAFACTOR = 1000  # its running means are small: the cost is little
 """Steps that Adafactor's running means of new weights decay by their own count."""
 
 

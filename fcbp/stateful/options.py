@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import optree
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import (
@@ -102,32 +101,34 @@ def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str
 
 def rehearse(
     choice: Choice,
-    state: Any,
+    key: Tensor,
     params: Mapping[str, Tensor],
     buffers: Mapping[str, Tensor],
     units: tuple[UnitGroup, ...],
 ) -> None:
-    """Take a step on tensors without values, for the method to check its options and numbers.
+    """Take a first step of one group on tensors without values, for the method to check its options and numbers.
 
     Raises:
         ValueError: an option is unknown or a number out of its range.
     """
-    trees: list[Any] = [state, dict(params)]
+    device = next(iter(params.values())).device
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = [optree.tree_map(mode.from_tensor, x) for x in trees]
+        fakes, fake_buffers = ({name: mode.from_tensor(x) for name, x in of.items()} for of in (params, buffers))
         given = {
             "units": units[:1],
-            "features": {g.name: laid(torch.zeros(2, g.size), g.activation_axis) for g in units[:1]},
+            "features": {g.name: laid(torch.zeros(2, g.size, device=device), g.activation_axis) for g in units[:1]},
             "hyper": choice.hyper,
             "step_size": 0.0,
-            "new_task": torch.tensor(True),
+            "new_task": torch.tensor(True, device=device),
         }
-        after = {**given, "grads": fake[1], "previous": fake[1]}
+        after = {**given, "grads": fakes, "previous": fakes}
         method = choice.method
         with contextlib.suppress(*WITHOUT_VALUES):
-            method.adjust(fake[0], fake[1], fake[1], **accepted(method.adjust, given))
-            fakes = {name: mode.from_tensor(b) for name, b in buffers.items()}
-            method.update(fake[0], fake[1], (), fakes, **accepted(method.update, after))
+            # A state of this group alone: a method may ask its state for what the groups have, and the groups for what
+            # its state has.
+            state = method.init(units[:1], fakes, mode.from_tensor(key))
+            method.adjust(state, fakes, fakes, **accepted(method.adjust, given))
+            method.update(state, fakes, (), fake_buffers, **accepted(method.update, after))
 
 
 WITHOUT_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)

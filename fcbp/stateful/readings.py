@@ -135,9 +135,27 @@ class Readings:
             for buffer in buffers:
                 buffer.zero_()
 
-    def missing(self) -> list[str]:
-        """The groups that no training forward has read since the last step, as far as the processor knows."""
-        return [name for name, key in self.keys.items() if not self._is_read(key)]
+    def check(self) -> None:
+        """Check that a training forward has read every group since the last step, as far as the processor knows.
+
+        Raises:
+            ValueError: none has.
+        """
+        missing = [name for name, key in self.keys.items() if not self._is_read(key)]
+        if not missing:
+            return
+        shown = ", ".join(missing[:4]) + (", ..." if len(missing) > 4 else "")
+        parameter = next((self.keys[name][0] for name in missing if self.keys[name][0] in self.watched), None)
+        if parameter is not None and len(missing) < len(self.keys):
+            raise ValueError(
+                f"no training forward read {shown}: the parameter {parameter} reads units in a function, which is not "
+                "seen in a compiled forward; expected the model uncompiled, or units= without the group"
+            )
+        raise ValueError(
+            f"no training forward read {shown} since the last cbp.step(); expected one in train() mode with gradients "
+            "enabled, of the model that was given. If it was compiled and called before, call torch.compiler.reset() "
+            "first; a group that some forwards leave out does not belong in units="
+        )
 
     def features(self, *, as_moments: bool = False) -> dict[str, Tensor]:
         """The groups' activations by name.
@@ -218,7 +236,7 @@ class Readings:
     def _begin(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if not self._counts():
             return
-        if self.watched:
+        if self.watched and not torch.compiler.is_compiling():
             self._watch()
         if self.by_moments and not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == -1:
             self._fold()

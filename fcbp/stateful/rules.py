@@ -25,9 +25,9 @@ Group = Mapping[str, Any]
 Rows = Mapping[str, Tensor]
 """An optimiser's state of some weights by name, and ``"grad"``."""
 
-ALWAYS = 1000
-"""The most steps that a weight is corrected for, but for RAdam."""
-LEAST = 128
+HORIZON = 128
+"""Steps that a new weight is corrected for, but by RAdam. Every such step costs; from then on the averages, scaled to
+those of an old weight, are of as many gradients."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ def rule_of(optimizer: torch.optim.Optimizer, group: Group) -> Rule | None:
         if kind.__module__.startswith("torch.optim") and kind.__name__ in RULES:
             return RULES[kind.__name__](group)
     return None
+
+
+def _usual(group: Group) -> int:
+    return HORIZON
 
 
 def _share(beta: Any, count: Count) -> Count:
@@ -79,12 +83,6 @@ def _second(group: Group, count: Count) -> Count:
 _ADAM_SCALES = {"exp_avg": _first, "exp_avg_sq": _second, "max_exp_avg_sq": _second}
 
 
-def _average_length(group: Group) -> int:
-    """The length of the second moment's running mean: within it the corrections are of a size to be seen."""
-    beta = float(group["betas"][1])
-    return min(max(LEAST, math.ceil(1 / (1 - beta))), ALWAYS) if beta < 1 else ALWAYS
-
-
 def _adam(group: Group, rows: Rows, count: Count) -> Tensor:
     square = rows["max_exp_avg_sq"] if group.get("amsgrad") else rows["exp_avg_sq"]
     root = square.sqrt() / _as(_root(_second(group, count)), square) + group["eps"]
@@ -97,9 +95,9 @@ def _mu(group: Group, count: Count) -> Count:
 
 def _nadam(group: Group, rows: Rows, count: Count) -> Tensor:
     if isinstance(count, Tensor) and count.ndim:
-        steps = torch.arange(1, ALWAYS + 2, device=count.device, dtype=torch.float64)
+        steps = torch.arange(1, HORIZON + 2, device=count.device, dtype=torch.float64)
         products = torch.cumprod(torch.as_tensor(_mu(group, steps)), 0)
-        product: Count = products[count.long().clamp(1, ALWAYS) - 1]
+        product: Count = products[count.long().clamp(1, HORIZON) - 1]
     else:
         product = rows["mu_product"]
     mu, following = _mu(group, count), _mu(group, count + 1)
@@ -150,15 +148,15 @@ def _sgd_rule(group: Group) -> Rule | None:
 
 def _radam_horizon(group: Group) -> int:
     """RAdam's rectification is within 1 % of its end after about six lengths of the running mean."""
-    return max(LEAST, math.ceil(6 / (1 - float(group["betas"][1]))))
+    return max(HORIZON, math.ceil(6 / (1 - float(group["betas"][1]))))
 
 
 RULES: dict[str, Callable[[Group], Rule | None]] = {
-    "Adam": lambda group: Rule(_adam, _average_length, _ADAM_SCALES),
-    "NAdam": lambda group: Rule(_nadam, _average_length, _ADAM_SCALES, reads_grad=True),
+    "Adam": lambda group: Rule(_adam, _usual, _ADAM_SCALES),
+    "NAdam": lambda group: Rule(_nadam, _usual, _ADAM_SCALES, reads_grad=True),
     "RAdam": lambda group: Rule(_radam, _radam_horizon, _ADAM_SCALES),
-    "Adamax": lambda group: Rule(_adamax, lambda group: LEAST, {"exp_avg": _first}),
-    "Adagrad": lambda group: Rule(_adagrad, lambda group: ALWAYS, reads_grad=True) if group["lr_decay"] else None,
+    "Adamax": lambda group: Rule(_adamax, _usual, {"exp_avg": _first}),
+    "Adagrad": lambda group: Rule(_adagrad, _usual, reads_grad=True) if group["lr_decay"] else None,
     "SGD": _sgd_rule,
 }
 """By the name of a class of ``torch.optim``. Its other optimisers' steps depend on no count, but for Adafactor's."""

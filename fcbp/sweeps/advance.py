@@ -22,7 +22,7 @@ from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed
 from fcbp.sweeps.plan import pieces
 
-__all__ = ["Advance", "Carry", "size_of", "using_threads"]
+__all__ = ["Advance", "Backend", "Carry", "size_of", "using_threads"]
 
 PIECE = 1000
 """The most steps of a call whose examples are drawn before it."""
@@ -45,6 +45,15 @@ class Carry(NamedTuple):
     """The members' numbers."""
     stream_of: Int64[Tensor, "members"]
     """Each member's stream."""
+
+
+class Backend(NamedTuple):
+    """What runs the steps."""
+
+    name: str
+    """``"lanes"``, ``"scan"`` or ``"eager"``."""
+    unbuilt: str
+    """Why it is not lanes or the scan, where it would be but for the compiler; else empty."""
 
 
 class Steps(NamedTuple):
@@ -88,6 +97,9 @@ class Advance:
         self.lanes_suit: dict[int, bool] = {}
         self.piece_lengths: dict[int, int] = {}
         self.ahead: Ahead | None = None
+        self.scan_failed = False
+        self.unbuilt = ""
+        """Why something that suits the program could not be compiled; empty where all was."""
 
     def __call__(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
         if steps <= self.window_length(carry):
@@ -100,11 +112,11 @@ class Advance:
             totals = {name: total + more[name] for name, total in totals.items()}
         return carry, totals
 
-    def backend(self, carry: Carry) -> str:
-        """What runs the steps: ``"lanes"``, ``"scan"`` or ``"eager"``."""
+    def backend(self, carry: Carry) -> Backend:
+        """What runs the steps. Lanes are built here, so that the answer holds; of the scan it holds after a step."""
         if self.window_length(carry) or self.suits_lanes(carry):
-            return "lanes"
-        return "scan" if self.compile is True else "eager"
+            return Backend("lanes", "")
+        return Backend("scan" if self.compile is True and not self.scan_failed else "eager", self.unbuilt)
 
     def most_steps(self, carry: Carry) -> int:
         """Of one call."""
@@ -119,7 +131,7 @@ class Advance:
             length = self.longest_window(carry)
             if length:
                 ours = self.with_windows(carry, self.members_windows(carry, length), 0)
-                length = length if loop.explain(self.steps.making, ours).backend == "lanes" else 0
+                length = length if self.lanes_are_built(self.steps.making, ours) else 0
             self.window_lengths[members] = length
         return self.window_lengths.get(members, 0)
 
@@ -191,7 +203,11 @@ class Advance:
                 return carry._replace(problem=problem, members=members), totals
             self.lanes_suit[len(carry.stream_of)] = False
         backend = "scan" if self.compile is True else "eager"
-        (members, *_), seen = loop.scan(self.steps.together, tuple(carry[1:]), batches, length=steps, backend=backend)
+        ours = tuple(carry[1:])
+        (members, *_), seen = loop.scan(self.steps.together, ours, batches, length=steps, backend=backend)
+        if backend == "scan" and not loop.compiles(self.steps.together, ours, batches):
+            self.scan_failed = True
+            self.unbuilt = self.unbuilt or "the compiled scan cannot be built"
         totals = {name: value.sum(0, dtype=totals[name].dtype) for name, value in seen.items()}
         return carry._replace(problem=problem, members=members), totals
 
@@ -203,11 +219,17 @@ class Advance:
         if self.compile and members not in self.lanes_suit:
             _, batches = self.sample(carry, 1)
             ours = (carry.members, carry.settings, self.zeros(carry))
-            choice = loop.explain(self.steps.given, ours, laid_out(batches, carry.stream_of))
-            self.lanes_suit[members] = choice.backend == "lanes"
+            examples = laid_out(batches, carry.stream_of)
+            self.lanes_suit[members] = self.lanes_are_built(self.steps.given, ours, examples)
         return self.lanes_suit.get(members, False)
 
     # --- parts ------------------------------------------------------------------------------------------
+
+    def lanes_are_built(self, step: Any, ours: Any, examples: Any = None) -> bool:
+        """Whether lanes suit a step and its program is built."""
+        backend, failure = loop.prepare(step, ours, examples)
+        self.unbuilt = self.unbuilt or failure
+        return backend == "lanes"
 
     def in_lanes(self, step: Any, ours: Any, batches: Any, length: int) -> Any:
         """The last carry; ``None`` where the program cannot be compiled."""
@@ -216,6 +238,7 @@ class Advance:
             with using_threads(self.threads or torch.get_num_threads()):
                 return loop.scan(step, ours, batches, length, backend="lanes")[0]
         except ValueError as error:
+            self.unbuilt = self.unbuilt or str(error)
             warnings.warn(f"{instead} in place of lanes: {error}", RuntimeWarning, stacklevel=2)
             return None
 

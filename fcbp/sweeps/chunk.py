@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fcbp import loop
 from fcbp.sweeps import checkpoint
-from fcbp.sweeps.advance import Carry, using_threads
+from fcbp.sweeps.advance import Backend, Carry, using_threads
 from fcbp.sweeps.plan import Chunk, Plan, halves, pieces
 from fcbp.sweeps.population import Population, population, select
 
@@ -50,14 +50,16 @@ class Task(NamedTuple):
     threads: int
     checkpoint_every: float
     """Seconds."""
+    ran: Backend | None = None
+    """What the steps of the group have run in before, where the rest is to run in the same."""
 
 
 class Began(NamedTuple):
     """The chunk is about to take its first step."""
 
     chunk: int
-    backend: str
-    """What it will run in: ``"lanes"``, ``"scan"`` or ``"eager"``."""
+    backend: Backend
+    """What it will run in."""
 
 
 class Advanced(NamedTuple):
@@ -67,6 +69,8 @@ class Advanced(NamedTuple):
     step: int
     seconds: float
     """It took, with what came before it: the first piece of a program compiles."""
+    backend: Backend
+    """What it ran in."""
 
 
 class Measured(NamedTuple):
@@ -133,7 +137,7 @@ def run_chunk(
 
     Raises:
         MemoryError: a single member does not fit into memory.
-        ValueError: the checkpoint is not of this sweep.
+        ValueError: the checkpoint is not of this sweep, or what the steps ran in before cannot be compiled any more.
     """
     plan, chunk = task.plan, task.chunk
     programs = {} if programs is None else programs
@@ -144,14 +148,16 @@ def run_chunk(
             programs[chunk.group] = population_of(plan, chunk.group, task.device, task.threads)
         side_by_side = programs[chunk.group]
         state, step = _start(task, side_by_side)
-        yield Began(chunk.id, side_by_side.backend(state.carry))
+        yield Began(chunk.id, _backend(task, side_by_side.backend(state.carry), tried=False))
         with _threads(task.threads, state):
             for bin, start, end in _cuts(plan, side_by_side.piece(state.carry)):
                 if end <= step:
                     continue
                 state, values = _advance(side_by_side, state, plan, bin, max(start, step), end)
                 step = end
-                yield Advanced(chunk.id, step, time.monotonic() - began)
+                yield Advanced(
+                    chunk.id, step, time.monotonic() - began, _backend(task, side_by_side.backend(state.carry))
+                )
                 began = time.monotonic()
                 if values:
                     yield Measured(chunk.id, bin, {name: v[: len(chunk.members)] for name, v in values.items()})
@@ -170,6 +176,34 @@ def run_chunk(
         short = " ".join(str(error).split()) or type(error).__name__
     # Outside of the handler, for the error holds what the failed step had allocated.
     yield _split(task, state, step, short) if short else Finished(chunk.id)
+
+
+def _backend(task: Task, now: Backend, tried: bool = True) -> Backend:
+    """What the steps run in.
+
+    Args:
+        task: what to run.
+        now: what they run in here.
+        tried: whether they have run; before, nobody knows whether the scan compiles.
+
+    Raises:
+        ValueError: it is not what they ran in before, for something can be compiled now that could not, or the
+            reverse.
+    """
+    before = task.ran
+    if before is None or (now.name == "scan" and before.name == "eager" and not tried):
+        return now
+    if before.name != now.name and bool(before.unbuilt) != bool(now.unbuilt):
+        why = f", which cannot be built here: {now.unbuilt}" if now.unbuilt else f", for {before.unbuilt}"
+        raise ValueError(
+            f"the steps of this run were {WORDS[before.name]}{why}; here they would be {WORDS[now.name]}, and differ "
+            "in rounding from those before. Go on where they can be the same, or accept it with accept_changes=True "
+            "(--accept-changes)"
+        )
+    return now
+
+
+WORDS = {"lanes": "taken in lanes", "scan": "taken in the compiled scan", "eager": "taken eagerly"}
 
 
 def population_of(plan: Plan, group: int, device: str, threads: int | None = None) -> Population:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import signal
-import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fcbp.sweeps import checkpoint, origins
 from fcbp.sweeps import folder as folders
+from fcbp.sweeps.advance import Backend
 from fcbp.sweeps.chunk import (
     Advanced,
     Began,
@@ -35,12 +33,20 @@ from fcbp.sweeps.places import Places
 from fcbp.sweeps.plan import Chunk, Plan, compiling_for, divide, halves
 from fcbp.sweeps.population import Population
 from fcbp.sweeps.progress import Progress
+from fcbp.sweeps.stopping import Stop
 from fcbp.sweeps.store import Results, progress_attributes
 
 if TYPE_CHECKING:
     import xarray
 
 __all__ = ["Execution", "Interrupted"]
+
+
+SLOW = {
+    "scan": "the compiled scan runs, several times slower for small learners,",
+    "eager": "steps run eagerly, 10 to 1,000 times slower,",
+}
+"""How slow what runs in place of lanes is."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -58,6 +64,7 @@ class Execution:
         checkpoint_every: seconds.
         members_at_once: the most members of a chunk; ``None`` is what fits.
         notes: the text of ``experiment.yaml``, which a new run directory gets.
+        accept_changes: whether the steps may go on in another backend than those before.
     """
 
     def __init__(
@@ -69,12 +76,15 @@ class Execution:
         checkpoint_every: float,
         members_at_once: int | None,
         notes: str = "",
+        accept_changes: bool = False,
     ) -> None:
         self.plan, self.places, self.folder, self.show = plan, places, folder, show
         self.checkpoint_every = checkpoint_every
+        self.ran: dict[int, Backend] = {}
+        """By group, what the steps that are kept have run in, where the rest is to run in the same."""
         self.digest = folders.digest(plan)
         self.checkpoints = checkpoint.InMemory() if folder is None else folder.checkpoints
-        self.stop = _Stop()
+        self.stop = Stop()
         self.began = time.monotonic()
         device = self.places.devices[0] if self.places.backend is None else "cpu"
         self.programs: dict[Any, Population] = {
@@ -84,6 +94,7 @@ class Execution:
         self.results = Results(plan, self._variables(), store, self.digest, self._batch_size())
         if folder is not None and folder.holds_run():
             self._take_up(folder)
+            self.ran = {} if accept_changes else self._ran()
         else:
             self._begin(members_at_once, notes)
 
@@ -194,6 +205,12 @@ class Execution:
         if again or checksums != self.results.checksums()["files"]:
             self._write_plan()
 
+    def _ran(self) -> dict[int, Backend]:
+        """By group, what the steps that an earlier process kept have run in."""
+        groups = {chunk.group for chunk in self.chunks.values() if self.steps[chunk.id]}
+        told = {g: one for g, one in enumerate(self.config["programs"]) if g in groups and "backend" in one}
+        return {group: Backend(one["backend"], one.get("unbuilt", "")) for group, one in told.items()}
+
     def _saved_step(self, chunk: Chunk) -> int:
         if chunk.id in self.done:
             return self.plan.steps
@@ -209,15 +226,14 @@ class Execution:
         """
         members = len(self.plan.members)
         progress = Progress(members, self.plan.steps, self._done_steps(), self.show)
-        told = False
+        told: set[str] = set()
         self.pending = deque(chunk for chunk in self.chunks.values() if chunk.id not in self.done)
         try:
             with self.stop.on_signals(self.folder is not None, progress.say):
                 for event in self._events():
                     self._handle(event)
-                    if isinstance(event, Began) and event.backend == "eager" and not told:
-                        progress.say(self._why_eager())
-                        told = True
+                    if isinstance(event, Began):
+                        self._tell(event.backend, progress.say, told)
                     progress.update(self._done_steps(), self.results)
             if len(self.done) < len(self.chunks):
                 self._write_config("interrupted")
@@ -256,14 +272,16 @@ class Execution:
 
     def _task(self, chunk: Chunk, device: str) -> Task:
         saved = self.checkpoints.read(chunk.id, checkpoint.Owner(self.digest, chunk.members, self.plan.steps))
-        return Task(self.plan, chunk, saved, self.digest, device, self.places.threads, self.checkpoint_every)
+        threads, every, ran = self.places.threads, self.checkpoint_every, self.ran.get(chunk.group)
+        return Task(self.plan, chunk, saved, self.digest, device, threads, every, ran)
 
     def _handle(self, event: Event) -> None:
         chunk = self.chunks[event.chunk]
         match event:
             case Began():
-                self.config["programs"][chunk.group]["backend"] = event.backend
+                self._note(chunk, event.backend)
             case Advanced():
+                self._note(chunk, event.backend)
                 self.steps[chunk.id] = event.step
                 self.config["programs"][chunk.group]["seconds"] += event.seconds
             case Measured():
@@ -283,6 +301,12 @@ class Execution:
                 self.checkpoints.drop(chunk.id)
             case Stopped():
                 pass
+
+    def _note(self, chunk: Chunk, backend: Backend) -> None:
+        """What a program runs in, and, where that is not the best for it, why."""
+        program = self.config["programs"][chunk.group]
+        program.pop("unbuilt", None)
+        program.update({"backend": backend.name, **({"unbuilt": backend.unbuilt} if backend.unbuilt else {})})
 
     def _split(self, chunk: Chunk, event: Split) -> None:
         """Two chunks in the place of one, and smaller ones in the place of those that wait."""
@@ -340,6 +364,15 @@ class Execution:
         if self.folder is not None:
             self.folder.write(self.config)
 
+    def _tell(self, backend: Backend, say: Callable[[str], None], told: set[str]) -> None:
+        """Say before the first steps why they are slow, each reason once."""
+        why = backend.unbuilt or (self._why_eager() if backend.name == "eager" else "")
+        if backend.unbuilt and why not in told:
+            warnings.warn(f"{SLOW[backend.name]} in place of lanes: {why}", RuntimeWarning, stacklevel=3)
+        elif why and why not in told:
+            say(why)
+        told.add(why)
+
     def _why_eager(self) -> str:
         """What to tell who waits."""
         steps = f"{self.plan.steps:,} steps"
@@ -352,36 +385,6 @@ class Execution:
     def _how_to_go_on(self) -> str:
         assert self.folder is not None
         return f"to go on: fcbp resume {self.folder.path}, or fcbp.resume({str(self.folder.path)!r})"
-
-
-class _Stop:
-    """Whether someone asked the sweep to stop."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self) -> bool:
-        return self.asked
-
-    @contextlib.contextmanager
-    def on_signals(self, wanted: bool, say: Callable[[str], None]) -> Iterator[None]:
-        """Ctrl-C and SIGTERM (as a cluster sends before the time is up) ask to stop; a second Ctrl-C does not ask."""
-        if not wanted or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self.asked:
-                raise KeyboardInterrupt
-            self.asked = True
-            say("stopping when the steps under way are done; Ctrl-C again stops at once")
-
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _ranges(seeds: Iterable[int]) -> str:

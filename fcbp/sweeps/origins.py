@@ -111,8 +111,13 @@ def addresses_in(value: Any) -> Iterator[str]:
             yield from addresses_in(part)
 
 
-def check_imports(description: Sequence[Any], run: Path, say: Callable[[str], object]) -> list[str]:
-    """The addresses that a run names, checked before any is imported, and told.
+def check_imports(description: Sequence[Any], run: Path | None, say: Callable[[str], object]) -> list[str]:
+    """The addresses that a run or a file names, checked before any is imported, and told.
+
+    Args:
+        description: what names them.
+        run: the run's directory; ``None`` for a file of settings.
+        say: told of them.
 
     Raises:
         ValueError: one lies outside of the current directory and is not installed, or in the run's directory.
@@ -121,7 +126,7 @@ def check_imports(description: Sequence[Any], run: Path, say: Callable[[str], ob
     for address in named:
         addresses.check_allowed(address, run)
     if named:
-        say(f"importing {', '.join(named)}, as the run names them")
+        say(f"importing {', '.join(named)}, as the {'file' if run is None else 'run'} names them")
     return named
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from fcbp import random
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed, rehearse
-from fcbp.sweeps.advance import Advance, Carry
+from fcbp.sweeps.advance import Advance, Backend, Carry
 from fcbp.sweeps.probe import Probe
 
 __all__ = ["Population", "population", "select"]
@@ -38,8 +38,8 @@ class Population(NamedTuple):
     """What is measured."""
     piece: Callable[[Carry], int]
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
-    backend: Callable[[Carry], str]
-    """What ``advance`` runs in: ``"lanes"``, ``"scan"`` or ``"eager"``; like ``piece``."""
+    backend: Callable[[Carry], Backend]
+    """What ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
 
 
 def population(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from fcbp.addresses import check_not_importing
 from fcbp.checks import arguments
 from fcbp.designs import Members, grid
 from fcbp.experiment import Experiment, ExperimentMaker
@@ -75,7 +76,8 @@ def sweep(
             ``"task"`` makes each task of the stream a bin, and ``task`` the results' dimension.
         out: run directory, new or empty; by default nothing is written.
         resume: where ``out`` holds this sweep, go on with it.
-        accept_changes: go on although the source of a part has changed since.
+        accept_changes: go on although the source of a part has changed since, or the steps cannot be compiled as they
+            were before.
         compile: by default where it pays back in the run's length; see :data:`fcbp.sweeps.COMPILE_FROM`.
         progress: show a bar with steps per second and the time left, and say what may surprise.
         device: by default the CPU.
@@ -110,6 +112,7 @@ def sweep(
         ('seed', 'replacement_rate', 'step')
     """
     need("xarray")
+    check_not_importing()
     elsewhere = out is not None or devices is not None or backend is not None
     plan = _plan(experiment, members, steps, bin, compile, elsewhere)
     place = places.choose(device, devices, backend, address)
@@ -139,7 +142,9 @@ def sweep(
                 "directory"
             )
         notes = origins.notes(plan) if notes is None else notes
-        return Execution(plan, place, folder, progress, checkpoint_every, members_at_once, notes).run()
+        return Execution(
+            plan, place, folder, progress, checkpoint_every, members_at_once, notes, accept_changes=accept_changes
+        ).run()
     finally:
         folder.release()
 
@@ -166,7 +171,8 @@ def resume(
 
     Raises:
         ValueError: there is no run, or it was killed before it began; a part lies outside of the current directory, or
-            its source has changed since.
+            its source has changed since; the steps were compiled before and cannot be here, or the reverse: they would
+            differ in rounding.
     """
     need("xarray")
     folders.state(run)
@@ -177,7 +183,7 @@ def resume(
         plan = folders.read_plan(folder, lambda text: print(f"fcbp: {text}", file=sys.stderr))
         if not accept_changes:
             origins.check_sources(folders.sources(folder), folder.path)
-        return Execution(plan, place, folder, progress, checkpoint_every, None).run()
+        return Execution(plan, place, folder, progress, checkpoint_every, None, accept_changes=accept_changes).run()
     finally:
         folder.release()
 

@@ -232,6 +232,12 @@ def trace(
             f"{caller}: the forward failed on the example inputs at {_line(error)}: {type(error).__name__}: {error}. "
             f"Expected inputs as the model's forward takes them. {_BY_HAND}"
         ) from error
+    _leave(tracer, output, outputs, caller)
+    return ledger
+
+
+def _leave(tracer: Tracer, output: Any, outputs: Sequence[str] | None, caller: str) -> None:
+    """Units among the outputs that count are left out."""
     found = list(_tensors(output))
     for pattern in outputs or ():
         if not any(_counts(path, [pattern]) for path, _ in found):
@@ -241,9 +247,8 @@ def trace(
         if outputs is None or _counts(path, outputs):
             marks = tracer.marks(x)
             which = f"the network's output {path!r}" if path and len(found) > 1 else "the network's output"
-            ledger.forbid(marks.label_entries(), f"they are {which}")
+            tracer.ledger.forbid(marks.label_entries(), f"they are {which}")
             rules.flow_out(tracer, marks, which)
-    return ledger
 
 
 def _counts(path: str, patterns: Sequence[str]) -> bool:

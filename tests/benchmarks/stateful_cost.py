@@ -1,12 +1,12 @@
 """What ``fcbp.stateful`` costs beside torch's own training step, in turn with it.
 
-``python tests/benchmarks/stateful_cost.py resnet18 gpt2 [--length 10] [--rounds 5] [--threads 1] [--new 0.1]
+``python tests/benchmarks/stateful_cost.py resnet18 gpt2 [--length 10] [--rounds 5] [--threads 1] [--new 0.013]
     [--profile]``
 
 ResNet-18 on batches of 32 images of 32x32 pixels, and a transformer of GPT-2 small's shape on 2 x 128 tokens, both by
 AdamW. Units are mature from the start, so that they are replaced in every run, and a share of ``--new`` of all units
-is as new as if just replaced: at a rate of 1e-4 a tenth is within the thousand steps in which Adam's count is put
-right. Times are CPU time; a ratio is the median over rounds of the ratio in a round.
+is as new as if just replaced: at a rate of 1e-4 so many are within the 128 steps in which Adam's count is put right.
+Times are CPU time; a ratio is the median over rounds of the ratio in a round.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=10, help="steps of a run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--new", type=float, default=0.1, help="share of new units")
+    parser.add_argument("--new", type=float, default=0.013, help="share of new units")
     parser.add_argument("--profile", action="store_true", help="of the last case, where the time goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

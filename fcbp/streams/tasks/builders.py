@@ -42,7 +42,11 @@ def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., St
             for name in settings:
                 if name not in names and name not in FIELDS:
                     raise unknown("setting", name, (*names, *FIELDS))
-            common = Common(**{**defaults, **{name: settings.pop(name) for name in FIELDS if name in settings}})
+            given = {name: settings.pop(name) for name in FIELDS if name in settings}
+            # A length that is given takes the place of a default of the other kind.
+            other = {"epochs": "task_length", "task_length": "epochs"}
+            kept = {name: value for name, value in defaults.items() if given.get(other.get(name, "")) is None}
+            common = Common(**{**kept, **given})
             return make(kind(to_dataset(data), common, **settings), common)
 
         kept = [parameter for name, parameter in own.parameters.items() if name != "common"]

@@ -12,6 +12,7 @@ from fcbp.data import Dataset
 from fcbp.names import unknown
 from fcbp.streams.tasks.builders import builder
 from fcbp.streams.tasks.engine import Choose, Common, Context, Kind, Table, whole
+from fcbp.streams.tasks.examples import pick
 
 __all__ = ["class_pairs", "growing_classes", "hard_and_easy"]
 
@@ -84,7 +85,8 @@ def growing_classes(
 ) -> Kind:
     """Each task adds classes to those of the tasks before: class-incremental CIFAR-100.
 
-    As in Dohare et al. (Nature 2024): the key draws an order of the classes; the last task has all and goes on.
+    As in Dohare et al. (Nature 2024): the key draws an order of the classes; the last task has all and goes on
+    (where ``task_length`` is given, others like it follow).
 
     Args:
         data: a data set; or ``(inputs, targets)``, or these and a test's.
@@ -225,9 +227,9 @@ class _Examples:
         each = self.each[context.split]
         place = position // each
         of = context.look_up(task, place)
-        start = context.there[f"{context.split} starts"].index_select(0, of.reshape(-1)).reshape(of.shape)
+        start = pick(context.there[f"{context.split} starts"], of)
         number = start + position % each
-        rows = context.there[f"{context.split} by class"].index_select(0, number.reshape(-1)).reshape(number.shape)
+        rows = pick(context.there[f"{context.split} by class"], number)
         return place, rows
 
     def kind(

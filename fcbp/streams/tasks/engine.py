@@ -61,8 +61,8 @@ class Common:
 
     Args:
         batch_size: examples of a batch.
-        epochs: passes over a task's examples, where ``task_length`` is not given.
-        task_length: batches of a task; passes go on until then.
+        epochs: passes over a task's examples; by default one.
+        task_length: batches of a task, in place of ``epochs``; passes go on until then.
         pass_length: batches of a pass; by default all that the examples fill. Fewer leave the rest of the order out.
         reshuffle: draw a new order for each pass; ``False`` keeps one for the task.
         gradual: batches at a task's beginning over which it takes the place of the one before: the share of the new
@@ -82,7 +82,7 @@ class Common:
     """
 
     batch_size: int = 1
-    epochs: int = 1
+    epochs: int | None = None
     task_length: int | None = None
     pass_length: int | None = None
     reshuffle: bool = True
@@ -99,10 +99,13 @@ class Common:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "task_length", "pass_length", "test_examples"):
             value = getattr(self, name)
-            optional = name not in ("batch_size", "epochs")
+            optional = name != "batch_size"
             if not whole(value, 1) and not (optional and value is None):
                 also = " or None" if optional else ""
                 raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more{also}")
+        if self.epochs is not None and self.task_length is not None:
+            both = f"epochs is {self.epochs} and task_length is {self.task_length}"
+            raise ValueError(f"{both}; expected one of them, and None for the other")
         if not whole(self.gradual, 0):
             raise ValueError(f"gradual is {self.gradual!r}; expected a number of batches, 0 or more")
         if self.normalise not in get_args(Normalise):
@@ -133,8 +136,9 @@ class Context(NamedTuple):
     def look_up(self, task: Tensor, column: Tensor) -> Tensor:
         """An entry of the tasks' table; one with a single row is every task's."""
         assert self.table is not None
-        row = (task - self.first) * self.width if len(self.table) > self.width else 0
-        return pick(self.table, row + column)
+        if len(self.table) == self.width:
+            return pick(self.table, column)
+        return pick(self.table, ((task - self.first) * self.width).to(column.dtype) + column)
 
     def targets(self, rows: Tensor) -> Tensor:
         """The classes of the split's examples."""
@@ -231,7 +235,7 @@ class _Maker:
                 f"pass_length is {common.pass_length} batches of {common.batch_size}; expected at most the {smallest} "
                 "examples of a task"
             )
-        lengths = tuple(common.task_length or common.epochs * length for length in passes)
+        lengths = tuple(common.task_length or (common.epochs or 1) * length for length in passes)
         fixed = len(set(lengths)) == 1
         self.schedule = _Schedule(lengths, "first" if fixed else kind.then)
         self.task_length = lengths[0] if fixed else None
@@ -366,7 +370,7 @@ class _Maker:
         self, context: Context, rows: Tensor, task: Tensor, number: Tensor | None, share: Tensor | None
     ) -> Tensor:
         if self.kind.permutes:
-            column = torch.arange(self.pixels.size, device=rows.device)
+            column = torch.arange(self.pixels.size, dtype=torch.int32, device=rows.device)
 
             def of(task: Tensor) -> Tensor:
                 return self.pixels.permuted(context.split, rows, context.look_up(task.unsqueeze(-1), column))

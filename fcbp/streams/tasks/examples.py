@@ -80,7 +80,7 @@ def constants(tensors: dict[str, Tensor], flat: tuple[str, ...] = ()) -> Callabl
 
 def pick(table: Tensor, index: Int64[Tensor, "..."]) -> Tensor:
     """``table[index]``, also for an index without axes."""
-    return table.index_select(0, index.reshape(-1)).reshape((*index.shape, *table.shape[1:]))
+    return table[index] if index.ndim else table[index.unsqueeze(0)].squeeze(0)
 
 
 class Augmentation(NamedTuple):
@@ -175,6 +175,7 @@ class Pixels:
     def __init__(self, dataset: Dataset, normalise: Normalise, flatten: bool, augmentation: Augmentation) -> None:
         self.image, self.augmentation = dataset.shape, augmentation
         self.size = math.prod(self.image)
+        self.few = max(dataset.train.inputs.numel(), dataset.test.inputs.numel()) < 1 << 31
         self.shape = (self.size,) if flatten else self.image
         scale = dataset.normalisation.scale
         mean, sd = {
@@ -213,7 +214,7 @@ class Pixels:
     ) -> Float[Tensor, "... *shape"]:
         """The inputs of these numbers, their pixels in this order."""
         there = self.constants(rows.device)
-        values = pick(there[f"{split} flat"], rows.unsqueeze(-1) * self.size + order)
+        values = pick(there[f"{split} flat"], self.index(rows.unsqueeze(-1) * self.size) + self.index(order))
         return self._normalised(values, there, order).reshape(*rows.shape, *self.shape)
 
     def augmented(
@@ -223,12 +224,17 @@ class Pixels:
         there = self.constants(rows.device)
         channels, height, width = self.image
         place, inside = self.augmentation.places(key, number, height, width)
-        within = torch.arange(channels, device=rows.device)[:, None, None] * (height * width) + place.unsqueeze(-3)
-        values = pick(there[f"{split} flat"], rows[..., None, None, None] * self.size + within)
+        plane = self.index(torch.arange(channels, device=rows.device)[:, None, None] * (height * width))
+        within = plane + self.index(place).unsqueeze(-3)
+        values = pick(there[f"{split} flat"], self.index(rows[..., None, None, None] * self.size) + within)
         made = self._normalised(values.flatten(-3), there, None).reshape(*rows.shape, *self.image)
         if inside is not None:
             made = torch.where(inside.unsqueeze(-3), made, 0.0)
         return made.reshape(*rows.shape, *self.shape)
+
+    def index(self, places: Tensor) -> Tensor:
+        """Places in the flat data, in half of the memory where these are few enough."""
+        return places.to(torch.int32 if self.few else torch.int64)
 
     def _normalised(self, values: Tensor, there: dict[str, Tensor], order: Tensor | None) -> Float[Tensor, "..."]:
         def of(name: str) -> Tensor:

@@ -155,7 +155,8 @@ def growing_data(
     """Each task has more examples than the one before, those before among them: warm starts.
 
     As in Ash and Adams (NeurIPS 2020), whose rounds go on until the training accuracy is 99 %; these have a number of
-    epochs. The examples come in a random order that the key draws; the last task has all and goes on.
+    epochs. The examples come in a random order that the key draws; the last task has all and goes on
+    (where ``task_length`` is given, others like it follow).
 
     Args:
         data: a data set; or ``(inputs, targets)``, or these and a test's.

@@ -1,0 +1,49 @@
+"""Streams over data sets by name, as experiments and the command know them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from fcbp import data, streams
+from fcbp.streams import Stream
+
+__all__ = ["OVER_DATA"]
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(dataset: str, root: str | None) -> data.Dataset:
+    return data.load(dataset, root)
+
+
+def _over(build: Callable[..., Stream]) -> Callable[..., Stream]:
+    """The function of a data set as one of its name and of the folder where it lies."""
+
+    @functools.wraps(build)
+    def by_name(dataset: str = "digits", root: str | None = None, **options: Any) -> Stream:
+        return build(_loaded(dataset, root), **options)
+
+    own = [p for name, p in inspect.signature(build).parameters.items() if name != "data"]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    named = [
+        inspect.Parameter("dataset", keyword, default="digits"),
+        inspect.Parameter("root", keyword, default=None),
+    ]
+    by_name.__signature__ = inspect.Signature([*named, *own])  # type: ignore[attr-defined]
+    settings = "Args:\n        dataset: a name of fcbp.data.names()\n        root: folder of the data set's files\n"
+    by_name.__doc__ = (build.__doc__ or "").replace("Args:\n", settings, 1)
+    return by_name
+
+
+OVER_DATA: dict[str, Callable[..., Stream]] = {
+    "permuted-inputs": _over(streams.permuted_inputs),
+    "permuted-labels": _over(streams.permuted_labels),
+    "random-labels": _over(streams.random_labels),
+    "class-pairs": _over(streams.class_pairs),
+    "growing-classes": _over(streams.growing_classes),
+    "growing-data": _over(streams.growing_data),
+    "hard-and-easy": _over(streams.hard_and_easy),
+}
+"""Functions ``(dataset="digits", root=None, **options) -> Stream`` by name."""

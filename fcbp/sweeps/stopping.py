@@ -1,0 +1,41 @@
+"""Ctrl-C and SIGTERM as a wish that whoever works asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+__all__ = ["Stop"]
+
+
+class Stop:
+    """Whether someone asked the sweep to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self) -> bool:
+        return self.asked
+
+    @contextlib.contextmanager
+    def on_signals(self, wanted: bool, say: Callable[[str], None]) -> Iterator[None]:
+        """Ctrl-C and SIGTERM (as a cluster sends before the time is up) ask to stop; a second Ctrl-C does not ask."""
+        if not wanted or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self.asked:
+                raise KeyboardInterrupt
+            self.asked = True
+            say("stopping when the steps under way are done; Ctrl-C again stops at once")
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
