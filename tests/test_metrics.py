@@ -231,6 +231,13 @@ def test_squared_error():
     np.testing.assert_allclose(metrics.squared_error(output, targets), expected, rtol=1e-6)
 
 
+def test_accuracy_and_error_are_the_shares_of_right_and_wrong_classes():
+    output, targets = normal(9, 50, 4), torch.arange(50) % 4
+    right = (output.numpy().argmax(-1) == targets.numpy()).mean()
+    np.testing.assert_allclose(metrics.accuracy(output, targets), right, rtol=1e-6)
+    np.testing.assert_allclose(metrics.error(output, targets), 1 - right, rtol=1e-6)
+
+
 def states():
     return (contract.stack([contract.state(i) for i in range(3)]),)
 
@@ -254,6 +261,10 @@ FUNCTIONS = {
     "mature_fraction": (lambda state: metrics.mature_fraction(state, fcbp.Hyperparams(maturity_threshold=3)), states),
     "units_reset": (metrics.units_reset, lambda: ({"replaced": {"0": normal(4, 3, 5) > 0}},)),
     "weights_reset": (metrics.weights_reset, lambda: ({"reset_weights": {"w": normal(4, 3, 5, 2) > 0}},)),
+    **{
+        name: (getattr(metrics, name), lambda: (normal(8, 3, 4, 5), torch.tensor([[0, 1, 2, 3]] * 3)))
+        for name in ("accuracy", "error")
+    },
     "squared_error": (metrics.squared_error, lambda: (normal(6, 3, 4), normal(7, 3, 4))),
 }
 

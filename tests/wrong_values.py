@@ -148,6 +148,8 @@ CALLS: dict[str, dict[str, Any]] = {
         **{"with_output": False, "schedule": None, "clip": None},
     },
     "loop.explain": {"step": a_step, "carry": torch.zeros(3), "xs": torch.zeros(4)},
+    "loop.prepare": {"step": a_step, "carry": torch.zeros(3), "xs": torch.zeros(4)},
+    "loop.compiles": {"step": a_step, "carry": torch.zeros(3), "xs": torch.zeros(4)},
     "loop.is_out_of_memory": {"error": ValueError()},
     "loop.scan": {"step": a_step, "carry": torch.zeros(3), "xs": None, "length": 4, "compile": False, "backend": None},
     "losses.cross_entropy": LEARNED,
@@ -239,7 +241,16 @@ CALLS: dict[str, dict[str, Any]] = {
     "streams.growing_classes": {**TASKS, "increment": 1, "per_class": None, "numbering": "arrival"},
     "streams.growing_data": {**TASKS, "increment": 3, "sizes": (), "subset": None},
     "streams.hard_and_easy": {
-        **{**TASKS, "hard": 1, "easy": 1, "per_class": None, "numbering": "class", "task_length": 10, "batch_size": 2}
+        **{
+            **TASKS,
+            "hard": 1,
+            "easy": 1,
+            "per_class": None,
+            "numbering": "class",
+            "epochs": None,
+            "task_length": 10,
+            "batch_size": 2,
+        }
     },
     "streams.permuted_inputs": {**TASKS, "subset": None, "first_task_permuted": True},
     "streams.permuted_labels": {**TASKS, "subset": None},

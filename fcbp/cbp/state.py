@@ -151,7 +151,8 @@ def check_groups(units: Iterable[UnitGroup]) -> tuple[UnitGroup, ...]:
         if not isinstance(group, UnitGroup):
             raise ValueError(f"units holds {group!r}; expected UnitGroup")
         if group.name in names:
-            raise ValueError(f"units holds {group.name!r} twice; expected groups of different names, each once")
+            count = sum(other.name == group.name for other in units)
+            raise ValueError(f"units: {count} groups are called {group.name!r}; expected distinct names")
         names.add(group.name)
     return units
 

@@ -182,6 +182,7 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
     return Choice("scan", f"not in lanes: {reason}") if reason else Choice("lanes", found.reason_for(count))
 
 
+@arguments
 def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
     """Build the lanes of a step that suits them, before it runs.
 
@@ -201,6 +202,7 @@ def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
     return "scan", found.why_not if found.unbuilt else ""
 
 
+@arguments
 def compiles(step: Step, carry: Any, xs: Any = None) -> bool:
     """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
     leaves, spec = _carry_leaves(carry)

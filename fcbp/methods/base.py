@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
+
 from fcbp import show
 from fcbp.checks import arguments
 
@@ -115,6 +117,13 @@ def parameters_of(function: Callable[..., Any]) -> dict[str | None, inspect.Para
     return {None if p.kind is p.VAR_KEYWORD else p.name: p for p in parameters}
 
 
+@torch.compiler.assume_constant_result
+def _names_of(function: Callable[..., Any]) -> tuple[str, ...] | None:
+    """The names of a function's parameters; ``None`` where it takes any. Signatures are no code that compiles."""
+    parameters = parameters_of(function)
+    return None if None in parameters else tuple(name for name in parameters if name is not None)
+
+
 def given_what_it_takes(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, given of the keywords of a method's protocol those that it takes.
 
@@ -122,8 +131,8 @@ def given_what_it_takes(function: Callable[..., Any]) -> Callable[..., Any]:
         >>> given_what_it_takes(lambda x, *, hyper: x + hyper)(1, hyper=2, grads=3)
         3
     """
-    parameters = parameters_of(function)
-    if None in parameters:
+    parameters = _names_of(function)
+    if parameters is None:
         return function
 
     def given(*args: Any, **keywords: Any) -> Any:
