@@ -13,7 +13,7 @@ try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
     try:
-        from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment]
+        from pytorch_lightning import Callback, LightningModule, Trainer  # type: ignore[assignment, unused-ignore]
     except ImportError as error:
         raise ImportError("fcbp.stateful.LightningCallback needs Lightning; expected: pip install lightning") from error
 
