@@ -38,11 +38,9 @@ class Rehearsed:
     """Long name and unit of all of them."""
     batch_size: int | None
     """Examples of a batch; ``None`` without a stream."""
-
-    @property
-    def measured(self) -> tuple[str, ...]:
-        """Names of all results, those of a step first."""
-        return tuple(self.variables)
+    structure: str
+    """The carry's shapes and dtypes, the numbers and the results, in words: the same in every process, or the program
+    is not the same."""
 
 
 def rehearse(
@@ -238,6 +236,8 @@ class _Rehearsal:
             tuple(probed),
             {n: program.variables.get(n, (n.replace("_", " "), "1")) for n in names},
             len(batch[0][0]) if batch else None,
+            f"carry {[(tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves]}, numbers {sorted(program.numbers)}, "
+            f"results {list(names)}",
         )
 
     @property

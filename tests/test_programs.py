@@ -1,5 +1,7 @@
 """Sweeps of programs that are no learner on a stream: a map, a bandit with an agent, a training step by hand."""
 
+import os
+
 import matplotlib.pyplot as plt
 import numpy as np
 import own_problem
@@ -235,3 +237,29 @@ def test_lanes_give_what_the_eager_program_gives():
     for name in eager:
         np.testing.assert_allclose(lanes[name], eager[name], rtol=1e-4, atol=1e-5)
     assert "lanes" in str(lanes.attrs["programs"])
+
+
+DIFFERS = """
+import os, fcbp
+
+SIZE = 2 if os.environ.get("FCBP_TEST_PARENT") == str(os.getpid()) else 3
+
+
+def init(key, settings):
+    return fcbp.random.uniform(key, (SIZE,))
+
+
+def step(carry, settings):
+    return carry * 0.5, {"mean": carry.mean()}
+
+
+program = fcbp.Program(init, step)
+"""
+
+
+def test_a_module_that_imports_differently_in_a_worker_is_named(tmp_path, monkeypatch):
+    (tmp_path / "differs.py").write_text(DIFFERS)
+    monkeypatch.setenv("FCBP_TEST_PARENT", str(os.getpid()))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"another in a worker process: carry \[\(\(3,\).*differs.py:program"):
+        fcbp.sweep("differs.py:program", {"seed": range(4)}, steps=20, devices=2, progress=False)

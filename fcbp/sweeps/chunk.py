@@ -52,6 +52,8 @@ class Task(NamedTuple):
     """Seconds."""
     ran: Backend | None = None
     """What the steps of the group have run in before, where the rest is to run in the same."""
+    structure: str = ""
+    """The program's structure in the process that keeps the results; empty is not compared."""
 
 
 class Began(NamedTuple):
@@ -146,6 +148,7 @@ def run_chunk(
     try:
         if chunk.group not in programs:
             programs[chunk.group] = population_of(plan, chunk.group, task.device, task.threads)
+            _check_structure(task, programs[chunk.group].rehearsed.structure)
         side_by_side = programs[chunk.group]
         state, step = _start(task, side_by_side)
         yield Began(chunk.id, _backend(task, side_by_side.backend(state.carry), tried=False))
@@ -204,6 +207,20 @@ def _backend(task: Task, now: Backend, tried: bool = True) -> Backend:
 
 
 WORDS = {"lanes": "taken in lanes", "scan": "taken in the compiled scan", "eager": "taken eagerly"}
+
+
+def _check_structure(task: Task, found: str) -> None:
+    """Check that a program is in this process what it is where the results are kept.
+
+    Raises:
+        ValueError: it is another: a module of a user's imports differently here.
+    """
+    if task.structure not in ("", found):
+        parts = ", ".join(f"{name} {value}" for name, value in task.plan.maker.describe().items())
+        raise ValueError(
+            f"a program is another in a worker process: {found[:300]}; expected {task.structure[:300]}; a module "
+            f"imports differently there: {parts[:500]}"
+        )
 
 
 def population_of(plan: Plan, group: int, device: str, threads: int | None = None) -> Population:

@@ -273,7 +273,8 @@ class Execution:
     def _task(self, chunk: Chunk, device: str) -> Task:
         saved = self.checkpoints.read(chunk.id, checkpoint.Owner(self.digest, chunk.members, self.plan.steps))
         threads, every, ran = self.places.threads, self.checkpoint_every, self.ran.get(chunk.group)
-        return Task(self.plan, chunk, saved, self.digest, device, threads, every, ran)
+        structure = self.programs[chunk.group].rehearsed.structure
+        return Task(self.plan, chunk, saved, self.digest, device, threads, every, ran, structure)
 
     def _handle(self, event: Event) -> None:
         chunk = self.chunks[event.chunk]
