@@ -372,7 +372,7 @@ def test_with_adam_it_is_adaptive_upgd():
         (lambda: methods.l2_init("sqared"), "norm is 'sqared'; expected one of plain, squared; did you mean 'squared'"),
         (lambda: methods.shrink_perturb("task"), "event is 'task'; expected one of new_task, period"),
         (lambda: methods.shrink_perturb(managed="biases"), "managed is 'biases'; expected one of all, matrices"),
-        (lambda: methods.shrink_perturb(noise="kaiming"), "initializer is 'kaiming'.*'kaiming_uniform'"),
+        (lambda: methods.shrink_perturb(noise="kaiming"), "noise is 'kaiming'.*'kaiming_uniform'"),
         (lambda: methods.upgd("weight"), "of is 'weight'; expected one of features, weights; did you mean 'weights'"),
         (lambda: methods.upgd(scaling="globl"), "scaling is 'globl'; expected one of global, local"),
         (lambda: methods.upgd(maximum="max"), "maximum is 'max'; expected one of debiased, raw"),

@@ -118,7 +118,7 @@ def scan(
                 f"fcbp.loop.scan runs the compiled scan in place of lanes: {found.why_not}; small learners take "
                 "several times as long",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
     # A single step is no loop: the compiler would make a second program for it.
     if length > 1:
@@ -140,7 +140,7 @@ def scan(
             warnings.warn(
                 f"fcbp.loop.scan runs eagerly, because compiling failed: {type(error).__name__}: {reason}; {SLOWER}",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
     return _eager(step, carry, xs, length)
 

@@ -117,13 +117,6 @@ def parameters_of(function: Callable[..., Any]) -> dict[str | None, inspect.Para
     return {None if p.kind is p.VAR_KEYWORD else p.name: p for p in parameters}
 
 
-@torch.compiler.assume_constant_result
-def _names_of(function: Callable[..., Any]) -> tuple[str, ...] | None:
-    """The names of a function's parameters; ``None`` where it takes any. Signatures are no code that compiles."""
-    parameters = parameters_of(function)
-    return None if None in parameters else tuple(name for name in parameters if name is not None)
-
-
 def given_what_it_takes(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function``, given of the keywords of a method's protocol those that it takes.
 
@@ -131,8 +124,10 @@ def given_what_it_takes(function: Callable[..., Any]) -> Callable[..., Any]:
         >>> given_what_it_takes(lambda x, *, hyper: x + hyper)(1, hyper=2, grads=3)
         3
     """
-    parameters = _names_of(function)
-    if parameters is None:
+    if torch.compiler.is_compiling():
+        return function  # signatures are no code that compiles; a method that is made there takes the other keywords
+    parameters = parameters_of(function)
+    if None in parameters:
         return function
 
     def given(*args: Any, **keywords: Any) -> Any:
