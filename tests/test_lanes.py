@@ -729,3 +729,17 @@ def test_what_a_killed_compiler_left_is_removed_with_the_next_program(tmp_path, 
     build.build('extern "C" void run() {}')
     assert sorted(path.suffix or path.name for path in folder.iterdir()) == [".so", "lock", "tmplink"]
     assert (tmp_path / "theirs" / "file").exists()
+
+
+@pytest.mark.compiled
+def test_one_of_many_examples_is_taken_by_a_number_in_the_carry(monkeypatch):
+    monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
+    table = torch.arange(12.0).reshape(4, 3)
+
+    def step(carry, _):
+        total, i = carry
+        return (total + table[i % 4] + table[-1 - i % 4], i + 1), ()
+
+    carry = torch.zeros(5, 3), torch.arange(5)
+    found, expected = (loop.scan(torch.vmap(step), carry, None, 6, backend=name)[0] for name in ("lanes", "eager"))
+    assert all(map(torch.equal, found, expected))

@@ -123,7 +123,7 @@ def trace(
         return Traced(low, [getattr(graph, name).detach() for name in constants], y_spec, len(leaves))
 
     try:
-        with _OneHot():
+        with _WithoutValues():
             traced = graph(contextlib.nullcontext())
     except ValueError:
         raise
@@ -142,7 +142,7 @@ def trace(
         if not result.lowered.checks:
             return result
     # Once more, to know the lines that errors name.
-    with _OneHot():
+    with _WithoutValues():
         return lowered(graph(_Lines()))
 
 
@@ -172,11 +172,19 @@ class _Lines(TorchDispatchMode):
         return result
 
 
-class _OneHot(TorchFunctionMode):
-    """``one_hot`` by comparing: torch's own looks at the values first, which no traced tensor has."""
+def _is_place(index: Any) -> bool:
+    """Whether an index is one whole number in a tensor."""
+    return isinstance(index, Tensor) and index.ndim == 0 and index.dtype in (torch.int64, torch.int32)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """``one_hot`` by comparing, and ``x[i]`` of a 0-d ``i`` by indexing: torch's own look at the values first, which no
+    traced tensor has."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if function is Tensor.__getitem__ and _is_place(args[1]):
+            return args[0][args[1].reshape(1)].squeeze(0)
         classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
         if function is torch.nn.functional.one_hot and classes > 0:
             index = args[0] if args else kwargs["tensor"]
