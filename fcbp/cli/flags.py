@@ -186,8 +186,6 @@ def _kind(name: str, default: Any, all_parts: Sequence[Part]) -> type:
         return type(default[0]) if default else int
     if any(name in part.numbers for part in all_parts):
         return float
-    if name == "edges":
-        return int
     return str if default is None or not isinstance(default, (bool, int, float)) else type(default)
 
 

@@ -12,15 +12,17 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fcbp.checks import arguments, shown
 from fcbp.designs import plain
 from fcbp.experiment.settings import Experiment
 
 __all__ = ["from_yaml", "lines", "load", "read", "to_yaml"]
+
+T = TypeVar("T")
 
 
 @arguments
@@ -96,10 +98,7 @@ def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
         ValueError: as for :func:`from_yaml`, with the file's name.
         OSError: the file cannot be read.
     """
-    try:
-        return _parse(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return _of_file(_parse, path)
 
 
 @arguments
@@ -110,8 +109,13 @@ def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
         ValueError: as for :func:`from_yaml`, with the file's name.
         OSError: the file cannot be read.
     """
+    return _of_file(from_yaml, path)
+
+
+def _of_file(parse: Callable[[str], T], path: Path | str) -> T:
+    """A file's text, parsed, with the file's name in errors."""
     try:
-        return from_yaml(Path(path).read_text())
+        return parse(Path(path).read_text())
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
