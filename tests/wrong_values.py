@@ -343,7 +343,11 @@ def public() -> dict[str, Callable[..., Any]]:
         value = getattr(fcbp, name)
         if inspect.ismodule(value):
             for inner in value.__all__:
-                found.setdefault(id(getattr(value, inner)), (f"{name}.{inner}", getattr(value, inner)))
+                try:
+                    member = getattr(value, inner)
+                except ImportError:  # it belongs to an extra that is not installed
+                    continue
+                found.setdefault(id(member), (f"{name}.{inner}", member))
     return {name: value for name, value in found.values() if inspect.isfunction(value) or name in CALLS}
 
 
