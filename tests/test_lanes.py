@@ -731,6 +731,35 @@ def test_what_a_killed_compiler_left_is_removed_with_the_next_program(tmp_path, 
     assert (tmp_path / "theirs" / "file").exists()
 
 
+DATA = {
+    "pixels": lambda: torch.randint(256, (7, 2, 3, 4), dtype=torch.uint8),
+    "sound": lambda: torch.randint(-(1 << 15), 1 << 15, (7, 24), dtype=torch.int16),
+    "signs": lambda: torch.randint(-1, 2, (7, 24), dtype=torch.int8),
+    "masks": lambda: torch.randint(2, (7, 24)).bool(),
+    "numbers": lambda: torch.randn(7, 24),
+    "every other one": lambda: torch.randn(14, 24)[::2],
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_data_that_a_step_closes_over_lie_once_in_memory(kind):
+    data, targets = DATA[kind](), torch.arange(7, dtype=torch.uint8)
+
+    def step(carry, _):
+        total, i, order = carry
+        example = data.reshape(-1)[i * 24 + order].float() + data[i].float().flatten() + data.float()[i].mean()
+        return (total + example, (i + targets[i] + 1) % 7, order.flip(0)), targets[i]
+
+    orders = torch.stack([torch.randperm(24) for _ in range(19)])
+    carry = torch.zeros(19, 24), torch.arange(19) % 7, orders
+    leaves, spec = optree.tree_flatten(carry)
+    drafted = lanes.draft(torch.vmap(step), leaves, spec, (), lambda *_: None)
+    assert f"[{data.numel()}]" not in drafted.source  # no array of as many
+    assert drafted.block_bytes < 2000 * drafted.width  # 24 numbers each, a few times
+    found, expected = (loop.scan(torch.vmap(step), carry, None, 6, backend=name) for name in ("lanes", "eager"))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.compiled
 def test_one_of_many_examples_is_taken_by_a_number_in_the_carry(monkeypatch):
     monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")

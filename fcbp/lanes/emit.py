@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 
 from fcbp.lanes.build import NO_MEMORY
-from fcbp.lanes.ir import Index, Node, at, axes_of, code, plus, substitute, times, variable
+from fcbp.lanes.ir import SHORT, Index, Node, at, axes_of, base, code, linear, plus, substitute, times, variable
 from fcbp.lanes.lower import Lowered
 from fcbp.lanes.places import is_inside
-from fcbp.lanes.plan import Plan, linear, make_plan
+from fcbp.lanes.plan import Plan, make_plan
 
 __all__ = ["emit", "prelude", "workspace"]
 
 _LETTER = {torch.float32: "F", torch.float64: "D", torch.int32: "I", torch.int64: "Q", torch.bool: "M"}
+_SHORT = {dtype: str(dtype).removeprefix("torch.") for dtype in SHORT}
+"""Integers that are short in the caller's arrays alone."""
+_LETTER |= dict.fromkeys(SHORT, "I")
 _SCALAR = {"F": "float", "D": "double", "I": "int", "Q": "int64", "M": "bool"}
 _BYTES = {"F": 4, "D": 8, "I": 4, "Q": 8, "M": 4}
 _SUMS = {"add": "0", "mul": "1", "bit_or": "0", "bit_and": "1"}
@@ -45,8 +48,8 @@ def emit(lowered: Lowered, elements: str = "vectors") -> tuple[str, Plan]:
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
     """Bytes of one lane's state and temporaries."""
-    arrays = {plan.buffers[n]: n.size * _BYTES[_LETTER[n.dtype]] for n in (*lowered.leaves.values(), *plan.order)}
-    return sum(arrays.values())
+    nodes = [n for n in (*lowered.leaves.values(), *plan.order) if not n.uniform]  # the members share the others
+    return sum({plan.buffers[n]: n.size * _BYTES[_LETTER[n.dtype]] for n in nodes}.values())
 
 
 @cache
@@ -173,7 +176,8 @@ class _Emitter:
 
     @staticmethod
     def external(node: Node) -> str:
-        return _SCALAR[_LETTER[node.dtype]]
+        """The C++ type of an element in the caller's arrays."""
+        return _SHORT.get(node.dtype, _SCALAR[_LETTER[node.dtype]])
 
     def leaf(self, role: str, i: int, leaf: Node) -> None:
         kind, name = self.external(leaf), self.plan.buffers[leaf]
@@ -198,7 +202,7 @@ class _Emitter:
             return
         # Examples lie a stride apart that the machine does not foresee.
         ahead = f"{here} + 4 * x_strides[{2 * i}]"
-        line = 64 // {"float": 4, "int": 4, "bool": 1}.get(kind, 8)
+        line = 64 // leaf.dtype.itemsize
         self.line(
             f"if (t + 4 < steps) EACH for (int i = 0; i < {leaf.size}; i += {line}) "
             f"PREFETCH({ahead} + offset_{name}[l] + i);"
@@ -425,12 +429,12 @@ class _Emitter:
             self.line(f"rank_row({row}, {buffer} + r * {n}, {n}, {str(node.data).lower()});")
 
     def kernel_scatter(self, node: Node, buffer: str) -> None:
-        base, source, *_ = node.args
+        old, source, *_ = node.args
         places, function = node.data
         here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
         if node not in self.plan.takes_over:
             with self.loops(self.sizes):
-                self.line(f"{buffer}[{code(linear(here, node.shape))}] = {self.value(base, here, node.uniform)};")
+                self.line(f"{buffer}[{code(linear(here, node.shape))}] = {self.value(old, here, node.uniform)};")
         self.sizes = list(source.shape)
         here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
         with self.loops(self.sizes):
@@ -480,20 +484,26 @@ class _Emitter:
             text = self.name(self.compute(node, index))
             self.line(f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}] = {text};")
         elif self.plan.is_stored(node):
-            stored = f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]"
+            stored = self.shared_whole(node, f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]")
             text = self.name(f"held({stored})" if self.tiled and not node.uniform else stored)
         else:
             text = self.name(self.compute(node, index))
         self.known[-1][node, index] = text
         return text
 
+    @staticmethod
+    def shared_whole(node: Node, text: str) -> str:
+        """An element that was read; of short integers that the members share, widened."""
+        return f"(int){text}" if node.uniform and node.dtype in _SHORT else text
+
     def compute(self, node: Node, index: tuple[Index, ...]) -> str:
         if node.kind == "gather":
-            address, varies = self.address(node, node.data, node.args[0].shape, index)
-            buffer = self.plan.buffers[node.args[0]]
+            table = node.args[0]
+            address, varies = self.address(node, node.data, table.shape, index)
+            buffer = self.plan.buffers[base(table)]
             if not varies:
-                return f"{buffer}[{address}]"
-            if node.args[0].uniform:
+                return self.shared_whole(table, f"{buffer}[{address}]")
+            if table.uniform:
                 return f"gather_shared<{_LETTER[node.dtype]}>({buffer}, {address})"
             return f"gather({buffer}, {address})"
         args = [self.value(a, index, node.uniform) for a in node.args]
@@ -501,8 +511,10 @@ class _Emitter:
             self.wrong(node, f"to_M(eq({args[1]}, sub({args[1]}, {args[1]})))")
         if node.data == "to":
             if not node.uniform:
-                return f"to_{_LETTER[node.dtype]}({args[0]})"
-            return f"({args[0]} != 0)" if node.dtype == torch.bool else f"({_vector(node)}){args[0]}"
+                text = f"to_{_LETTER[node.dtype]}({args[0]})"
+            else:
+                text = f"({args[0]} != 0)" if node.dtype == torch.bool else f"({_vector(node)}){args[0]}"
+            return f"as_{_SHORT[node.dtype]}({text})" if node.dtype in _SHORT else text
         return f"{node.data}({', '.join(args)})"
 
     def wrong(self, node: Node, mask: str) -> None:

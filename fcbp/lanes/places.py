@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fcbp.lanes.ir import Builder, Index, Node, variable
+from fcbp.lanes.ir import SHORT, Builder, Index, Node, base, is_reshape, variable
 from fcbp.lanes.pointwise import Out, operation
 from fcbp.lanes.reach import reach
 from fcbp.lanes.shapes import inverse, last, narrow
@@ -27,13 +27,20 @@ def gather(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[
         return b.scalar(x.data, x.dtype, shape)
     numbers = iter(range(1, len(indices) + 1))
     data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
-    x = x if x.kind == "leaf" else b.make("map", (x,), "same", x.shape, x.dtype)
+    if x.kind == "map" and x.data == "to":
+        return b.to(gather(b, x.args[0], places, shape), x.dtype)  # of few elements, not of a whole data set
+    if x.size >= 1 << 31 and not all(index.uniform for index in indices):
+        raise NotImplementedError(f"a table of {x.size} elements, in which members count to 2^31")
+    if not (base(x).kind == "leaf" and is_reshape(x)):
+        x = b.make("map", (x,), "same", x.shape, x.dtype)
     made = b.make("gather", (x, *indices), data, shape, x.dtype)
     return made if safe else b.check(made)
 
 
 def scatter(b: Builder, x: Node, places: Sequence[Index | Node], source: Node, function: str) -> Node:
     """``x`` with ``source`` written at ``places``, later elements over earlier ones."""
+    if function == "add" and x.dtype in SHORT:
+        return b.to(scatter(b, b.to(x, torch.int32), places, source, function), x.dtype)
     indices = [b.expand(p, source.shape) for p in places if isinstance(p, Node)]
     numbers = iter(range(2, len(indices) + 2))
     data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
@@ -53,7 +60,7 @@ def _are_inside(places: Sequence[Index | Node], shape: Sequence[int]) -> bool:
 
 def _from_the_end(b: Builder, index: Node, size: int) -> Node:
     """An index whose negative values count from the end."""
-    if index.dtype == torch.bool:
+    if index.dtype in (torch.bool, torch.uint8):
         raise NotImplementedError("a mask as an index")
     if reach(index)[0] >= 0:
         return index

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fcbp.lanes.ir import Index, Node, at, plus, strides, substitute, times, variable
+from fcbp.lanes.ir import Index, Node, base, linear, substitute, variable
 from fcbp.lanes.lower import Lowered
 
-__all__ = ["Plan", "linear", "make_plan"]
+__all__ = ["Plan", "make_plan"]
 
 # Maps that neither round nor take long: computing them again gives the same bits and costs less than memory does.
 _CHEAP = {"to", "same", "neg", "v_abs", "lt", "le", "gt", "ge", "eq", "ne", "bit_and", "bit_or", "bit_xor", "bit_not"}
@@ -41,11 +41,6 @@ class Plan:
 
     def is_stored(self, node: Node) -> bool:
         return node in self.buffers
-
-
-def linear(index: Index | list[Index] | tuple[Index, ...], shape: tuple[int, ...]) -> Index:
-    """The place in memory of the element at an index for each axis."""
-    return plus(at(0), *(times(i, s) for i, s in zip(index, strides(shape), strict=True)))  # type: ignore[arg-type]
 
 
 def make_plan(lowered: Lowered) -> Plan:
@@ -97,10 +92,6 @@ def _constant(needed: list[Node], fixed: set[Node]) -> set[Node]:
     return constant
 
 
-def _base(node: Node) -> Node:
-    return node.args[0] if node.kind == "view" else node
-
-
 def _users(needed: list[Node]) -> dict[Node, list[tuple[Node, int]]]:
     users: dict[Node, list[tuple[Node, int]]] = {node: [] for node in needed}
     for node in needed:
@@ -120,7 +111,7 @@ def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict
         for user, i in users[node]:
             masks = set(held.get(user, ()))
             if user.kind == "map" and user.data == "choose" and i == 1:
-                masks |= {mask for mask in _implied(_base(user.args[0])) if not mask.uniform and mask not in constant}
+                masks |= {mask for mask in _implied(base(user.args[0])) if not mask.uniform and mask not in constant}
             common = masks if common is None else common & masks
         if common:
             held[node] = common
@@ -154,7 +145,7 @@ def _implied(mask: Node) -> set[Node]:
         parts = mask.args[:2]
     else:
         parts = mask.args if mask.data == "bit_and" else ()
-    return found.union(*map(_implied, map(_base, parts)))
+    return found.union(*map(_implied, map(base, parts)))
 
 
 def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], apart: set[Node]) -> set[Node]:
@@ -197,7 +188,7 @@ def _readers(node: Node, users: dict[Node, list[tuple[Node, int]]]) -> Iterator[
 
 
 def _is_shallow(node: Node) -> bool:
-    return all(_base(a).kind != "map" for a in node.args)
+    return all(base(a).kind != "map" for a in node.args)
 
 
 def _inline(node: Node, stored: set[Node]) -> Iterator[Node]:
