@@ -269,7 +269,7 @@ class _Emitter:
         """Loops over the axes, of which those of one element need none."""
         depth = 0
         rolled = "" if unroll else "ROLLED "
-        for axis, size in zip(names or range(len(sizes)), sizes, strict=True):
+        for axis, size in zip(range(len(sizes)) if names is None else names, sizes, strict=True):
             if size > 1:
                 self.line(f"{rolled}for (int64 i{axis} = 0; i{axis} < {size}; i{axis}++) {{")
                 self.depth += 1
@@ -287,7 +287,9 @@ class _Emitter:
         self.computing = self.plan.summed.get(node)
         here = [variable(a, self.sizes) for a in range(len(self.sizes))]
         buffer = self.plan.buffers[node]
-        if node.kind in ("map", "gather"):
+        if self.fills(node) is not None:
+            self.kernel_fill(node, here)
+        elif node.kind in ("map", "gather"):
             with self.scope(""), self.loops(self.sizes):
                 value = self.compute(node, tuple(here))
                 self.line(f"{buffer}[{code(linear(here, node.shape))}] = {value};")
@@ -295,6 +297,20 @@ class _Emitter:
             with self.scope(""):
                 getattr(self, f"kernel_{node.kind}")(node, buffer)
         self.known = outside
+
+    def kernel_fill(self, node: Node, here: list[Index]) -> None:
+        """A choice, for the rows of which a lane has the mask."""
+        rows = sorted(self.axes_read(node.args[0], here))
+        within = [a for a in range(len(self.sizes)) if a not in rows]
+        place = f"{self.plan.buffers[node]}[{code(linear(here, node.shape))}]"
+        with self.scope(""), self.loops([self.sizes[a] for a in rows], rows):
+            if not rows or all(self.sizes[a] == 1 for a in within):
+                with self.loops([self.sizes[a] for a in within], within):
+                    self.line(f"{place} = {self.compute(node, tuple(here))};")
+                return
+            mask = self.value(node.args[0], tuple(here), False)
+            with self.scope(f"if (SELDOM(some_lane({mask})))"), self.loops([self.sizes[a] for a in within], within):
+                self.line(f"{place} = {self.compute(node, tuple(here))};")
 
     def kernel_reduce(self, node: Node, buffer: str) -> None:
         (x,), (function, axes) = node.args, node.data
@@ -426,7 +442,13 @@ class _Emitter:
         rows, n = node.size // node.shape[-1], node.shape[-1]
         with self.scope(f"for (int r = 0; r < {rows}; r++)"):
             row = f"{self.plan.buffers[x]} + r * {n}"
-            self.line(f"rank_row({row}, {buffer} + r * {n}, {n}, {str(node.data).lower()});")
+            arguments = f"{row}, {buffer} + r * {n}, {n}, {str(node.data).lower()}"
+            limit = self.plan.limits.get(node)
+            if limit is None:
+                self.line(f"rank_row({arguments});")
+            else:
+                number = self.value(limit, tuple(at(0) for _ in limit.shape), False)
+                self.line(f"rank_first({arguments}, {number});")
 
     def kernel_scatter(self, node: Node, buffer: str) -> None:
         old, source, *_ = node.args

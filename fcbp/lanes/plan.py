@@ -3,8 +3,9 @@
 Chains of elementwise operations are computed where they are read; a value is stored where that would compute it more
 than once, and where its kind needs a loop of its own. What depends on nothing that moves is computed once, before the
 time loop. What is only read where a mask holds is skipped while no lane of the block has the mask: most steps replace
-nothing. A value takes over the memory of one that nobody reads after it. A sum over what was just written is taken in
-the loop that writes it.
+nothing. A choice of few rows is written over what it leaves as it is, row by row, for the rows that a lane has the mask
+of; of a rank that is compared with one number, as many places are found. A value takes over the memory of one that
+nobody reads after it. A sum over what was just written is taken in the loop that writes it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from fcbp.lanes.ir import Index, Node, base, linear, substitute, variable
+import torch
+
+from fcbp.lanes.ir import Index, Node, base, is_reshape, linear, substitute, variable
 from fcbp.lanes.lower import Lowered
 
 __all__ = ["Plan", "make_plan"]
 
+ROW = 4
+"""Elements that a mask's element stands for at the least, where a branch on it pays."""
 # Maps that neither round nor take long: computing them again gives the same bits and costs less than memory does.
 _CHEAP = {"to", "same", "neg", "v_abs", "lt", "le", "gt", "ge", "eq", "ne", "bit_and", "bit_or", "bit_xor", "bit_not"}
 
@@ -38,6 +43,8 @@ class Plan:
     """Nodes that are written over an argument's array."""
     summed: dict[Node, Node] = field(default_factory=dict)
     """By a reduction: the node before it that it reads once and whole, computed in its loop."""
+    limits: dict[Node, Node] = field(default_factory=dict)
+    """By a rank: the number below which its places matter."""
 
     def is_stored(self, node: Node) -> bool:
         return node in self.buffers
@@ -45,17 +52,32 @@ class Plan:
 
 def make_plan(lowered: Lowered) -> Plan:
     """Decide on everything but the text."""
+    seldom = _seldom(_needed(lowered.results))
+    while True:
+        plan = _planned(lowered, seldom)
+        # Where what a choice leaves as it is cannot be written over, it is better made with the choice, in one loop.
+        apart = {node for node in seldom if plan.takes_over.get(node) is not base(node.args[2])}
+        if not apart:
+            return plan
+        seldom -= apart
+
+
+def _planned(lowered: Lowered, seldom: set[Node]) -> Plan:
+    """The plan in which the choices of ``seldom`` are loops of their own."""
     leaves = [lowered.leaves["carry", i] for i in range(sum(role == "carry" for role, _ in lowered.leaves))]
     results = lowered.results
     moving = [i for i, leaf in enumerate(leaves) if results[i] is not leaf]
     needed = _needed(results)
     constant = _constant(needed, {leaf for i, leaf in enumerate(leaves) if i not in moving})
     outputs = {results[i] for i in moving} | set(results[len(leaves) :])
-    guards = _guards(needed, constant, outputs)
+    held = _held(needed, constant, outputs)
+    guards = _guards(held)
     careful = {n for n in needed if n.kind in ("gather", "scatter") or n in lowered.checks}
     _keep_valid(careful, guards)
-    stored = _stored(needed, constant, outputs, set(guards.values()) | (careful & guards.keys()))
-    order = _ordered(stored, guards)
+    rare = (seldom | {base(node.args[2]) for node in seldom}) - constant
+    stored = _stored(needed, constant, outputs, set(guards.values()) | (careful & guards.keys()) | rare)
+    limits = _limits(needed, held)
+    order = _ordered(stored, guards, limits)
     hoisted = [n for n in order if n in constant]
     masks = set(guards.values())
     order, summed = _summed_at_once([n for n in order if n not in constant], stored, guards, masks)
@@ -65,7 +87,43 @@ def make_plan(lowered: Lowered) -> Plan:
         # Written too early, a sum would be in the way of what its part still reads.
         if plan.buffers[total] not in {plan.buffers[a] for a in _inline(part, stored)} | {plan.buffers[part]}:
             plan.summed[total] = part
+    plan.limits = limits
     return plan
+
+
+def _seldom(needed: list[Node]) -> set[Node]:
+    """Choices of rows, of which most steps choose none."""
+    found = set()
+    for node in needed:
+        if node.kind == "map" and node.data == "choose" and not node.uniform and is_reshape(node.args[2]):
+            mask = base(node.args[0])
+            if mask.kind == "map" and not mask.uniform and ROW * mask.size <= node.size:
+                found.add(node)
+    return found
+
+
+def _limits(needed: list[Node], held: dict[Node, set[Node]]) -> dict[Node, Node]:
+    """Ranks of a single row that are compared with one number, and else read where they are less, with that number."""
+    users = _users(needed)
+    limits: dict[Node, Node] = {}
+    for rank in (n for n in needed if n.kind == "rank" and not n.uniform and n.size == n.shape[-1]):
+        readers = list(_beyond_names(rank, users))
+        less = {user for user, i in readers if user.kind == "map" and user.data == "lt" and i == 0}
+        numbers = {base(user.args[1]) for user in less}
+        below = [user for user, _ in readers if user not in less]
+        known = all(less & set().union(*map(_implied, held.get(user, ()))) for user in below)
+        if len(numbers) == 1 and known and next(iter(numbers)).size == 1 and next(iter(numbers)).dtype == torch.int32:
+            limits[rank] = numbers.pop()
+    return limits
+
+
+def _beyond_names(node: Node, users: dict[Node, list[tuple[Node, int]]]) -> Iterator[tuple[Node, int]]:
+    """Who reads a node's numbers, be it through views or in another dtype, and as which argument."""
+    for user, i in users[node]:
+        if user.kind == "view" or (user.kind == "map" and user.data in ("to", "same")):
+            yield from _beyond_names(user, users)
+        else:
+            yield user, i
 
 
 def _needed(results: list[Node]) -> list[Node]:
@@ -100,8 +158,8 @@ def _users(needed: list[Node]) -> dict[Node, list[tuple[Node, int]]]:
     return users
 
 
-def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict[Node, Node]:
-    """Nodes read only under a mask of fewer elements than what it saves."""
+def _held(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict[Node, set[Node]]:
+    """Nodes read only where masks hold, and these masks."""
     users = _users(needed)
     held: dict[Node, set[Node]] = {}
     for node in reversed(needed):
@@ -115,6 +173,11 @@ def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict
             common = masks if common is None else common & masks
         if common:
             held[node] = common
+    return held
+
+
+def _guards(held: dict[Node, set[Node]]) -> dict[Node, Node]:
+    """Nodes read only under a mask of fewer elements than what it saves."""
     guards: dict[Node, Node] = {}
     for node, masks in held.items():
         # Of masks that are worked out in every step, the one that says most.
@@ -124,7 +187,7 @@ def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict
     for node, mask in guards.items():
         work = node.size * node.shape[-1] if node.kind == "rank" else node.size
         saved[mask] = saved.get(mask, 0) + work * (node.kind in ("map", "reduce", "gather", "rank"))
-    return {node: mask for node, mask in guards.items() if saved[mask] >= 4 * mask.size}
+    return {node: mask for node, mask in guards.items() if saved[mask] >= ROW * mask.size}
 
 
 def _keep_valid(careful: set[Node], guards: dict[Node, Node]) -> None:
@@ -153,15 +216,25 @@ def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], apart: 
     users = _users(needed)
     stored: set[Node] = set()
     evaluations: dict[Node, int] = {}
+    loop_of: dict[Node, Node] = {}
     for node in reversed(needed):
         times_read = 0
+        shared: dict[Node, int] = {}
         for user, _ in users[node]:
             if user in stored:
-                times_read += (
-                    user.args[0].size if user.kind in ("reduce", "rank", "scan") else max(user.size, node.size)
-                )
+                read = user.args[0].size if user.kind in ("reduce", "rank", "scan") else max(user.size, node.size)
             else:
-                times_read += evaluations[user]
+                read = evaluations[user]
+            # Of whole numbers, which no rounding tells apart, one element that several read in one loop is made once.
+            loop = loop_of.get(user) if not node.dtype.is_floating_point and user.kind == "map" else None
+            if loop is None:
+                times_read += read
+            else:
+                shared[loop] = max(shared.get(loop, 0), read)
+        times_read += sum(shared.values())
+        loops = {loop_of.get(user) if user.kind == "map" else None for user, _ in users[node]}
+        if node.kind == "map" and len(loops) == 1 and (only := loops.pop()) is not None:
+            loop_of[node] = only
         evaluations[node] = times_read
         if node.kind in ("leaf", "scalar", "position", "view") and node not in outputs:
             continue
@@ -175,6 +248,8 @@ def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], apart: 
                 continue
         if node.kind not in ("leaf", "scalar", "position", "view"):
             stored.add(node)
+            if node.kind == "map":
+                loop_of[node] = node
     return stored
 
 
@@ -205,10 +280,12 @@ def _inline(node: Node, stored: set[Node]) -> Iterator[Node]:
             waiting += a.args
 
 
-def _ordered(stored: set[Node], guards: dict[Node, Node]) -> list[Node]:
+def _ordered(stored: set[Node], guards: dict[Node, Node], limits: dict[Node, Node]) -> list[Node]:
     done: dict[Node, None] = {}
     by_number = sorted(stored, key=lambda n: n.number)
     reading = {n: sorted(_inline(n, stored), key=lambda n: n.number) for n in by_number}
+    for rank, number in limits.items():
+        reading[rank] = [*reading[rank], *([number] if number in stored else _inline(number, stored))]
 
     def visit(root: Node) -> None:
         waiting = [(root, False)]
