@@ -100,12 +100,12 @@ def select_and_reset(
     if transfer_bias:
         params = _transfer_biases(params, active, state, hyper, chosen)
     params = _reset(params, active, chosen, draw_rows, _keys_of(units, hyper, capacity, draws))
-    owed = {name: chosen[name].owed if name in chosen else claim.owed for name, claim in claims.items()}
+    paid = {name: chosen[name].owed if name in chosen else claim.owed for name, claim in claims.items()}
     replaced = {
         name: chosen[name].replaced if name in chosen else torch.zeros_like(claim.eligible)
         for name, claim in claims.items()
     }
-    return params, _forget(state, active, replaced)._replace(owed=owed, key=key), replaced
+    return params, _forget(state, active, replaced)._replace(owed={**state.owed, **paid}, key=key), replaced
 
 
 # --- select ---------------------------------------------------------------------------------------------
