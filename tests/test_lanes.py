@@ -772,3 +772,25 @@ def test_one_of_many_examples_is_taken_by_a_number_in_the_carry(monkeypatch):
     carry = torch.zeros(5, 3), torch.arange(5)
     found, expected = (loop.scan(torch.vmap(step), carry, None, 6, backend=name)[0] for name in ("lanes", "eager"))
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 9), (13, 26, 4), (3, 2, 31)])
+def test_no_number_depends_on_the_machines_registers(shape):
+    rows, inner, columns = shape
+
+    def step(carry, x):
+        w, total = carry
+        loss = lambda w: torch.tanh(x @ w).square().sum()  # noqa: E731
+        grad, value = torch.func.grad_and_value(loss)(w)
+        return (w - 0.1 * grad, total + value), grad.sum(0)
+
+    carry = torch.randn(19, inner, columns), torch.zeros(19)
+    xs = torch.randn(4, 19, rows, inner)
+    leaves, spec = optree.tree_flatten(carry)
+    drafted = lanes.draft(torch.vmap(step), leaves, spec, xs, lambda *_: None)
+    results = []
+    for registers in (16, 32):
+        source, plan = emit(drafted.traced.lowered, "vectors", registers)
+        program = dataclasses.replace(drafted, source=source, plan=plan).compile()
+        results.append(optree.tree_leaves(program(leaves, xs, 4)))
+    assert all(map(torch.equal, *results))

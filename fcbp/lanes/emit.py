@@ -28,22 +28,27 @@ _BYTES = {"F": 4, "D": 8, "I": 4, "Q": 8, "M": 4}
 _SUMS = {"add": "0", "mul": "1", "bit_or": "0", "bit_and": "1"}
 CHAINS = 6
 """Sums that run side by side, so that one need not wait for another's last addition."""
-TILES = ((3, 3), (2, 5), (5, 2), (2, 4), (4, 2))
-"""Sums of products side by side in two directions: with their factors they leave some of 16 registers free."""
+TILES = {
+    16: ((3, 3), (2, 5), (5, 2), (2, 4), (4, 2)),
+    32: ((4, 6), (5, 5), (6, 4), (8, 3), (3, 7), (2, 9), (4, 4), (3, 3)),
+}
+"""By the machine's vector registers: sums of products side by side in two directions, which with their factors leave
+some registers free."""
 
 HEAP_FROM = 256
 """Elements of an array from which on it does not lie on the stack."""
 
 
-def emit(lowered: Lowered, elements: str = "vectors") -> tuple[str, Plan]:
+def emit(lowered: Lowered, elements: str = "vectors", registers: int = 16) -> tuple[str, Plan]:
     """The source of a program, and its plan.
 
     Args:
         elements: ``"vectors"`` of members, or ``"threads"`` of one member each.
+        registers: vectors that the machine's registers hold: 16 or 32. No number depends on it.
     """
     plan = make_plan(lowered)
     heap_from = HEAP_FROM if elements == "vectors" else math.inf
-    return "\n".join([prelude(elements), *_Emitter(lowered, plan, heap_from).program()]) + "\n", plan
+    return "\n".join([prelude(elements), *_Emitter(lowered, plan, heap_from, registers).program()]) + "\n", plan
 
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
@@ -88,8 +93,8 @@ def _segments(size: int, width: int) -> list[tuple[int, int, int]]:
 
 
 class _Emitter:
-    def __init__(self, lowered: Lowered, plan: Plan, heap_from: float) -> None:
-        self.lowered, self.plan, self.heap_from = lowered, plan, heap_from
+    def __init__(self, lowered: Lowered, plan: Plan, heap_from: float, registers: int) -> None:
+        self.lowered, self.plan, self.heap_from, self.registers = lowered, plan, heap_from, registers
         self.lines: list[str] = []
         self.on_heap: list[str] = []
         self.depth = 1
@@ -332,9 +337,10 @@ class _Emitter:
                     places = [[*place[:axis], entry, *place[axis + 1 :]] for place in places for entry in entries]
                 vector = _vector(node)
                 start_value = self.identity(function, node)
-                # Of few sums, each in several parts.
+                # Of few sums, each in several parts; not where how many there are depends on the machine's registers.
                 inner = self.sizes[-1]
-                parts = max((p for p in range(1, CHAINS // len(places) + 1) if inner % p == 0), default=1)
+                most = CHAINS // len(places) if len(tiles) < 2 else 1
+                parts = max((p for p in range(1, most + 1) if inner % p == 0), default=1)
                 for k in range(len(places) * parts):
                     self.line(f"{vector} sum{k} = {start_value};")
                 reduced = [*self.sizes[kept:-1], inner // parts]
@@ -378,7 +384,7 @@ class _Emitter:
         def loads(tile: tuple[int, int]) -> int:
             return -(-sizes[rows] // tile[0]) * -(-sizes[columns] // tile[1]) * sum(tile)
 
-        height, width = min(TILES, key=loads)
+        height, width = min(TILES[self.registers], key=loads)
         found = {rows: min(height, sizes[rows]), columns: min(width, sizes[columns])}
         return dict(sorted(found.items()))
 
