@@ -90,3 +90,18 @@ def test_a_rank_compared_with_a_number_is_a_whole_sorts():
     found, expected = (loop.scan(torch.vmap(step), keys, xs, backend=name) for name in ("lanes", "eager"))
     for a, b in zip(optree.tree_leaves(found), optree.tree_leaves(expected), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_gradient_summed_over_a_batch_is_not_stored():
+    def step(carry, example):
+        w, size = carry
+        inputs, targets = example
+        grad = torch.func.grad(lambda w: torch.nn.functional.cross_entropy(inputs @ w.T, targets))(w)
+        return (w - size * grad, size), ()
+
+    carry = torch.randn(MEMBERS, 3, INPUTS), torch.rand(MEMBERS)
+    examples = torch.rand(2, MEMBERS, 8, INPUTS), torch.randint(3, (2, MEMBERS, 8))
+    program = drafted(torch.vmap(step), carry, examples)
+    assert (3, INPUTS) in [result.shape for result in program.plan.finished.values()]
+    assert program.source.count(f"F carry0[{3 * INPUTS}];") == 1
+    assert program.source.count(f"[{3 * INPUTS}];") == 1

@@ -145,7 +145,9 @@ class _Emitter:
                 for (role, i), leaf in leaves.items():
                     self.leaf(role, i, leaf)
                 for node in plan.order:
-                    if not plan.buffers[node].startswith("carry") and node not in plan.takes_over:
+                    in_place = plan.buffers[node].startswith("carry") or node in plan.takes_over
+                    finished = node in plan.finished and plan.takes_over.get(plan.finished[node]) is not node
+                    if not in_place and not finished:
                         self.array(node)
                 for check in self.checks.values():
                     self.line(f"M wrong{check} = {{}};")
@@ -233,8 +235,8 @@ class _Emitter:
     # --- loops ---
 
     def kernels(self, nodes: Sequence[Node]) -> None:
-        summed = set(self.plan.summed.values())
-        nodes = [node for node in nodes if node not in summed]
+        elsewhere = {*self.plan.summed.values(), *self.plan.finished.values()}
+        nodes = [node for node in nodes if node not in elsewhere]
         filled = [found[0] for node in nodes if (found := self.fills(node)) is not None]
         masks = {*self.plan.guards.values(), *filled}
         position = 0
@@ -330,7 +332,8 @@ class _Emitter:
             for axis, (_, count, _) in zip(tiles, parts_of_axes, strict=True):
                 outer[axis] = count
             own = [variable(a, [*outer, *self.sizes[kept:]]) for a in range(len(self.sizes))]
-            with self.scope(""), self.loops(outer):
+            order = self.loop_order(x, tiles, outer)
+            with self.scope(""), self.loops([outer[a] for a in order], order):
                 places = [own]
                 for axis, (start, _, width) in zip(tiles, parts_of_axes, strict=True):
                     entries = [plus(times(own[axis], width), at(start + i)) for i in range(width)]
@@ -361,7 +364,15 @@ class _Emitter:
                     total = [f"sum{k * parts + part}" for part in range(parts)]
                     while len(total) > 1:
                         total = [f"{function}({', '.join(total[:2])})", *total[2:]]
-                    self.line(f"{buffer}[{code(linear(place[:kept], node.shape))}] = {total[0]};")
+                    self.store_total(node, place[:kept], total[0])
+
+    def store_total(self, node: Node, place: Sequence[Index], total: str) -> None:
+        """Store a sum, or what is made of it."""
+        result = self.plan.finished.get(node, node)
+        if result is not node:
+            self.known[-1][node, tuple(place)] = total
+            total = self.compute(result, tuple(place))
+        self.line(f"{self.plan.buffers[result]}[{code(linear(place, result.shape))}] = {total};")
 
     def tiles(self, x: Node, kept: int) -> dict[int, int]:
         """How many entries of which of the ``kept`` axes are summed side by side.
@@ -387,6 +398,20 @@ class _Emitter:
         height, width = min(TILES[self.registers], key=loads)
         found = {rows: min(height, sizes[rows]), columns: min(width, sizes[columns])}
         return dict(sorted(found.items()))
+
+    def loop_order(self, x: Node, tiles: dict[int, int], counts: Sequence[int]) -> list[int]:
+        """The axes of the loops over tiles, the outermost first: what is read again for each of them is the smaller."""
+        order = list(range(len(counts)))
+        if len(tiles) < 2:
+            return order
+        here = [variable(a, self.sizes) for a in range(len(self.sizes))]
+        read = [self.axes_read(factor, here) for factor in x.args]
+
+        def read_again(outer: int) -> int:
+            return counts[outer] * sum(math.prod(self.sizes[a] for a in axes) for axes in read if outer not in axes)
+
+        first, second = sorted(tiles, key=read_again)
+        return [*(a for a in order if a not in tiles), first, second]
 
     def axes_read(self, node: Node, index: Sequence[Index]) -> set[int]:
         """The axes of the loops on which the element at an index depends."""

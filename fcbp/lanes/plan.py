@@ -43,6 +43,8 @@ class Plan:
     """Nodes that are written over an argument's array."""
     summed: dict[Node, Node] = field(default_factory=dict)
     """By a reduction: the node before it that it reads once and whole, computed in its loop."""
+    finished: dict[Node, Node] = field(default_factory=dict)
+    """By a reduction: the node behind it that alone reads it, element by element, and is computed in its loop."""
     limits: dict[Node, Node] = field(default_factory=dict)
     """By a rank: the number below which its places matter."""
 
@@ -80,13 +82,17 @@ def _planned(lowered: Lowered, seldom: set[Node]) -> Plan:
     order = _ordered(stored, guards, limits)
     hoisted = [n for n in order if n in constant]
     masks = set(guards.values())
-    order, summed = _summed_at_once([n for n in order if n not in constant], stored, guards, masks)
+    order, finished = _finished_at_once([n for n in order if n not in constant], stored, guards, masks | outputs)
+    order, summed = _summed_at_once(order, stored, guards, masks | finished.keys() | set(finished.values()))
     plan = Plan(moving, [*hoisted, *order], set(hoisted), guards)
     _place(plan, lowered, leaves, outputs)
+    # Written too early, a result would be in the way of what is still read in its loop.
     for total, part in summed.items():
-        # Written too early, a sum would be in the way of what its part still reads.
         if plan.buffers[total] not in {plan.buffers[a] for a in _inline(part, stored)} | {plan.buffers[part]}:
             plan.summed[total] = part
+    for total, result in finished.items():
+        if plan.buffers[result] not in {plan.buffers[a] for a in _inline(total, stored)}:
+            plan.finished[total] = result
     plan.limits = limits
     return plan
 
@@ -305,8 +311,35 @@ def _ordered(stored: set[Node], guards: dict[Node, Node], limits: dict[Node, Nod
     return list(done)
 
 
+def _finished_at_once(
+    order: list[Node], stored: set[Node], guards: dict[Node, Node], apart: set[Node]
+) -> tuple[list[Node], dict[Node, Node]]:
+    """The order with sums of products right before what alone reads them, and for each of these sums what that is.
+
+    A gradient summed over a batch is then never stored: the weights are updated where it is summed.
+    """
+    order = list(order)
+    readers: dict[Node, list[Node]] = {}
+    for node in order:
+        for a in _inline(node, stored):
+            readers.setdefault(a, []).append(node)
+    finished: dict[Node, Node] = {}
+    for total in [n for n in order if n.kind == "reduce" and n.data[0] == "add" and n not in apart | guards.keys()]:
+        reading = readers.get(total, [])
+        if len(reading) != 1 or reading[0] in finished.values():
+            continue
+        (result,) = reading
+        plain = result.kind == "map" and result.data != "choose" and result not in guards
+        alike = (result.shape, result.uniform) == (total.shape, total.uniform)
+        if plain and alike and result not in guards.values() and _reads_at(result, result.shape, total, stored):
+            order.remove(total)
+            order.insert(order.index(result), total)
+            finished[total] = result
+    return order, finished
+
+
 def _summed_at_once(
-    order: list[Node], stored: set[Node], guards: dict[Node, Node], masks: set[Node]
+    order: list[Node], stored: set[Node], guards: dict[Node, Node], apart: set[Node]
 ) -> tuple[list[Node], dict[Node, Node]]:
     """The order with reductions right behind what they read, and for each of these reductions what that is."""
     order = list(order)
@@ -314,10 +347,10 @@ def _summed_at_once(
     for total in [n for n in order if n.kind == "reduce" and n.data[0] not in ("argmin", "argmax")]:
         reading = [a for a in _inline(total, stored) if a in stored]
         places = [order.index(a) for a in reading if a in order]
-        if total in guards or not places:
+        if total in guards or total in apart or not places:
             continue
         part = order[max(places)]
-        plain = part.kind == "map" and part.data != "choose" and part not in guards and part not in masks
+        plain = part.kind == "map" and part.data != "choose" and part not in guards and part not in apart
         if plain and part not in summed.values() and part.uniform == total.uniform and _reads_once(total, part, stored):
             order.remove(total)
             order.insert(max(places) + 1, total)
