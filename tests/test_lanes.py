@@ -362,21 +362,20 @@ def test_explain(monkeypatch):
     small = loop.explain(torch.vmap(fits), torch.zeros(30, 4), torch.zeros(2, 30, 4))
     assert small.backend == "lanes"
     assert "30 members" in str(small)
-    products = loop.explain(torch.vmap(wide), torch.zeros(30, 300, 300))
+    products = loop.explain(torch.vmap(wide), torch.zeros(17, 300, 300))
     assert products.backend == "scan"
-    assert "uses what a block holds" in products.reason
+    assert re.search("17 members, .* lanes idle; .* as long", products.reason)
+    few = loop.explain(torch.vmap(wide), torch.zeros(1, 100, 100))
+    assert (few.backend, "lanes idle" in few.reason) == ("scan", True)
     carry, xs = torch.ones(9, 200, 200), torch.ones(2, 9, 1, 1)
-    assert loop.explain(torch.vmap(fits), carry, xs).backend == "lanes"
     # Who insists has it all the same, as long as it can be.
-    monkeypatch.setattr(choice, "SHARED_CACHE", 1 << 18)
+    monkeypatch.setattr(choice, "UNASKED", 1 << 18)
     large = loop.explain(torch.vmap(fits), carry, xs)
     assert large.backend == "scan"
     assert "KiB; expected at most 256" in large.reason
     assert torch.equal(loop.scan(torch.vmap(fits), carry, xs, backend="lanes")[0], carry + 2)
     with pytest.raises(ValueError, match="KiB; expected at most 1048576"):
         loop.scan(torch.vmap(wide), torch.zeros(2, 8000, 8000), (), 2, backend="lanes")
-    few = loop.explain(torch.vmap(wide), torch.zeros(1, 40, 40))
-    assert (few.backend, "1 of" in few.reason) == ("scan", lanes.width("vectors") > 2)
 
 
 def unsupported(carry, x):
@@ -507,7 +506,7 @@ def test_small_learners_run_in_lanes_unasked(monkeypatch):
     assert loop.explain(step, carry, xs).backend == "lanes"
     # One member of much work leaves lanes empty, in which the compiled scan has its vectors.
     alone = torch.vmap(lambda c, x: (c @ c * x, ()))
-    assert loop.explain(alone, torch.ones(1, 40, 40), torch.ones(2, 1)).backend == "scan"
+    assert loop.explain(alone, torch.ones(1, 100, 100), torch.ones(2, 1)).backend == "scan"
     assert loop.explain(alone, torch.ones(8, 40, 40), torch.ones(2, 8)).backend == "lanes"
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from fcbp.lanes.build import NO_MEMORY
-from fcbp.lanes.ir import SHORT, Index, Node, at, axes_of, base, code, linear, plus, substitute, times, variable
+from fcbp.lanes.ir import SHORT, Index, Node, at, base, code, linear, plus, substitute, times, variable
 from fcbp.lanes.lower import Lowered
 from fcbp.lanes.places import is_inside
-from fcbp.lanes.plan import Plan, make_plan
+from fcbp.lanes.plan import Plan, axes_read, make_plan, tile_axes
 
 __all__ = ["emit", "prelude", "workspace"]
 
@@ -53,7 +53,7 @@ def emit(lowered: Lowered, elements: str = "vectors", registers: int = 16) -> tu
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
     """Bytes of one lane's state and temporaries."""
-    nodes = [n for n in (*lowered.leaves.values(), *plan.order) if not n.uniform]  # the members share the others
+    nodes = [n for n in (*lowered.leaves.values(), *plan.order) if not n.uniform and plan.has_array(n)]
     return sum({plan.buffers[n]: n.size * _BYTES[_LETTER[n.dtype]] for n in nodes}.values())
 
 
@@ -146,8 +146,7 @@ class _Emitter:
                     self.leaf(role, i, leaf)
                 for node in plan.order:
                     in_place = plan.buffers[node].startswith("carry") or node in plan.takes_over
-                    finished = node in plan.finished and plan.takes_over.get(plan.finished[node]) is not node
-                    if not in_place and not finished:
+                    if not in_place and plan.has_array(node):
                         self.array(node)
                 for check in self.checks.values():
                     self.line(f"M wrong{check} = {{}};")
@@ -307,7 +306,7 @@ class _Emitter:
 
     def kernel_fill(self, node: Node, here: list[Index]) -> None:
         """A choice, for the rows of which a lane has the mask."""
-        rows = sorted(self.axes_read(node.args[0], here))
+        rows = sorted(axes_read(self.plan, node.args[0], here, self.sizes))
         within = [a for a in range(len(self.sizes)) if a not in rows]
         place = f"{self.plan.buffers[node]}[{code(linear(here, node.shape))}]"
         with self.scope(""), self.loops([self.sizes[a] for a in rows], rows):
@@ -326,7 +325,7 @@ class _Emitter:
         if function in ("argmin", "argmax"):
             self.kernel_arg(node, buffer)
             return
-        tiles = self.tiles(x, kept)
+        tiles = self.tiles(node, kept)
         for parts_of_axes in itertools.product(*(_segments(self.sizes[axis], width) for axis, width in tiles.items())):
             outer = self.sizes[:kept]
             for axis, (_, count, _) in zip(tiles, parts_of_axes, strict=True):
@@ -374,30 +373,19 @@ class _Emitter:
             total = self.compute(result, tuple(place))
         self.line(f"{self.plan.buffers[result]}[{code(linear(place, result.shape))}] = {total};")
 
-    def tiles(self, x: Node, kept: int) -> dict[int, int]:
-        """How many entries of which of the ``kept`` axes are summed side by side.
-
-        Of a product, entries of two axes on each of which one factor does not depend: an element that is loaded
-        serves several sums.
-        """
+    def tiles(self, node: Node, kept: int) -> dict[int, int]:
+        """How many entries of which of the ``kept`` axes are summed side by side."""
         sizes = self.sizes[:kept]
-        best = {kept - 1: min(sizes[-1], CHAINS)} if kept else {}
-        if self.computing is not None or x.kind != "map" or x.data != "mul" or self.plan.is_stored(x):
-            return best
-        here = [variable(a, self.sizes) for a in range(len(self.sizes))]
-        left, right = (self.axes_read(factor, here) for factor in x.args)
-        rows, columns = (
-            max(({*range(kept)} - axes), key=lambda a: (sizes[a] > 1, a), default=None) for axes in (left, right)
-        )
-        if rows is None or columns is None or rows == columns or min(sizes[rows], sizes[columns]) == 1:
-            return best
+        found = tile_axes(self.plan, node)
+        if found is None:
+            return {kept - 1: min(sizes[-1], CHAINS)} if kept else {}
+        rows, columns = found
 
         def loads(tile: tuple[int, int]) -> int:
             return -(-sizes[rows] // tile[0]) * -(-sizes[columns] // tile[1]) * sum(tile)
 
         height, width = min(TILES[self.registers], key=loads)
-        found = {rows: min(height, sizes[rows]), columns: min(width, sizes[columns])}
-        return dict(sorted(found.items()))
+        return dict(sorted({rows: min(height, sizes[rows]), columns: min(width, sizes[columns])}.items()))
 
     def loop_order(self, x: Node, tiles: dict[int, int], counts: Sequence[int]) -> list[int]:
         """The axes of the loops over tiles, the outermost first: what is read again for each of them is the smaller."""
@@ -405,21 +393,13 @@ class _Emitter:
         if len(tiles) < 2:
             return order
         here = [variable(a, self.sizes) for a in range(len(self.sizes))]
-        read = [self.axes_read(factor, here) for factor in x.args]
+        read = [axes_read(self.plan, factor, here, self.sizes) for factor in x.args]
 
         def read_again(outer: int) -> int:
             return counts[outer] * sum(math.prod(self.sizes[a] for a in axes) for axes in read if outer not in axes)
 
         first, second = sorted(tiles, key=read_again)
         return [*(a for a in order if a not in tiles), first, second]
-
-    def axes_read(self, node: Node, index: Sequence[Index]) -> set[int]:
-        """The axes of the loops on which the element at an index depends."""
-        if node.kind == "view":
-            return self.axes_read(node.args[0], [substitute(i, index, self.sizes) for i in node.data])
-        if node.kind == "map" and not self.plan.is_stored(node):
-            return set().union(*(self.axes_read(a, index) for a in node.args))
-        return set().union(*map(axes_of, index)) if node.kind != "scalar" else set()
 
     def identity(self, function: str, node: Node) -> str:
         if function in _SUMS:

@@ -10,15 +10,15 @@ nobody reads after it. A sum over what was just written is taken in the loop tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from fcbp.lanes.ir import Index, Node, base, is_reshape, linear, substitute, variable
+from fcbp.lanes.ir import Index, Node, axes_of, base, is_reshape, linear, substitute, variable
 from fcbp.lanes.lower import Lowered
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "axes_read", "inline", "make_plan", "tile_axes"]
 
 ROW = 4
 """Elements that a mask's element stands for at the least, where a branch on it pays."""
@@ -48,8 +48,22 @@ class Plan:
     limits: dict[Node, Node] = field(default_factory=dict)
     """By a rank: the number below which its places matter."""
 
+    needed: list[Node] = field(default_factory=list)
+    """All that the results are made of, in order."""
+    held: dict[Node, set[Node]] = field(default_factory=dict)
+    """By a node that is read only where masks hold: these masks."""
+
     def is_stored(self, node: Node) -> bool:
         return node in self.buffers
+
+    def has_array(self, node: Node) -> bool:
+        """Whether a leaf or a stored node needs memory: not a sum that only what is made of it is kept of."""
+        return node not in self.finished or self.takes_over.get(self.finished[node]) is node
+
+    def is_seldom(self, node: Node) -> bool:
+        """Whether most steps leave out a stored node: read under a mask, or a choice written over what it leaves."""
+        written_over = self.takes_over.get(node) is not None and node.kind == "map" and node.data == "choose"
+        return node in self.guards or (written_over and self.takes_over[node] is base(node.args[2]))
 
 
 def make_plan(lowered: Lowered) -> Plan:
@@ -88,12 +102,12 @@ def _planned(lowered: Lowered, seldom: set[Node]) -> Plan:
     _place(plan, lowered, leaves, outputs)
     # Written too early, a result would be in the way of what is still read in its loop.
     for total, part in summed.items():
-        if plan.buffers[total] not in {plan.buffers[a] for a in _inline(part, stored)} | {plan.buffers[part]}:
+        if plan.buffers[total] not in {plan.buffers[a] for a in inline(part, stored)} | {plan.buffers[part]}:
             plan.summed[total] = part
     for total, result in finished.items():
-        if plan.buffers[result] not in {plan.buffers[a] for a in _inline(total, stored)}:
+        if plan.buffers[result] not in {plan.buffers[a] for a in inline(total, stored)}:
             plan.finished[total] = result
-    plan.limits = limits
+    plan.limits, plan.needed, plan.held = limits, needed, held
     return plan
 
 
@@ -272,7 +286,7 @@ def _is_shallow(node: Node) -> bool:
     return all(base(a).kind != "map" for a in node.args)
 
 
-def _inline(node: Node, stored: set[Node]) -> Iterator[Node]:
+def inline(node: Node, stored: set[Node]) -> Iterator[Node]:
     """The leaves and stored nodes that computing ``node`` reads."""
     waiting, seen = list(node.args), set()
     while waiting:
@@ -289,9 +303,9 @@ def _inline(node: Node, stored: set[Node]) -> Iterator[Node]:
 def _ordered(stored: set[Node], guards: dict[Node, Node], limits: dict[Node, Node]) -> list[Node]:
     done: dict[Node, None] = {}
     by_number = sorted(stored, key=lambda n: n.number)
-    reading = {n: sorted(_inline(n, stored), key=lambda n: n.number) for n in by_number}
+    reading = {n: sorted(inline(n, stored), key=lambda n: n.number) for n in by_number}
     for rank, number in limits.items():
-        reading[rank] = [*reading[rank], *([number] if number in stored else _inline(number, stored))]
+        reading[rank] = [*reading[rank], *([number] if number in stored else inline(number, stored))]
 
     def visit(root: Node) -> None:
         waiting = [(root, False)]
@@ -321,7 +335,7 @@ def _finished_at_once(
     order = list(order)
     readers: dict[Node, list[Node]] = {}
     for node in order:
-        for a in _inline(node, stored):
+        for a in inline(node, stored):
             readers.setdefault(a, []).append(node)
     finished: dict[Node, Node] = {}
     for total in [n for n in order if n.kind == "reduce" and n.data[0] == "add" and n not in apart | guards.keys()]:
@@ -345,7 +359,7 @@ def _summed_at_once(
     order = list(order)
     summed: dict[Node, Node] = {}
     for total in [n for n in order if n.kind == "reduce" and n.data[0] not in ("argmin", "argmax")]:
-        reading = [a for a in _inline(total, stored) if a in stored]
+        reading = [a for a in inline(total, stored) if a in stored]
         places = [order.index(a) for a in reading if a in order]
         if total in guards or total in apart or not places:
             continue
@@ -358,6 +372,33 @@ def _summed_at_once(
     return order, summed
 
 
+# --- products ---------------------------------------------------------------------------------------------------
+
+
+def axes_read(plan: Plan, node: Node, index: Sequence[Index], sizes: Sequence[int]) -> set[int]:
+    """The axes of loops of these sizes on which the element at an index depends."""
+    if node.kind == "view":
+        return axes_read(plan, node.args[0], [substitute(i, index, sizes) for i in node.data], sizes)
+    if node.kind == "map" and not plan.is_stored(node):
+        return set().union(*(axes_read(plan, a, index, sizes) for a in node.args))
+    return set().union(*map(axes_of, index)) if node.kind != "scalar" else set()
+
+
+def tile_axes(plan: Plan, node: Node) -> tuple[int, int] | None:
+    """Of a sum of products: two axes on each of which one factor does not depend, so that an element that is loaded
+    serves several sums; ``None`` where there are none."""
+    (x,), (_, axes) = node.args, node.data
+    kept = len(x.shape) - axes
+    if node in plan.summed or x.kind != "map" or x.data != "mul" or plan.is_stored(x):
+        return None
+    here = [variable(a, x.shape) for a in range(len(x.shape))]
+    read = (axes_read(plan, factor, here, x.shape) for factor in x.args)
+    rows, columns = (max({*range(kept)} - a, key=lambda a: (x.shape[a] > 1, a), default=None) for a in read)
+    if rows is None or columns is None or rows == columns or min(x.shape[rows], x.shape[columns]) == 1:
+        return None
+    return rows, columns
+
+
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
@@ -365,7 +406,7 @@ def _reads_in_place(node: Node, argument: Node, stored: set[Node]) -> bool:
     """Whether ``node`` reads ``argument`` at the very places that it writes, and in no other way."""
     if node.kind in ("scatter", "assemble"):
         whole = node.args[0] is argument and (node.kind == "scatter" or argument.shape == node.shape)
-        return whole and all(argument not in (a, *_inline(a, stored)) for a in node.args[1:])
+        return whole and all(argument not in (a, *inline(a, stored)) for a in node.args[1:])
     if node.kind != "map":
         return False
     return _reads_at(node, node.shape, argument, stored)
@@ -391,7 +432,7 @@ def _reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[No
             return check(n.args[0], [substitute(i, index, shape) for i in n.data])
         if n.kind == "map":
             return all(check(a, index) for a in n.args)
-        return argument not in _inline(n, stored)
+        return argument not in inline(n, stored)
 
     return all(check(a, here) for a in node.args)
 
@@ -399,14 +440,14 @@ def _reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[No
 def _place(plan: Plan, lowered: Lowered, leaves: list[Node], outputs: set[Node]) -> None:
     stored = set(plan.order)
     last: dict[Node, int] = {}
-    reading = [list(_inline(node, stored)) for node in plan.order]
+    reading = [list(inline(node, stored)) for node in plan.order]
     for position, found in enumerate(reading):
         for a in found:
             last[a] = position
     end = len(plan.order)
     ys = lowered.results[len(leaves) :]
     for node in outputs:
-        for a in (node, *(() if node in stored else _inline(node, stored))):
+        for a in (node, *(() if node in stored else inline(node, stored))):
             last[a] = end
     for (role, i), leaf in lowered.leaves.items():
         plan.buffers[leaf] = f"{role}{i}"
