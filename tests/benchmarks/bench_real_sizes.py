@@ -9,10 +9,10 @@ import floor
 import problems
 import pytest
 import torch
+from conftest import Contestant
 from table import Row
 
 import fcbp
-from conftest import Contestant
 from fcbp import methods
 
 ROWS = {
