@@ -5,6 +5,7 @@ Pure functions over parameter and state pytrees, composed with ``torch.func``: :
 """
 
 from fcbp import (
+    agents,
     analysis,
     data,
     designs,
@@ -51,6 +52,7 @@ __all__ = [
     "Program",
     "Slice",
     "UnitGroup",
+    "agents",
     "analysis",
     "data",
     "designs",

@@ -19,6 +19,7 @@ LAYERS = [
     {"cbp", "weights", "optim", "methods", "metrics"},
     {"learner", "nets", "streams", "program", "stateful"},
     {"loop", "lanes"},
+    {"agents"},
     {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
     {"plots", "cli"},

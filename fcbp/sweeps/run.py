@@ -240,12 +240,12 @@ def _rehearse(plan: Plan) -> None:
 
 def _task_length(plan: Plan) -> int:
     """The steps of a task, which all programs' streams number alike."""
-    streams = [plan.program(group).stream for group in range(len(plan.groups))]
-    lengths = {None if stream is None else stream.task_length for stream in streams}
+    programs = [plan.program(group) for group in range(len(plan.groups))]
+    lengths = {one.task_length if one.stream is None else one.stream.task_length for one in programs}
     length = lengths.pop()
     if lengths or length is None:
         raise ValueError(
-            "bin is 'task', and the members' streams do not have tasks of one known length in batches; expected a "
-            "stream with task_length, the same for all members, or a number of steps"
+            "bin is 'task', and the members do not have tasks of one known length in steps; expected a stream or a "
+            "program with task_length, the same for all members, or a number of steps"
         )
     return min(length, plan.steps)
