@@ -13,6 +13,7 @@ torch.Size([100, 4])
 """
 
 from fcbp.envs import changes
+from fcbp.envs.acrobot import AcrobotPhysics, AcrobotState, acrobot
 from fcbp.envs.base import (
     Actions,
     Continuous,
@@ -25,22 +26,41 @@ from fcbp.envs.base import (
 )
 from fcbp.envs.cartpole import CartPolePhysics, CartPoleState, cartpole
 from fcbp.envs.changes import Change
+from fcbp.envs.mountain_car import (
+    ContinuousMountainCarPhysics,
+    MountainCarPhysics,
+    MountainCarState,
+    continuous_mountain_car,
+    mountain_car,
+)
+from fcbp.envs.pendulum import PendulumPhysics, PendulumState, pendulum
 from fcbp.envs.table import ENVIRONMENTS, get
 
 __all__ = [
     "ENVIRONMENTS",
+    "AcrobotPhysics",
+    "AcrobotState",
     "Actions",
     "CartPolePhysics",
     "CartPoleState",
     "Change",
     "Continuous",
+    "ContinuousMountainCarPhysics",
     "Discrete",
     "Environment",
+    "MountainCarPhysics",
+    "MountainCarState",
+    "PendulumPhysics",
+    "PendulumState",
     "Transition",
+    "acrobot",
     "build",
     "cartpole",
     "changes",
     "check_physics",
+    "continuous_mountain_car",
     "get",
+    "mountain_car",
+    "pendulum",
     "step_and_reset",
 ]

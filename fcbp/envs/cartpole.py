@@ -96,8 +96,9 @@ def cartpole(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32
     """
 
     def draw(key: Int64[Tensor, ""], physics: CartPolePhysics) -> CartPoleState:
-        start = random.uniform(key, (4,), dtype, -0.05, 0.05)
-        return CartPoleState(*start.unbind(), torch.zeros_like(key, dtype=torch.int32))
+        position, velocity, angle, angular_velocity = random.uniform(key, (4,), dtype, -0.05, 0.05).unbind()
+        steps = torch.zeros_like(key, dtype=torch.int32)
+        return CartPoleState(position, velocity, angle, angular_velocity, steps)
 
     return build(
         "cartpole",

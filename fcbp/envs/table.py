@@ -6,14 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from fcbp.checks import arguments
+from fcbp.envs.acrobot import acrobot
 from fcbp.envs.base import Environment
 from fcbp.envs.cartpole import cartpole
+from fcbp.envs.mountain_car import continuous_mountain_car, mountain_car
+from fcbp.envs.pendulum import pendulum
 from fcbp.names import lookup
 
 __all__ = ["ENVIRONMENTS", "get"]
 
 ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
+    "acrobot": acrobot,
     "cartpole": cartpole,
+    "continuous-mountain-car": continuous_mountain_car,
+    "mountain-car": mountain_car,
+    "pendulum": pendulum,
 }
 """The functions that make an environment, by name; add an entry and :func:`get` finds it."""
 
