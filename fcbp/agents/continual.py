@@ -1,7 +1,7 @@
 """Named experiments: agents in an environment that changes from level to level.
 
 Continual Gym control, as TRAC (Muppidi et al., NeurIPS 2024, arXiv 2405.16642) and C-CHAIN (Tang et al., ICML 2025)
-have it: level 0 is the plain environment, and each further level adds a constant to every coordinate of the observation,
+have it: level 0 is the plain environment, and each further level adds a constant to each coordinate of the observation,
 drawn from a normal distribution with standard deviation 2. Discount 0.99, trace decay 0.95, clip range 0.2, entropy
 weight 0.01, value weight 0.5, 5 epochs, Adam with step size 0.001, rewards over 20, episodes of at most 400 steps, 800
 steps an iteration, policy and value function apart.

@@ -19,7 +19,7 @@ from fcbp.methods.base import parameters_of
 from fcbp.names import lookup
 from fcbp.units import UnitGroup, find_units
 
-__all__ = ["AgentLearner", "World", "check_whole", "make_agent_learner", "make_world"]
+__all__ = ["AgentLearner", "World", "check_numbers", "check_whole", "make_agent_learner", "make_world"]
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
 """The optimiser's numbers."""
@@ -40,6 +40,29 @@ def check_whole(least: int = 1, **given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
+
+
+@arguments
+def check_numbers(settings: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Check numbers that are plain: tensors are not read.
+
+    Args:
+        settings: a member's numbers.
+        ranges: the least and the greatest value of each.
+
+    Raises:
+        ValueError: one is out of its range.
+
+    Example:
+        >>> check_numbers({"discount": 2.0}, {"discount": (0, 1)})
+        Traceback (most recent call last):
+        ValueError: discount is 2.0; expected a number from 0 to 1
+    """
+    for name, (low, high) in ranges.items():
+        value = settings[name]
+        if not isinstance(value, Tensor) and not low <= value <= high:
+            words = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number, {low:g} or more"
+            raise ValueError(f"{name} is {value}; expected {words}")
 
 
 class World(NamedTuple):
@@ -141,6 +164,9 @@ def make_agent_learner(
         ValueError: a name is unknown, the method cannot be made, or it acts on levels and there are none.
     """
     kind = lookup("method", method, methods.METHODS) if isinstance(method, str) else method
+    initializers.get(initializer, _gain(activation))
+    if capacity is not None:
+        check_whole(0, capacity=capacity)
     units = find_units(network, torch.zeros(1, observation_size))
     built = _build(kind, initializer, activation, capacity, measure, units)
     if built.reads_new_task and task_length is None:

@@ -15,6 +15,7 @@ each of their updates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, get_args
 
@@ -30,7 +31,7 @@ from fcbp.agents.measurements import VARIABLES, reset_counts, watch
 from fcbp.agents.networks import ActorCritic
 from fcbp.agents.normalisation import normalised, start_statistics, update_statistics
 from fcbp.agents.objective import Advantages, Batch, make_objective, standardised
-from fcbp.agents.parts import AgentLearner, World, check_whole, make_agent_learner, make_world
+from fcbp.agents.parts import AgentLearner, World, check_numbers, check_whole, make_agent_learner, make_world
 from fcbp.agents.rollout import (
     Copies,
     Rollout,
@@ -59,6 +60,16 @@ NUMBERS = {
     "entropy_weight": 0.0,
     "reward_scale": 1.0,
 }
+RANGES: dict[str, tuple[float, float]] = {
+    "discount": (0, 1),
+    "trace_decay": (0, 1),
+    "clip_range": (1e-9, math.inf),
+    "value_weight": (0, math.inf),
+    "entropy_weight": (0, math.inf),
+    "reward_scale": (1e-30, math.inf),
+    "clip": (0, math.inf),
+}
+"""The least and the greatest value of a number."""
 WATCHED = 1000
 """The most observations on which units and ranks are measured."""
 
@@ -154,6 +165,8 @@ def ppo(
     """
     check_whole(copies=copies, horizon=horizon, epochs=epochs, minibatch=minibatch)
     _check_batch(copies * horizon, minibatch, normalize_advantages)
+    for size in hidden:
+        check_whole(hidden=size)
     world = make_world(environment, change, task_length, change_options or {}, time_limit)
     found = policies.get(policy, world.environment.actions)
     size = world.environment.observation_size
@@ -259,6 +272,7 @@ class _Agent:
         )
 
     def step(self, state: PPOState, settings: Mapping[str, Any]) -> tuple[PPOState, dict[str, Tensor]]:
+        check_numbers(settings, RANGES)
         key, noise_key, start_key, level_key, order_key = random.split(state.key, 5).unbind()
         level, begins, ends = self._level(state.iteration)
         physics = self.world.change.physics(self.world.physics(settings), state.change_key, level)

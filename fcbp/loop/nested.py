@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fcbp import loop
 from fcbp.checks import arguments
+from fcbp.concrete import is_plain
 
 __all__ = ["compiling", "nested"]
 
@@ -79,7 +80,9 @@ def nested(
         return loop.scan(lambda carry, x: step(carry, x, fixed), carry, xs, length, compile=False)
     x_leaves, x_spec = optree.tree_flatten(xs)
     entry = _entry(step, spec, fixed_spec, x_spec, length)
-    results = _scan(leaves, fixed_leaves, x_leaves, entry.number)
+    # Within an operator torch's tape records nothing: a step that differentiates by it needs none around it.
+    run = _run if is_plain() else _scan
+    results = run(leaves, fixed_leaves, x_leaves, entry.number)
     number = len(leaves)
     return optree.tree_unflatten(spec, results[:number]), optree.tree_unflatten(entry.y_spec[0], results[number:])
 
@@ -135,8 +138,7 @@ def _registered(step: Callable[..., Any], length: int, y_spec: list[Any]) -> _En
     return entry
 
 
-@torch.library.custom_op("fcbp::nested_scan", mutates_args=())
-def _scan(leaves: list[Tensor], fixed: list[Tensor], xs: list[Tensor], number: int) -> list[Tensor]:
+def _run(leaves: list[Tensor], fixed: list[Tensor], xs: list[Tensor], number: int) -> list[Tensor]:
     entry, compile = _entries[number], _compile.get()
     with torch.no_grad():
         backend = None
@@ -147,6 +149,9 @@ def _scan(leaves: list[Tensor], fixed: list[Tensor], xs: list[Tensor], number: i
     # An operator's results share no memory with its arguments.
     given = {leaf.untyped_storage().data_ptr() for leaf in (*leaves, *fixed, *xs)}
     return [x.clone() if x.untyped_storage().data_ptr() in given else x for x in (*new, *ys)]
+
+
+_scan = torch.library.custom_op("fcbp::nested_scan", _run, mutates_args=())
 
 
 @_scan.register_vmap
