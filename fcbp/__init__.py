@@ -5,9 +5,11 @@ Pure functions over parameter and state pytrees, composed with ``torch.func``: :
 """
 
 from fcbp import (
+    agents,
     analysis,
     data,
     designs,
+    envs,
     experiment,
     initializers,
     learner,
@@ -50,9 +52,11 @@ __all__ = [
     "Program",
     "Slice",
     "UnitGroup",
+    "agents",
     "analysis",
     "data",
     "designs",
+    "envs",
     "experiment",
     "find_units",
     "forward_with_features",
