@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import inspect
-import itertools
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,16 +273,13 @@ def _arguments(build: Callable[..., Any]) -> dict[str, str]:
 @functools.cache
 def _attributes(kind: Any) -> dict[str, str]:
     """The strings below a class's fields."""
+    import docstring_parser
+
     try:
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        parsed = docstring_parser.parse_from_object(kind)
     except (OSError, TypeError, SyntaxError):
         return {}
-    found: dict[str, str] = {}
-    body = node.body if isinstance(node, ast.ClassDef) else []
-    for before, after in itertools.pairwise(body):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
-            found[before.target.id] = str(getattr(after.value, "value", ""))
-    return found
+    return {p.arg_name: p.description or "" for p in parsed.params if p.args[0] == "attribute"}
 
 
 def _first_line(text: str) -> str:

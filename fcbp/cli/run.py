@@ -25,7 +25,7 @@ from fcbp.sweeps.makers import FunctionMaker
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["members_of", "notes_on_stderr", "report", "run"]
+__all__ = ["members_of", "notes_on_stderr", "print_tables", "report", "run"]
 
 SEEDS = 10
 MOST_SEEDS = 100_000
@@ -197,8 +197,8 @@ def _note(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"note: {message}", file=sys.stderr)
 
 
-def report(results: xarray.Dataset, out: Path) -> None:
-    """Print a table, and draw pictures."""
+def print_tables(results: xarray.Dataset) -> None:
+    """Print what came of the members, and how long they took."""
     print(analysis.table(results))
     if len({row.method for row in analysis.summary(results)}) > 1:
         print(f"\n{analysis.ranking(results)}")
@@ -209,6 +209,11 @@ def report(results: xarray.Dataset, out: Path) -> None:
         f"\n{members} members x {results.attrs['steps']:,} steps in {duration(results.attrs['seconds'])}; "
         f"{results.attrs['members_with_nan']} members with NaN"
     )
+
+
+def report(results: xarray.Dataset, out: Path) -> None:
+    """Print the tables and the paths, and draw pictures."""
+    print_tables(results)
     print(f"data      {out / sweeps.STORE}")
     draw(results, out)
 

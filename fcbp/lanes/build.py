@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Arguments", "BuildError", "Launch", "build", "check_compiler", "lanes", "launcher"]
+__all__ = ["Arguments", "BuildError", "Launch", "build", "cache_folder", "check_compiler", "lanes", "launcher"]
 
 # Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
 # where the source says so.
@@ -290,11 +290,20 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
 
 
+def cache_folder() -> Path:
+    """The folder of compiled programs, which need not be there.
+
+    Raises:
+        RuntimeError: no home directory is known.
+    """
+    general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+
+
 def _folder() -> Path:
     """The cache directory, made if it is not there."""
     try:
-        general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+        folder = cache_folder()
         for missing in reversed([folder, *folder.parents]):
             if not missing.exists():
                 missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes them by the umask alone
