@@ -16,7 +16,7 @@ from fcbp.cbp import unit_activations
 from fcbp.checks import arguments
 from fcbp.experiment import parts, trial
 from fcbp.experiment.checks import check_examples, check_fit, check_network
-from fcbp.experiment.initial import module_params
+from fcbp.experiment.initial import module_params, stock_params
 from fcbp.experiment.measurements import OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
 from fcbp.experiment.parts import Part
 from fcbp.experiment.settings import Experiment, loss_of
@@ -133,6 +133,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         units,
         loss=loss,
         draw=_draw(first, network_part, spec, model),
+        redraw=_redraw(first, network_part, spec, model) if method.renews else None,
         with_output=bool(online),
         schedule=_schedule(first, schedule_part),
     )
@@ -241,6 +242,13 @@ def _draw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable
         return params | {name: run.init_scale * params[name] for name in weights}
 
     return draw_params
+
+
+def _redraw(
+    run: Experiment, part: Part, spec: Spec, model: nn.Module
+) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    """The rule of the initial parameters in operations that compile; ``None`` where it is so already, or cannot be."""
+    return stock_params(lambda: _network_again(run, part, spec), model) if run.initial == "module" else None
 
 
 def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
