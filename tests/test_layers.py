@@ -21,7 +21,8 @@ LAYERS = [
     {"loop", "lanes"},
     {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
-    {"plots", "cli"},
+    {"plots", "tuning"},
+    {"bench", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 SOURCES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

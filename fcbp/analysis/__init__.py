@@ -13,6 +13,7 @@ from fcbp.analysis.members import (
     Setting,
     apart,
     bins_of,
+    chosen_variable,
     describe,
     identity,
     is_unset,
@@ -32,9 +33,11 @@ from fcbp.analysis.numbers import (
     compare,
     end_of_run,
     experiment_of,
+    is_higher_better,
+    lost_plasticity,
     summary,
 )
-from fcbp.analysis.tables import columns, differences_table, label, ranking, table, times
+from fcbp.analysis.tables import columns, differences_table, label, lost_table, ranking, table, times
 
 __all__ = [
     "BINS",
@@ -49,6 +52,7 @@ __all__ = [
     "bins_of",
     "bootstrap",
     "by_seed",
+    "chosen_variable",
     "columns",
     "compare",
     "describe",
@@ -56,8 +60,11 @@ __all__ = [
     "end_of_run",
     "experiment_of",
     "identity",
+    "is_higher_better",
     "is_unset",
     "label",
+    "lost_plasticity",
+    "lost_table",
     "main_variable",
     "others",
     "ranking",

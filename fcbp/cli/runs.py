@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fcbp import analysis, sweeps
+from fcbp import analysis, sweeps, tuning
 from fcbp import experiment as experiments
-from fcbp.cli.run import draw, duration, notes_on_stderr, places, report
+from fcbp.cli.run import draw, duration, notes_on_stderr, places, report, report_tuned
 from fcbp.sweeps.folder import read_config
 
 __all__ = ["COMMANDS"]
@@ -37,6 +37,11 @@ class Resume:
     """go on although the source of a part, or what can be compiled, has changed since the run began"""
 
     def __call__(self) -> int:
+        if tuning.is_tuned(self.run):
+            with notes_on_stderr():
+                done = tuning.resume(self.run, **places(self), accept_changes=self.accept_changes)
+            report_tuned(done, self.run)
+            return 0
         with notes_on_stderr():
             results = sweeps.resume(self.run, **places(self), accept_changes=self.accept_changes)
         report(results, self.run)
@@ -51,7 +56,8 @@ class Plot:
     """run directory, such as `fcbp ls` prints"""
 
     def __call__(self) -> int:
-        draw(_there(sweeps.open(self.run)), self.run)
+        for run in tuning.sweeps_of(self.run) if tuning.is_tuned(self.run) else (self.run,):
+            draw(_there(sweeps.open(run)), run)
         return 0
 
 
@@ -66,7 +72,9 @@ class List:
         print("experiments")
         for name, experiment in experiments.EXPERIMENTS.items():
             print(f"  {name}: {experiment.describe()}")
-        paths = sorted(path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}"))
+        found = [path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}")]
+        found += [run for path in self.runs.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
+        paths = sorted(found)
         print(f"runs in {self.runs}/" if paths else f"no runs in {self.runs}/")
         if paths:
             rows = [_described(path) for path in paths]

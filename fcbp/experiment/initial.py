@@ -57,7 +57,7 @@ CONSTANT = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.Batch
 
 
 def stock_params(make: Make, model: nn.Module) -> Callable[[Int64[Tensor, ""]], dict[str, Tensor]] | None:
-    """The rule by which ``make()`` draws, as plain operations that compile; ``None`` where it is not that of its layers.
+    """The rule by which ``make()`` draws, in operations that compile; ``None`` where it is not that of its layers.
 
     The draws are other ones than the module's, of the same distribution. Whether the rule is that of the layers is seen
     by resetting them one after the other from the generator's state in which ``make()`` began: that must give the same.

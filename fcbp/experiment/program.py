@@ -244,9 +244,7 @@ def _draw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable
     return draw_params
 
 
-def _redraw(
-    run: Experiment, part: Part, spec: Spec, model: nn.Module
-) -> Callable[[Tensor], dict[str, Tensor]] | None:
+def _redraw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]] | None:
     """The rule of the initial parameters in operations that compile; ``None`` where it is so already, or cannot be."""
     return stock_params(lambda: _network_again(run, part, spec), model) if run.initial == "module" else None
 

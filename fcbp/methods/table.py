@@ -28,7 +28,7 @@ __all__ = ["METHODS"]
 
 METHODS: dict[str, Kind] = {
     "bp": Kind("plain backpropagation", backprop),
-    "fresh": Kind("a new learner with every task, of which batches have to tell: what is lost is less than this", fresh),
+    "fresh": Kind("a new learner with every task, of which batches have to tell: the from-scratch arm", fresh),
     "cbp": Kind(
         "Continual Backpropagation: replace mature units of low utility",
         cbp,
