@@ -37,6 +37,15 @@ from fcbp.analysis.numbers import (
     lost_plasticity,
     summary,
 )
+from fcbp.analysis.robust import (
+    Interval,
+    interquartile_mean,
+    optimality_gap,
+    performance_profile,
+    probability_of_improvement,
+    scores,
+    stratified_bootstrap,
+)
 from fcbp.analysis.tables import columns, differences_table, label, lost_table, ranking, table, times
 
 __all__ = [
@@ -45,6 +54,7 @@ __all__ = [
     "LEVEL",
     "ROWS",
     "Difference",
+    "Interval",
     "Row",
     "Setting",
     "apart",
@@ -60,16 +70,22 @@ __all__ = [
     "end_of_run",
     "experiment_of",
     "identity",
+    "interquartile_mean",
     "is_higher_better",
     "is_unset",
     "label",
     "lost_plasticity",
     "lost_table",
     "main_variable",
+    "optimality_gap",
     "others",
+    "performance_profile",
+    "probability_of_improvement",
     "ranking",
+    "scores",
     "settings",
     "show",
+    "stratified_bootstrap",
     "summary",
     "table",
     "times",
