@@ -39,6 +39,7 @@ __all__ = [
     "error",
     "gradient_magnitude",
     "mature_fraction",
+    "plasticity",
     "rank",
     "saturated_units",
     "spectrum",
@@ -153,6 +154,25 @@ def gradient_magnitude(grads: Any) -> Float[Tensor, ""]:
 def update_magnitude(before: Any, after: Any) -> Float[Tensor, ""]:
     """Mean absolute change over every element of two pytrees, such as the parameters before and after a step."""
     return weight_magnitude(optree.tree_map(torch.sub, after, before))
+
+
+@arguments
+def plasticity(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """How much of the loss on some examples a step on these examples takes away: ``1 - after / before``, from 0 to 1.
+
+    Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in continual learning" (ICLR 2024),
+    Eq. 8; as their code (``mohmdelsayed/upgd`` b75e90a, ``core/run/run_stats.py``) has it, over ``max(before, 1e-8)``
+    and clipped.
+
+    Args:
+        before: the loss on the examples before the step, 0 or more.
+        after: the loss on the same examples after it.
+
+    Example:
+        >>> plasticity(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.5, 3.0, 0.0]))
+        tensor([0.7500, 0.0000, 1.0000])
+    """
+    return (1 - after / before.clamp(min=1e-8)).clamp(0, 1)
 
 
 class Summary(NamedTuple):

@@ -22,7 +22,8 @@ LAYERS = [
     {"agents"},
     {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
-    {"plots", "cli"},
+    {"plots", "tuning"},
+    {"bench", "cli"},
     {"__main__"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

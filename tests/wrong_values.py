@@ -293,7 +293,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
 }
 WITHOUT_ARGUMENTS = {
-    *("data.default_root", "data.names", "methods.backprop", "methods.full_reset", "methods.l2"),
+    *("data.default_root", "data.names", "methods.backprop", "methods.fresh", "methods.full_reset", "methods.l2"),
     *("methods.weight_decay", "experiment.setting_names"),
 }
 ELSEWHERE = {"loop.check_carry", "data.fetch", "nets.resnet18"}

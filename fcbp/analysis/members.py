@@ -20,6 +20,7 @@ __all__ = [
     "Setting",
     "apart",
     "bins_of",
+    "chosen_variable",
     "describe",
     "identity",
     "is_unset",
@@ -48,6 +49,12 @@ def bins_of(results: xarray.Dataset | xarray.DataArray) -> str:
 def main_variable(results: xarray.Dataset) -> str:
     """The variable that settings are judged by where none is named: ``"loss"``, or the first that was measured."""
     return "loss" if "loss" in results.data_vars else str(next(iter(results.data_vars)))
+
+
+@arguments
+def chosen_variable(results: xarray.Dataset) -> str:
+    """The variable that methods are compared by where none is named: the accuracy, or else the main one."""
+    return "accuracy" if "accuracy" in results.data_vars else main_variable(results)
 
 
 @arguments

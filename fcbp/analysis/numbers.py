@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from fcbp.analysis.members import Setting, bins_of, main_variable, settings
+from fcbp.analysis.members import Setting, bins_of, chosen_variable, main_variable, settings
 from fcbp.checks import arguments
 
 if TYPE_CHECKING:
@@ -28,12 +28,14 @@ __all__ = [
     "compare",
     "end_of_run",
     "experiment_of",
+    "is_higher_better",
+    "lost_plasticity",
     "summary",
 ]
 
 DRAWS = 10_000
 LEVEL = 0.95
-HIGHER = ("accuracy", "return")
+HIGHER = ("accuracy", "return", "plasticity")
 """Ends of the names of variables of which more is better."""
 COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
 
@@ -126,7 +128,7 @@ def summary(results: xarray.Dataset, variable: str | None = None, *, last: float
         raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
     bins = max(1, round(last * results.sizes[bins_of(results)]))
     rows = [_row(results.isel(at), setting, at, variable, last, bins) for at, setting in settings(results)]
-    higher = variable.endswith(HIGHER)
+    higher = is_higher_better(variable)
     best = {
         method: _best((row for row in rows if row.method == method), higher) for method in {row.method for row in rows}
     }
@@ -199,7 +201,7 @@ def compare(
     """
     variable = variable or main_variable(first)
     sides = [(results, summary(results, variable, last=last)) for results in (first, second)]
-    best = [_best(rows, variable.endswith(HIGHER)) or rows[0] for _, rows in sides]
+    best = [_best(rows, is_higher_better(variable)) or rows[0] for _, rows in sides]
     pairs = [(best[0], best[1])]
     pairs += [(a, b) for a in sides[0][1] for b in sides[1][1] if a.setting == b.setting and (a, b) != pairs[0]]
     return [_difference((first, a), (second, b), variable, last) for a, b in pairs]
@@ -216,6 +218,47 @@ def _difference(a: tuple[xarray.Dataset, Row], b: tuple[xarray.Dataset, Row], va
     low, high = bootstrap(difference)
     means = [float(side.mean()) if side.size else float("nan") for side in (*good, difference)]
     return Difference(a[1].setting, b[1].setting, difference.size, (means[0], means[1]), means[2], low, high)
+
+
+@arguments
+def lost_plasticity(
+    results: xarray.Dataset, variable: str | None = None, *, baseline: str = "fresh", last: float = 0.2
+) -> list[Difference]:
+    """Of each method, at its best, the difference to learners begun anew with every task, paired by seed.
+
+    A network has lost plasticity where it ends worse than one that is new to the task (Dohare et al., Nature 2024,
+    Fig. 2). That is :func:`fcbp.methods.fresh`, itself at its best.
+
+    Args:
+        results: of a sweep over methods, of which one is the baseline.
+        variable: what is compared; by default the accuracy where it was measured, else the loss or the first variable.
+        baseline: the method that the others are compared with.
+        last: the fraction of the run that counts as its end.
+
+    Returns:
+        The baseline first and a method second, the best method first.
+
+    Raises:
+        ValueError: there is no such method in the results, or no such variable.
+    """
+    variable = variable or chosen_variable(results)
+    rows = best_of_each(summary(results, variable, last=last))
+    first = next((row for row in rows if row.method == baseline), None)
+    if first is None:
+        known = ", ".join(str(row.method) for row in rows)
+        raise ValueError(f"baseline is {baseline!r}; expected one of the methods that were run: {known}")
+    return [_difference((results, first), (results, row), variable, last) for row in rows if row is not first]
+
+
+@arguments
+def is_higher_better(variable: str) -> bool:
+    """Whether the best are those with the highest values: of accuracies, returns and plasticity; else the lowest.
+
+    Example:
+        >>> is_higher_better("test_accuracy"), is_higher_better("loss")
+        (True, False)
+    """
+    return variable.endswith(HIGHER)
 
 
 @arguments

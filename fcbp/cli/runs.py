@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from fcbp import analysis, sweeps
+from fcbp import analysis, sweeps, tuning
 from fcbp import experiment as experiments
 from fcbp.cli.about import Completion, Info
 from fcbp.cli.page import page
-from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report
+from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
 from fcbp.cli.words import as_json, experiments_by_kind
 from fcbp.sweeps.files import expanded, write
 from fcbp.sweeps.folder import read_config
@@ -41,6 +41,11 @@ class Resume:
     """go on although the source of a part, or what can be compiled, has changed since the run began"""
 
     def __call__(self) -> int:
+        if tuning.is_tuned(self.run):
+            with notes_on_stderr():
+                done = tuning.resume(self.run, **places(self), accept_changes=self.accept_changes)
+            report_tuned(done, self.run)
+            return 0
         with notes_on_stderr():
             results = sweeps.resume(self.run, **places(self), accept_changes=self.accept_changes)
         report(results, self.run)
@@ -55,7 +60,8 @@ class Plot:
     """run directory, such as `fcbp ls` prints"""
 
     def __call__(self) -> int:
-        draw(_there(sweeps.open(self.run)), self.run)
+        for run in tuning.sweeps_of(self.run) if tuning.is_tuned(self.run) else (self.run,):
+            draw(_there(sweeps.open(run)), run)
         return 0
 
 
@@ -111,7 +117,9 @@ class List:
     def __call__(self) -> int:
         if not (self.named or self.runs == Path("runs") or self.runs.is_dir()):
             raise ValueError(f"runs is {str(self.runs)!r}, which is no folder; expected one with run directories in it")
-        paths = sorted(path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}"))
+        found = [path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}")]
+        found += [run for path in self.runs.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
+        paths = sorted(found)
         rows = [_described(path) for path in paths]
         if self.json:
             named = {"experiments": experiments_by_kind()} if self.named else {}

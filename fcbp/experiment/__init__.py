@@ -11,7 +11,7 @@ equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 
 from fcbp.experiment.files import from_yaml, lines, load, read, to_yaml
 from fcbp.experiment.maker import ExperimentMaker, check
-from fcbp.experiment.measurements import METRICS, PER_STEP, VARIABLES, variables_of
+from fcbp.experiment.measurements import ASKED, METRICS, PER_STEP, VARIABLES, variables_of
 from fcbp.experiment.named import PROGRAMS, NamedProgram
 from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS, NetworkKind, StreamKind
 from fcbp.experiment.program import Assembled, assemble, build_program
@@ -21,6 +21,7 @@ from fcbp.names import lookup
 
 __all__ = [
     "ACTIVATIONS",
+    "ASKED",
     "EXPERIMENTS",
     "METRICS",
     "NETWORKS",

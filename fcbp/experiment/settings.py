@@ -23,6 +23,7 @@ __all__ = ["Experiment", "set_names", "setting_names", "unread"]
 SHORT_FOR = {"lr": "step_size", "learning_rate": "step_size", "loss": "loss_function", "rho": "replacement_rate"}
 """Names that people try, and the settings that they mean."""
 INITIAL = ("drawn", "module")
+ROLES = ("stream", "network", "schedule", "optimizer", "method")
 BY_NETWORK = ("hidden", "activation")
 """Fields that are options of the network: their defaults are the network's."""
 
@@ -146,11 +147,30 @@ class Experiment:
         return f"Experiment({', '.join(f'{k}={v!r}' for k, v in (changed | dict(self.settings)).items())})"
 
     def replace(self, **settings: Any) -> Experiment:
-        """The experiment with other settings; a default that follows the network or the stream follows the new one."""
+        """The experiment with other settings.
+
+        A default that follows the network or the stream follows the new one; what is set of a part that another takes
+        the place of, and that nothing reads any more, is left out.
+        """
         now = {name: getattr(self, name) for name in FIELDS}
         following = {n: v for n, v in _defaults_of_parts(now, {}).items() if now[n] == v}
         kept = {name: value for name, value in now.items() if name not in following}
-        return Experiment(**{**kept, "settings": self.settings, **settings})
+        gone = self._unread_after({name: settings[name] for name in ROLES if name in settings})
+        kept = {name: value for name, value in kept.items() if name not in gone}
+        own = tuple((name, value) for name, value in self.settings if name not in gone)
+        return Experiment(**{**kept, "settings": own, **settings})
+
+    def _unread_after(self, changes: Mapping[str, Any]) -> set[str]:
+        """What is set of the parts that ``changes`` take the place of, and that nothing reads then."""
+        changes = {name: chosen for name, chosen in changes.items() if chosen != getattr(self, name)}
+        if not changes:
+            return set()
+        own = {n for p in _parts_that_exist(self) if p.role in changes for n in (*p.defaults, *BY_NETWORK)}
+        then = Experiment(**{**{name: getattr(self, name) for name in ROLES}, **changes})
+        if not own or not _parts_that_exist(then):
+            return set()
+        names = [name for name, _ in self.settings] + [*BY_NETWORK]
+        return {n for n in names if n.rpartition(".")[2] in own and not then.reads(n)}
 
     def parts(self) -> tuple[Part, Part, Part, Part, Part]:
         """Stream, network, schedule, optimiser and method.

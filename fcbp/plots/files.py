@@ -12,7 +12,7 @@ import numpy as np
 from fcbp import analysis
 from fcbp.analysis import Setting
 from fcbp.checks import arguments
-from fcbp.experiment import PER_STEP, Experiment, variables_of
+from fcbp.experiment import ASKED, PER_STEP, Experiment, variables_of
 from fcbp.plots.charts import histogram, learning_curves, methods, sensitivity
 from fcbp.plots.parts import MOST_LINES, add_legend, add_legend_below, matplotlib, what_is_drawn
 from fcbp.sweeps import files
@@ -103,9 +103,7 @@ def _any_reset(results: xarray.Dataset) -> bool:
 
 def curves_picture(results: xarray.Dataset) -> Figure:
     # What was measured because someone asked for it is drawn as well: of a program all.
-    usual = {variable for metric in Experiment().metrics for variable in variables_of(metric)} | {*PER_STEP} - {
-        "update_magnitude"
-    }
+    usual = {variable for metric in Experiment().metrics for variable in variables_of(metric)} | {*PER_STEP} - {*ASKED}
     main = analysis.main_variable(results)
     asked = [name for name in map(str, results.data_vars) if name not in (*usual, main)]
     wanted = [name for name in dict.fromkeys((main, "inactive_units", "effective_rank", *asked)) if name in results]
