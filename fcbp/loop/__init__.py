@@ -18,6 +18,7 @@ from fcbp.names import unknown
 
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
+    from fcbp.loop.text import Source
 
 __all__ = [
     "PARALLEL_FROM",
@@ -30,6 +31,7 @@ __all__ = [
     "nested",
     "prepare",
     "scan",
+    "source",
 ]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -211,6 +213,43 @@ def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
     if not found.reason_against(count) and found.build() is not None:
         return "lanes", ""
     return "scan", found.why_not if found.unbuilt else ""
+
+
+@arguments
+def source(step: Step, carry: Any, xs: Any = None) -> Source:
+    """One member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
+
+    Args:
+        step: as for :func:`scan`.
+        carry: as for :func:`scan`.
+        xs: as for :func:`scan`, of at least one step.
+
+    Returns:
+        The four forms as text; printed, one below the other.
+
+    Raises:
+        ValueError: the step cannot run in lanes; the message names the operation and the line. Otherwise as
+            :func:`scan`.
+
+    Example:
+        >>> def step(total, x):
+        ...     return total + x, ()
+        >>> print(source(torch.vmap(step), torch.zeros(100), torch.zeros(10, 100)).nodes)
+        n0   leaf carry0        float32 ()
+        n1   leaf x0            float32 ()
+        n2   map add(n0, n1)    float32 ()
+    """
+    from fcbp.loop.text import written
+
+    _check_step(step)
+    leaves, spec = _carry_leaves(carry)
+    check_members(step, carry, xs)
+    if optree.tree_leaves(xs) and _length(xs, None) == 0:
+        raise ValueError("xs has 0 steps; expected at least 1, whose shapes are those of every step")
+    found, _ = _lane_program(step, leaves, spec, xs, insist=True)
+    if found.draft is None:
+        raise ValueError(f"step cannot run in lanes: {found.why_not}")
+    return written(found.draft)
 
 
 @arguments
