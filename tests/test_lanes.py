@@ -453,6 +453,21 @@ def test_a_library_is_kept_and_found_again(cache, monkeypatch):
     assert build.build(source(3))() == 3
 
 
+def test_one_message_says_what_is_compiled_and_for_whom(cache, caplog):
+    def learner_step(carry, x):
+        return carry * 1.25 + x, ()
+
+    carry, xs = torch.ones(5), torch.ones(3, 5)
+    for _ in range(2):
+        loop.scan(torch.vmap(learner_step), carry, xs)
+    (record,) = caplog.records
+    assert record.name == "fcbp"
+    assert re.search("compiling lanes of .*learner_step for 5 members", record.getMessage())
+    # Another step with the same source: it is compiled already.
+    loop.scan(torch.vmap(lambda carry, x: (carry * 1.25 + x, ())), carry, xs)
+    assert len(caplog.records) == 1
+
+
 def test_flags_and_processor_are_part_of_the_key(cache, monkeypatch):
     build.build(source(1), "-O0")
     build.build(source(1), "-O1")
