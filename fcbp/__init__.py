@@ -5,9 +5,11 @@ Pure functions over parameter and state pytrees, composed with ``torch.func``: :
 """
 
 from fcbp import (
+    agents,
     analysis,
     data,
     designs,
+    envs,
     experiment,
     initializers,
     learner,
@@ -52,9 +54,11 @@ __all__ = [
     "Slice",
     "UnitGroup",
     "__version__",
+    "agents",
     "analysis",
     "data",
     "designs",
+    "envs",
     "experiment",
     "find_units",
     "forward_with_features",

@@ -15,10 +15,11 @@ ROOT = Path(fcbp.__file__).parent
 # A module imports only from lower layers and from its own; a package is one module here.
 LAYERS = [
     {"checks", "random", "tree", "names", "concrete", "designs", "addresses", "show", "version"},
-    {"units", "utility", "initializers", "losses", "data"},
+    {"units", "utility", "initializers", "losses", "data", "envs"},
     {"cbp", "weights", "optim", "methods", "metrics"},
     {"learner", "nets", "streams", "program", "stateful"},
     {"loop", "lanes"},
+    {"agents"},
     {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
     {"plots", "cli"},

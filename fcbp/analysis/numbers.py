@@ -33,6 +33,8 @@ __all__ = [
 
 DRAWS = 10_000
 LEVEL = 0.95
+HIGHER = ("accuracy", "return")
+"""Ends of the names of variables of which more is better."""
 COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
 
 
@@ -124,7 +126,7 @@ def summary(results: xarray.Dataset, variable: str | None = None, *, last: float
         raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
     bins = max(1, round(last * results.sizes[bins_of(results)]))
     rows = [_row(results.isel(at), setting, at, variable, last, bins) for at, setting in settings(results)]
-    higher = variable.endswith("accuracy")
+    higher = variable.endswith(HIGHER)
     best = {
         method: _best((row for row in rows if row.method == method), higher) for method in {row.method for row in rows}
     }
@@ -197,7 +199,7 @@ def compare(
     """
     variable = variable or main_variable(first)
     sides = [(results, summary(results, variable, last=last)) for results in (first, second)]
-    best = [_best(rows, variable.endswith("accuracy")) or rows[0] for _, rows in sides]
+    best = [_best(rows, variable.endswith(HIGHER)) or rows[0] for _, rows in sides]
     pairs = [(best[0], best[1])]
     pairs += [(a, b) for a in sides[0][1] for b in sides[1][1] if a.setting == b.setting and (a, b) != pairs[0]]
     return [_difference((first, a), (second, b), variable, last) for a, b in pairs]

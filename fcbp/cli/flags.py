@@ -96,7 +96,21 @@ def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
     program = maker.make([{}])
     for name, value in program.numbers.items():
         flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
-    return flags
+    return flags + (_flags_of_methods({flag.name for flag in flags}) if "method" in maker.defaults else [])
+
+
+def _flags_of_methods(taken: set[str]) -> list[Flag]:
+    """Flags for the numbers of all methods, of which a program with an option ``method`` takes one by its name."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for method, kind in METHODS.items():
+        documents = _attributes(kind.hyperparams)
+        for name, value in kind.hyperparams()._asdict().items():
+            found.setdefault(name, (_first_line(documents.get(name, "")), {}))[1][method] = value
+    return [
+        Flag(name, float, help, ", ".join(f"{method}: {_text(value)}" for method, value in defaults.items()))
+        for name, (help, defaults) in found.items()
+        if name not in taken
+    ]
 
 
 BIN = "steps averaged into one value, or task"
@@ -109,7 +123,8 @@ def run_arguments(flags: Sequence[Flag]) -> type:
     def flag(kind: Any, help: str, default: str, name: str | None = None) -> Any:
         return Annotated[kind, tyro.conf.arg(name=name, help=help, help_behavior_hint=f"({default})")]
 
-    names = f"one of: {', '.join(experiments.EXPERIMENTS)}; or a YAML file; or module:name or file.py:name"
+    known = ", ".join([*experiments.EXPERIMENTS, *experiments.PROGRAMS])
+    names = f"one of: {known}; or a YAML file; or module:name or file.py:name"
     fields: list[tuple[str, Any, Any]] = [
         ("experiment", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=names)], dataclasses.MISSING),
         ("seeds", flag(int | None, "number of seeds, from 0 on", "10"), None),

@@ -80,11 +80,32 @@ def _short(name: str) -> str:
 
 
 def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ...]]) -> tuple[FunctionMaker, Members]:
-    """The program with all that has one value, and the grid of the rest."""
+    """The program with all that has one value, and the grid of the rest.
+
+    Where several programs have not the same numbers, each is listed with every combination of those that it has.
+    """
     fixed = {name: column[0] for name, column in values.items() if len(column) == 1 and name != "seed"}
     crossed = {name: column for name, column in values.items() if name not in fixed}
-    options = {**dict(maker.options), **fixed}
-    return FunctionMaker(maker.given, tuple(options.items())), designs.grid(**crossed)
+    options = {**dict(maker.options), **{name: value for name, value in fixed.items() if name in maker.defaults}}
+    chosen = {name: column for name, column in crossed.items() if name in maker.defaults}
+    programs = [dict(zip(chosen, point, strict=True)) for point in itertools.product(*chosen.values())]
+    base = FunctionMaker(maker.given, tuple(options.items()))
+    known = [base.make([program]).numbers for program in programs]
+    numbers = [name for name in values if name not in maker.defaults and name != "seed"]
+    own = [name for name in numbers if any(name in k for k in known) and not all(name in k for k in known)]
+    options |= {name: value for name, value in fixed.items() if name not in own}
+    maker = FunctionMaker(maker.given, tuple(options.items()))
+    if not own:
+        return maker, designs.grid(**crossed)
+    rows = []
+    for program, reads in zip(programs, known, strict=True):
+        columns = {name: values[name] for name in own if name in reads}
+        rows += [
+            {**program, **dict(zip(columns, point, strict=True))} for point in itertools.product(*columns.values())
+        ]
+    rest = {name: column for name, column in crossed.items() if name not in chosen and name not in own}
+    seeds = {"seed": rest.pop("seed")} if "seed" in rest else {}
+    return maker, designs.listed(rows, **rest, **seeds)
 
 
 def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:

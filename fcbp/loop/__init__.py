@@ -19,7 +19,18 @@ from fcbp.names import unknown
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
 
-__all__ = ["PARALLEL_FROM", "Choice", "check_carry", "compiles", "explain", "is_out_of_memory", "prepare", "scan"]
+__all__ = [
+    "PARALLEL_FROM",
+    "Choice",
+    "check_carry",
+    "compiles",
+    "compiling",
+    "explain",
+    "is_out_of_memory",
+    "nested",
+    "prepare",
+    "scan",
+]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -287,3 +298,6 @@ def _signature(leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> Any:
         return leaf.shape[first_axis:], leaf.dtype, leaf.device
 
     return spec, x_spec, *(describe(leaf, 0) for leaf in leaves), *(describe(leaf, 1) for leaf in x_leaves)
+
+
+from fcbp.loop.nested import compiling, nested  # noqa: E402  (it calls the functions above)
