@@ -34,7 +34,7 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #777; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0; } h1 + p { color: var(--faint); margin-top: .25rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 .pairs th, .pairs td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
