@@ -229,11 +229,10 @@ def _renewed(
     """Where a new task begins, a learner that has not learned yet; elsewhere the state."""
     key, tasks = state.renewal
     tasks = tasks + new_task.to(tasks.dtype)
-    new = begin(random.fold_in(key, tasks), draw)
-    chosen: Any = optree.tree_map(
-        lambda a, b: torch.where(new_task, a, b), tuple(new[:5]), tuple(state[:5]), none_is_leaf=True
-    )
-    return LearnerState(*chosen, (key, tasks))
+    new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())
+    old: Any = state._replace(renewal=())
+    chosen: Any = optree.tree_map(lambda a, b: torch.where(new_task, a, b), new, old, none_is_leaf=True)
+    return chosen._replace(renewal=(key, tasks))
 
 
 def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Callable[..., Any]:
