@@ -19,8 +19,8 @@ class List:
     """folder of data; by default FCBP_DATA, or ~/.cache/fcbp/data"""
 
     def __call__(self) -> int:
-        print(f"data sets in {self.root or data.default_root()}")
         rows = [data.about(name, self.root) for name in data.names()]
+        print(f"data sets in {data.default_root() if self.root is None else self.root}")
         print(analysis.columns({key: [row[key] for row in rows] for key in rows[0]}, left=True))
         return 0
 

@@ -12,6 +12,7 @@ import numpy as np
 from fcbp import analysis, sweeps
 from fcbp import experiment as experiments
 from fcbp.cli.run import draw, duration, notes_on_stderr, places, report
+from fcbp.paths import expanded
 from fcbp.sweeps.folder import read_config
 
 __all__ = ["COMMANDS"]
@@ -63,11 +64,12 @@ class List:
     """where runs are"""
 
     def __call__(self) -> int:
+        folder = expanded("--runs", self.runs)
         print("experiments")
         for name, experiment in experiments.EXPERIMENTS.items():
             print(f"  {name}: {experiment.describe()}")
-        paths = sorted(path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}"))
-        print(f"runs in {self.runs}/" if paths else f"no runs in {self.runs}/")
+        paths = sorted(path.parent for path in folder.glob(f"*/{sweeps.CONFIG}"))
+        print(f"runs in {folder}/" if paths else f"no runs in {folder}/")
         if paths:
             rows = [_described(path) for path in paths]
             columns = {name: [row.get(name, "") for row in rows] for name in rows[0]}
@@ -141,6 +143,7 @@ class Export:
     def __call__(self) -> int:
         if self.tensorboard is None:
             raise ValueError("export has nothing to write; expected --tensorboard and a folder")
+        target = expanded("--tensorboard", self.tensorboard)
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -150,14 +153,14 @@ class Export:
         results = sweeps.open(self.run)
         number = 0
         for at, setting in analysis.settings(results, over="step"):
-            writer = SummaryWriter(str(self.tensorboard / _folder(setting)))
+            writer = SummaryWriter(str(target / _folder(setting)))
             for name, values in results.isel(at).data_vars.items():
                 for step, value in zip(results["step"].values, values.values, strict=True):
                     if np.isfinite(value):
                         writer.add_scalar(str(name), float(value), int(step))
             writer.close()
             number += 1
-        print(f"{number} members in {self.tensorboard}; to see them: tensorboard --logdir {self.tensorboard}")
+        print(f"{number} members in {target}; to see them: tensorboard --logdir {target}")
         return 0
 
 

@@ -142,7 +142,10 @@ def make_learner(
     if draw is not None and (isinstance(draw, nn.Module) or not callable(draw)):
         raise ValueError(f"draw is {draw!r}; expected a function key -> params, or None")
     model = copy.deepcopy(model)
-    check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
+    try:
+        check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
+    except ValueError as error:
+        raise ValueError(f"model is a {type(model).__name__}, which units do not fit: {error}") from None
     forward = forward_with_features(model, units)
     update, adjust = given_what_it_takes(method.update), given_what_it_takes(method.adjust)
     initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
