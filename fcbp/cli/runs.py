@@ -15,7 +15,8 @@ from fcbp.cli.about import Completion, Info
 from fcbp.cli.page import page
 from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
 from fcbp.cli.words import as_json, experiments_by_kind
-from fcbp.sweeps.files import expanded, write
+from fcbp.paths import expanded
+from fcbp.sweeps.files import write
 from fcbp.sweeps.folder import read_config
 
 __all__ = ["COMMANDS"]
@@ -115,10 +116,11 @@ class List:
     """as JSON"""
 
     def __call__(self) -> int:
-        if not (self.named or self.runs == Path("runs") or self.runs.is_dir()):
+        folder = expanded("--runs", self.runs)
+        if not (self.named or self.runs == Path("runs") or folder.is_dir()):
             raise ValueError(f"runs is {str(self.runs)!r}, which is no folder; expected one with run directories in it")
-        found = [path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}")]
-        found += [run for path in self.runs.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
+        found = [path.parent for path in folder.glob(f"*/{sweeps.CONFIG}")]
+        found += [run for path in folder.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
         paths = sorted(found)
         rows = [_described(path) for path in paths]
         if self.json:
@@ -129,7 +131,7 @@ class List:
             print("experiments")
             for name, experiment in experiments.EXPERIMENTS.items():
                 print(f"  {name}: {experiment.describe()}")
-        print(f"runs in {self.runs}/" if paths else f"no runs in {self.runs}/")
+        print(f"runs in {folder}/" if paths else f"no runs in {folder}/")
         if paths:
             columns = {name: [row.get(name, "") for row in rows] for name in rows[0]}
             print(analysis.columns(columns, left=True))
@@ -202,6 +204,7 @@ class Export:
     def __call__(self) -> int:
         if self.tensorboard is None:
             raise ValueError("export has nothing to write; expected --tensorboard and a folder")
+        target = expanded("--tensorboard", self.tensorboard)
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
@@ -211,14 +214,14 @@ class Export:
         results = sweeps.open(self.run)
         number = 0
         for at, setting in analysis.settings(results, over="step"):
-            writer = SummaryWriter(str(self.tensorboard / _folder(setting)))
+            writer = SummaryWriter(str(target / _folder(setting)))
             for name, values in results.isel(at).data_vars.items():
                 for step, value in zip(results["step"].values, values.values, strict=True):
                     if np.isfinite(value):
                         writer.add_scalar(str(name), float(value), int(step))
             writer.close()
             number += 1
-        print(f"{number} members in {self.tensorboard}; to see them: tensorboard --logdir {self.tensorboard}")
+        print(f"{number} members in {target}; to see them: tensorboard --logdir {target}")
         return 0
 
 

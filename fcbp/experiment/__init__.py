@@ -9,6 +9,7 @@
 equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 """
 
+from fcbp.checks import arguments
 from fcbp.experiment.files import from_yaml, lines, load, read, to_yaml
 from fcbp.experiment.maker import ExperimentMaker, check
 from fcbp.experiment.measurements import ASKED, METRICS, PER_STEP, VARIABLES, variables_of
@@ -72,6 +73,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 """Named experiments; ``fcbp list`` prints them."""
 
 
+@arguments
 def get(name: str) -> Experiment:
     """The experiment of that name.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,10 @@ __all__ = ["OVER_DATA"]
 
 @functools.lru_cache(maxsize=8)
 def _loaded(dataset: str, root: str | None) -> data.Dataset:
-    return data.load(dataset, root)
+    try:
+        return data.load(dataset, root)
+    except ValueError as error:
+        raise ValueError(re.sub("^name is ", "dataset is ", str(error))) from error
 
 
 def _over(build: Callable[..., Stream]) -> Callable[..., Stream]:

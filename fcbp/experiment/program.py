@@ -20,6 +20,7 @@ from fcbp.experiment.initial import module_params, stock_params
 from fcbp.experiment.measurements import ASKED, OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
 from fcbp.experiment.parts import Part
 from fcbp.experiment.settings import Experiment, loss_of
+from fcbp.kinds import Device
 from fcbp.methods import Method
 from fcbp.program import Program
 from fcbp.streams import Spec
@@ -51,8 +52,8 @@ class Assembled(NamedTuple):
     """Functions of the online predictions by variable."""
 
 
-@arguments
-def build_program(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Program:
+@arguments(at_once=True)
+def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
     """The program that all of ``runs`` share.
 
     Args:
@@ -102,8 +103,8 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
     )
 
 
-@arguments
-def assemble(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Assembled:
+@arguments(at_once=True)
+def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
     if not runs:
         raise ValueError("runs is empty; expected at least one experiment")
