@@ -21,7 +21,7 @@ LAYERS = [
     {"loop", "lanes"},
     {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
-    {"plots", "tuning"},
+    {"plots", "tuning", "export"},
     {"bench", "cli"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcbp.cli.bench import Bench
 from fcbp.cli.data import DATA_COMMANDS
 from fcbp.cli.flags import flags_of, run_arguments
 from fcbp.cli.run import run
@@ -72,7 +73,12 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
     kinds = run_arguments(flags)
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
     command: Any = tyro.extras.subcommand_cli_from_dict(
-        {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}, "data": Data},
+        {
+            "run": kinds,
+            **{name: positional(kind) for name, kind in COMMANDS.items()},
+            "bench": positional(Bench),
+            "data": Data,
+        },
         prog="fcbp",
         description="Continual Backpropagation, vmapped over seeds and settings.",
         args=list(words),
