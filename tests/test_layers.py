@@ -22,7 +22,7 @@ LAYERS = [
     {"agents"},
     {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
-    {"plots", "tuning"},
+    {"plots", "tuning", "export"},
     {"bench", "cli"},
     {"__main__"},
 ]

@@ -6,9 +6,10 @@
 """
 
 from fcbp.bench.digits import DIGITS
+from fcbp.bench.page import page
 from fcbp.bench.suite import Problem, Suite, run
 
 SUITES: dict[str, Suite] = {"digits": DIGITS}
 """The suites by name."""
 
-__all__ = ["SUITES", "Problem", "Suite", "run"]
+__all__ = ["SUITES", "Problem", "Suite", "page", "run"]

@@ -22,18 +22,24 @@ def _digits() -> data.Dataset:
     return data.load("digits").pooled()
 
 
-def _permuted_inputs(*, batch_size: int = 16, task_signal: bool = False) -> streams.Stream:
+def _permuted_inputs(
+    *, batch_size: int = 16, task_length: int | None = None, task_signal: bool = False
+) -> streams.Stream:
     """Digits whose pixels have a new order in every task."""
-    return streams.permuted_inputs(_digits(), batch_size=batch_size, task_signal=task_signal)
+    return streams.permuted_inputs(_digits(), batch_size=batch_size, task_length=task_length, task_signal=task_signal)
 
 
 def _random_labels(
-    *, batch_size: int = 16, subset: int = 240, epochs: int = 100, task_signal: bool = False
+    *,
+    batch_size: int = 16,
+    subset: int = 240,
+    epochs: int | None = 100,
+    task_length: int | None = None,
+    task_signal: bool = False,
 ) -> streams.Stream:
     """Digits whose labels are drawn anew in every task."""
-    return streams.random_labels(
-        _digits(), batch_size=batch_size, subset=subset, epochs=epochs, task_signal=task_signal
-    )
+    lengths = {"epochs": epochs} if task_length is None else {"task_length": task_length}
+    return streams.random_labels(_digits(), batch_size=batch_size, subset=subset, task_signal=task_signal, **lengths)
 
 
 permuted_inputs = StreamKind(_permuted_inputs, task_signal="task_signal")
@@ -61,6 +67,7 @@ def _settings() -> tuple[Setting, ...]:
     return tuple(rows)
 
 
+SHORT: dict[str, Any] = {"steps": 24, "task_length": 8, "hidden": (10,)}
 COMMON: dict[str, Any] = {
     "network": "mlp",
     "hidden": (100, 100),
@@ -79,11 +86,13 @@ DIGITS = Suite(
             "permuted-digits",
             Experiment(stream="fcbp.bench.digits:permuted_inputs", steps=120 * 112, **COMMON),
             _settings(),
+            SHORT,
         ),
         Problem(
             "random-label-digits",
             Experiment(stream="fcbp.bench.digits:random_labels", steps=12 * 1500, **COMMON),
             _settings(),
+            SHORT,
         ),
     ),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,6 @@ from fcbp.tuning import Tuned
 
 __all__ = ["Problem", "Suite", "run"]
 
-QUICK_TASKS = 3
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -26,13 +24,18 @@ class Problem:
     name: str
     experiment: Experiment
     settings: tuple[Mapping[str, Any], ...]
+    short: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings of the experiment under which it takes a second, for a test."""
 
     def quick(self, methods: int = 3) -> Problem:
         """The same for a test: a few short tasks, and two settings of the first methods."""
         known = list(dict.fromkeys(row["method"] for row in self.settings))[:methods]
         rows = [[row for row in self.settings if row["method"] == method][:2] for method in known]
-        short = self.experiment.replace(steps=QUICK_TASKS * 8, bin=8, hidden=(10,))
-        return dataclasses.replace(self, experiment=short, settings=tuple(row for some in rows for row in some))
+        return dataclasses.replace(
+            self,
+            experiment=self.experiment.replace(**self.short),
+            settings=tuple(row for some in rows for row in some),
+        )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fcbp import analysis, sweeps, tuning
+from fcbp import analysis, export, sweeps, tuning
 from fcbp import experiment as experiments
 from fcbp.cli.about import Completion, Info
 from fcbp.cli.page import page
@@ -200,34 +198,32 @@ class Export:
     """run directory, such as `fcbp ls` prints"""
     tensorboard: Path | None = None
     """folder to write TensorBoard's files to, a run for each member"""
+    csv: Path | None = None
+    """file to write a table to, a row for each member and bin"""
+    parquet: Path | None = None
+    """the same table as Parquet"""
+    wandb: str | None = None
+    """project of Weights & Biases, a run for each member; offline unless WANDB_MODE says otherwise"""
 
     def __call__(self) -> int:
-        if self.tensorboard is None:
-            raise ValueError("export has nothing to write; expected --tensorboard and a folder")
-        target = expanded("--tensorboard", self.tensorboard)
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ImportError(
-                "the export needs tensorboardX; install it with: pip install 'fcbp[tensorboard]'"
-            ) from None
+        given = {name: getattr(self, name) for name in ("csv", "parquet", "tensorboard", "wandb")}
+        if not any(given.values()):
+            raise ValueError(
+                "export has nothing to write; expected --csv or --parquet and a file, --tensorboard and a folder, or "
+                "--wandb and a project"
+            )
         results = sweeps.open(self.run)
-        number = 0
-        for at, setting in analysis.settings(results, over="step"):
-            writer = SummaryWriter(str(target / _folder(setting)))
-            for name, values in results.isel(at).data_vars.items():
-                for step, value in zip(results["step"].values, values.values, strict=True):
-                    if np.isfinite(value):
-                        writer.add_scalar(str(name), float(value), int(step))
-            writer.close()
-            number += 1
-        print(f"{number} members in {target}; to see them: tensorboard --logdir {target}")
+        for flag, path, to_table in (("--csv", self.csv, export.to_csv), ("--parquet", self.parquet, export.to_parquet)):
+            if path is not None:
+                print(f"table     {to_table(results, expanded(flag, path))}")
+        if self.tensorboard is not None:
+            target = expanded("--tensorboard", self.tensorboard)
+            number = export.to_tensorboard(results, target)
+            print(f"{number} members in {target}; to see them: tensorboard --logdir {target}")
+        if self.wandb is not None:
+            number = export.to_wandb(results, self.wandb)
+            print(f"{number} members in wandb/; to send those that are offline: wandb sync --sync-all")
         return 0
-
-
-def _folder(setting: dict[str, Any]) -> str:
-    parts = [f"{name}={analysis.show(value)}" for name, value in setting.items()]
-    return ",".join(parts).replace("/", "_").replace(" ", "") or "run"
 
 
 def _there(results: Any) -> Any:
