@@ -187,5 +187,6 @@ def draft(
     x = [x[0, 0] if by_member else x[0] for x in x_leaves]
     traced = trace(members, one, spec, x, x_spec, check)
     elements = elements_on(next(iter(devices), torch.device("cpu")))
-    source, plan = emit(traced.lowered, elements)
+    registers = 32 if elements == "vectors" and build.lanes() == 16 else 16
+    source, plan = emit(traced.lowered, elements, registers)
     return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements)

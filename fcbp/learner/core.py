@@ -143,7 +143,7 @@ def make_learner(
         raise ValueError(f"draw is {draw!r}; expected a function key -> params, or None")
     model = copy.deepcopy(model)
     check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
-    forward = forward_with_features(model, units)
+    objective = _objective(forward_with_features(model, units), loss_function, with_output)
     update, adjust = given_what_it_takes(method.update), given_what_it_takes(method.adjust)
     initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
 
@@ -154,13 +154,6 @@ def make_learner(
         opt_state = make_optimizer({}).init(params)
         count = () if schedule is None else torch.zeros((), dtype=torch.int32, device=key.device)
         return LearnerState(params, buffers, opt_state, method.init(units, params, method_key), count)
-
-    def objective(
-        params: Params, buffers: Params, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, tuple[dict[str, Tensor], Params, dict[str, Any]]]:
-        output, features, buffers = forward(params, buffers, inputs)
-        value, told = _value(loss_function(output, targets))
-        return value, (features, buffers, {"output": output, **told} if with_output else told)
 
     def step(
         state: LearnerState, batch: tuple[Tensor, ...], hyper: LearnerHyperparams
@@ -184,16 +177,24 @@ def make_learner(
         )
         return LearnerState(params, buffers, opt_state, method_state, count), {"loss": value, **told, **info}
 
-    step.parts = {  # type: ignore[attr-defined]  # for people to read
-        "model": model,
-        "units": ", ".join(f"{group.name} ({group.size})" for group in units) or "none",
-        "loss": loss_function,
-        "optimizer": make_optimizer({}),
-        "method": method,
-        **({} if schedule is None else {"schedule": schedule}),
-        **({} if clip is None else {"clip": clip}),
-    }
+    groups = ", ".join(f"{group.name} ({group.size})" for group in units) or "none"
+    described = {"model": model, "units": groups, "loss": loss_function, "optimizer": make_optimizer({})}
+    described |= {"method": method, "schedule": schedule, "clip": clip}
+    step.parts = {k: v for k, v in described.items() if v is not None}  # type: ignore[attr-defined]
     return Learner(init, step)
+
+
+def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Callable[..., Any]:
+    """``(params, buffers, inputs, targets) -> (loss, (features, buffers, entries of info))``."""
+
+    def objective(
+        params: Params, buffers: Params, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, tuple[dict[str, Tensor], Params, dict[str, Any]]]:
+        output, features, buffers = forward(params, buffers, inputs)
+        value, told = _value(loss(output, targets))
+        return value, (features, buffers, {"output": output, **told} if with_output else told)
+
+    return objective
 
 
 def _value(given: Any) -> tuple[Tensor, dict[str, Any]]:
