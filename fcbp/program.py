@@ -56,6 +56,10 @@ class Program:
         finite: names of the measured floating-point values of ``step`` that must be finite, or the member has failed;
             by default all of them.
         variables: for a measured name its long name and its unit, which pictures show.
+        next_border: ``next_border(step)``: the first number of steps after ``step`` at which ``border`` is called, the
+            same for all members; ``None`` where it never is again.
+        border: ``border(carry, problem, step) -> carry``, called between two steps, after a bin that ends there is
+            measured; ``problem`` is the stream's state, ``step`` the number of steps so far, a plain number.
 
     Raises:
         ValueError: an argument is of another kind than described, or a name collides with a dimension of results.
@@ -69,6 +73,8 @@ class Program:
     failed: Callable[[Any], Tensor] | None = None
     finite: tuple[str, ...] | None = None
     variables: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    next_border: Callable[[int], int | None] | None = None
+    border: Callable[[Any, Any, int], Any] | None = None
 
     def __post_init__(self) -> None:
         functions = {"init": self.init, "step": self.step}

@@ -128,9 +128,7 @@ def members_of(
             {"method": method, **dict(zip(columns, point, strict=True))}
             for point in itertools.product(*columns.values())
         ]
-    # With a method that does not read them, what the base sets of its own method would be lost.
-    base = base if base.method in methods else base.replace(method=methods[0])
-    return base, designs.listed(rows, **crossed, **seeds)
+    return base.replace(method=methods[0]), designs.listed(rows, **crossed, **seeds)
 
 
 def _numbers(

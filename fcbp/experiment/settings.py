@@ -146,18 +146,11 @@ class Experiment:
         return f"Experiment({', '.join(f'{k}={v!r}' for k, v in (changed | dict(self.settings)).items())})"
 
     def replace(self, **settings: Any) -> Experiment:
-        """The experiment with other settings; a default that follows the network or the stream follows the new one.
-
-        Where a part is another, what was set of the one before goes with it, unless the new one reads it too.
-        """
+        """The experiment with other settings; a default that follows the network or the stream follows the new one."""
         now = {name: getattr(self, name) for name in FIELDS}
         following = {n: v for n, v in _defaults_of_parts(now, {}).items() if now[n] == v}
         kept = {name: value for name, value in now.items() if name not in following}
-        own = self.settings
-        if any(role in settings and settings[role] != now[role] for role in ROLES):
-            new = Experiment(**{**kept, **{role: settings[role] for role in ROLES if role in settings}})
-            own = tuple((name, value) for name, value in own if _reads_or_fails(new, name))
-        return Experiment(**{**kept, "settings": own, **settings})
+        return Experiment(**{**kept, "settings": self.settings, **settings})
 
     def parts(self) -> tuple[Part, Part, Part, Part, Part]:
         """Stream, network, schedule, optimiser and method.
@@ -291,14 +284,6 @@ def _parts_that_exist(run: Experiment) -> tuple[Part, ...]:
         return run.parts()
     except ValueError:
         return ()
-
-
-ROLES = ("stream", "network", "schedule", "optimizer", "method")
-
-
-def _reads_or_fails(run: Experiment, name: str) -> bool:
-    """Whether a setting is read; of parts that are unknown, which their check says, all are."""
-    return not _parts_that_exist(run) or run.reads(name)
 
 
 def _defaults_of_parts(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
