@@ -213,7 +213,8 @@ class Export:
                 "--wandb and a project"
             )
         results = sweeps.open(self.run)
-        for flag, path, to_table in (("--csv", self.csv, export.to_csv), ("--parquet", self.parquet, export.to_parquet)):
+        tables = (("--csv", self.csv, export.to_csv), ("--parquet", self.parquet, export.to_parquet))
+        for flag, path, to_table in tables:
             if path is not None:
                 print(f"table     {to_table(results, expanded(flag, path))}")
         if self.tensorboard is not None:
