@@ -6,8 +6,11 @@ import numpy as np
 import optree
 import pytest
 import torch
+from robot_program import wandering
 
+import fcbp
 from fcbp import envs, random
+from fcbp.sweeps.execution import Execution
 
 pytest.importorskip("mujoco")
 gymnasium = pytest.importorskip("gymnasium")
@@ -161,3 +164,28 @@ def test_without_mujoco_the_error_names_the_extra(monkeypatch):
     mujoco._simulator.cache_clear()
     with pytest.raises(ImportError, match=r"mujoco is not installed.*pip install 'fcbp\[rl\]'"):
         envs.get("ant")
+
+
+def test_a_sweep_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path, monkeypatch):
+    members = fcbp.grid(seed=range(2), friction=[0.5, 1.0])
+    options = {"steps": 60, "bin": 5, "compile": False, "progress": False}
+    whole = fcbp.sweep(wandering, members, **options)
+    events = []
+    handle = Execution._handle
+
+    def interrupted(self, event):
+        handle(self, event)
+        events.append(event)
+        if len(events) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Execution, "_handle", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fcbp.sweep(wandering, members, out=tmp_path, checkpoint_every=0, **options)
+    assert fcbp.sweeps.state(tmp_path) == "interrupted"
+    resumed = fcbp.resume(tmp_path, progress=False)
+    for variable in ("reward", "ended"):
+        assert np.array_equal(whole[variable].values, resumed[variable].values)
+    assert np.isfinite(whole["reward"].values).all()
+    assert whole["ended"].values.sum() > 0
