@@ -113,32 +113,39 @@ class _Worker:
         self.model = self.mujoco.MjModel.from_xml_path(path)
         self.data = self.mujoco.MjData(self.model)
         self.spec = self.mujoco.mjtState.mjSTATE_INTEGRATION
-        self.friction = self.model.geom_friction[:, 0].copy()
         self.frames = frames
+        # Views of the simulator's memory: to look one up takes a share of a step's time.
+        self.sliding, self.gravity = self.model.geom_friction[:, 0], self.model.opt.gravity
+        self.controls, self.place = self.data.ctrl, self.data.xpos[1, :2]
+        self.friction = self.sliding.copy()
+        self.physics: list[float] = []
         # A state that MuJoCo finds bad is not replaced by a start in silence.
         kinds = self.mujoco.mjtWarning
-        self.bad = [int(kind) for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)]
+        self.bad = {int(kind): kind.name for kind in (kinds.mjWARN_BADQPOS, kinds.mjWARN_BADQVEL, kinds.mjWARN_BADQACC)}
+        self.warned = self.data.warning.number.tolist()
 
     def step(self, state: np.ndarray, control: np.ndarray, physics: np.ndarray, place: np.ndarray) -> str:
-        """Move ``state`` and ``place`` on, in place; the warning of the simulator, or nothing."""
+        """Move a finite ``state`` and ``place`` on, in place; the warning of the simulator, or nothing."""
         mujoco, model, data = self.mujoco, self.model, self.data
-        if not (math.isfinite(state.sum()) and math.isfinite(control.sum())):
-            state[:] = place[:] = np.nan
-            return ""
-        model.geom_friction[:, 0] = self.friction * physics[0]
-        model.opt.gravity[2] = -physics[1]
+        numbers = physics.tolist()
+        if numbers != self.physics:
+            self.physics = numbers
+            self.sliding[:] = self.friction * numbers[0]
+            self.gravity[2] = -numbers[1]
         mujoco.mj_setState(model, data, state, self.spec)
         if state[0] == 0:
             mujoco.mj_forward(model, data)  # as a reset of Gymnasium does, which leaves a start for the solver
-        data.ctrl[:] = control
-        before = [data.warning[kind].number for kind in self.bad]
-        mujoco.mj_step(model, data, nstep=self.frames)
-        found = [kind for kind, old in zip(self.bad, before, strict=True) if data.warning[kind].number > old]
-        if found:
-            state[:] = place[:] = np.nan
-            return str(mujoco.mjtWarning(found[0]).name)
+        self.controls[:] = control
+        mujoco.mj_step(model, data, self.frames)
+        warned = data.warning.number.tolist()
+        if warned != self.warned:
+            found = [name for kind, name in self.bad.items() if warned[kind] > self.warned[kind]]
+            self.warned = warned
+            if found:
+                state[:] = place[:] = np.nan
+                return found[0]
         mujoco.mj_getState(model, data, state, self.spec)
-        place[:] = data.xpos[1, :2]
+        place[:] = self.place
         return ""
 
 
@@ -165,10 +172,13 @@ class _Simulator:
 
     def step(self, states: np.ndarray, controls: np.ndarray, physics: np.ndarray, places: np.ndarray) -> None:
         """Move every row on, in place."""
-        pieces = np.array_split(np.arange(len(states)), min(len(self.workers), len(states)))
+        finite = np.isfinite(states).all(1) & np.isfinite(controls).all(1) & np.isfinite(physics).all(1)
+        states[~finite] = places[~finite] = np.nan
+        (going,) = finite.nonzero()
+        pieces = np.array_split(going, len(self.workers))
 
         def piece(worker: _Worker, rows: np.ndarray) -> list[tuple[int, str]]:
-            told = [(int(i), worker.step(states[i], controls[i], physics[i], places[i])) for i in rows]
+            told = [(i, worker.step(states[i], controls[i], physics[i], places[i])) for i in rows.tolist()]
             return [(i, message) for i, message in told if message]
 
         with self.lock:
