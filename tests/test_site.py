@@ -46,5 +46,5 @@ def test_every_method_has_a_page_a_cost_and_documented_names():
 def test_a_formula_is_drawn_without_a_script(name, hooks):
     source = f'<div class="arithmatex">\\[{method_pages.ABOUT[name].formula}\\]</div>'
     drawn = hooks.on_page_content(source)
-    assert drawn.startswith("<math")
+    assert drawn.startswith('<div class="formula"><math')
     assert "\\" not in drawn
