@@ -73,8 +73,8 @@ def pages() -> dict[str, str | bytes]:
 def api_page(module: str) -> str:
     """One module's page: its docstring and every public name."""
     head = (
-        f"# {module} {{#{module}}}\n\n::: {module}\n    options:\n      members: false\n      show_root_heading: false\n"
-        "      show_root_toc_entry: false\n"
+        f"# {module} {{#{module}}}\n\n::: {module}\n    options:\n      members: false\n"
+        "      show_root_heading: false\n      show_root_toc_entry: false\n"
     )
     return "\n".join([head, *(section(module, name) for name in public.symbols(module))])
 
