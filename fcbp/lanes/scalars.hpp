@@ -18,6 +18,9 @@
 using int64 = long long;
 using uint64 = unsigned long long;
 using uint32 = unsigned int;
+using uint8 = unsigned char;
+using int8 = signed char;
+using int16 = short;
 
 template <class A, class B> struct same_type { static constexpr bool value = false; };
 template <class A> struct same_type<A, A> { static constexpr bool value = true; };
@@ -59,18 +62,22 @@ template <class T> INLINE T neg(T a) { return -a; }
 INLINE int neg(int a) { return sub(0, a); }
 INLINE int64 neg(int64 a) { return sub((int64)0, a); }
 
-// The product is not rounded where the machine can do so; the only place where operations are contracted.
+// The product is not rounded: on no machine, also where that takes a function. The only place where operations are
+// contracted.
 template <class T> INLINE T multiply_add(T a, T b, T c) { return add(mul(a, b), c); }
-#ifdef __CUDACC__
-INLINE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-INLINE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
-#endif
+INLINE float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
+INLINE double multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
 
 INLINE int shift_left(int a, int b) { return (uint32)a << b; }
 INLINE int shift_right(int a, int b) { return a >> b; }
 INLINE int64 shift_left(int64 a, int64 b) { return (uint64)a << b; }
 INLINE int64 shift_right(int64 a, int64 b) { return a >> b; }
 INLINE int64 shift_right_logical(int64 a, int64 b) { return (uint64)a >> b; }
+
+// Short integers are computed with as int, and wrap around where one is made.
+INLINE int as_uint8(int x) { return (uint8)x; }
+INLINE int as_int8(int x) { return (int8)x; }
+INLINE int as_int16(int x) { return (int16)x; }
 
 // --- comparisons and choices --------------------------------------------------------------------------------
 

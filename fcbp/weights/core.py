@@ -10,10 +10,11 @@ from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from fcbp import initializers, random, tree
-from fcbp.cbp import bias_correction, pay, replacements_due
+from fcbp.cbp import bias_correction, most_due, pay, replacements_due
 from fcbp.cbp.state import check_counting, check_state
 from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
+from fcbp.kinds import Tensors
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw
 from fcbp.weights.few import few_lowest
@@ -24,7 +25,7 @@ from fcbp.weights.state import Hyperparams, WeightsState, check_hyperparams
 
 __all__ = ["select_and_reset", "update_utility"]
 
-Params = Any
+Params = Tensors
 
 UTILITIES = ("gradient", "magnitude", "random")
 SELECTIONS = ("lowest", "below", "random")
@@ -63,8 +64,7 @@ def update_utility(
     """
     check_state(state, WeightsState)
     check_hyperparams(hyper)
-    if utility not in UTILITIES:
-        raise unknown("utility", utility, UTILITIES)
+    check_utility(utility)
     weights = flat("params", params, state.born)
     gradients = flat("grads", grads, state.born) if utility == "gradient" else {}
     scale = scales(moments, state.born)
@@ -142,8 +142,7 @@ def select_and_reset(
     """
     check_state(state, WeightsState)
     check_hyperparams(hyper)
-    if selection not in SELECTIONS:
-        raise unknown("selection", selection, SELECTIONS)
+    check_selection(selection)
     check_counting(rounding, rate_counts, capacity, "weights")
     weights = flat("params", params, state.born)
     shapes = {tree.show(path): (path, leaf.shape) for path, leaf in leaves_of(params)}
@@ -169,8 +168,7 @@ def select_and_reset(
     for i, name in enumerate(sorted(born)):
         path, shape = shapes[name]
         n = born[name].shape[0]
-        limit = n if selection == "below" else _default_capacity(n, hyper.reset_rate)
-        limit = limit if capacity is None else min(capacity, n)
+        limit = most_due(n, 1.0 if selection == "below" else hyper.reset_rate, capacity)
         if limit == 0 and not protected and (selection == "below" or capacity is None):
             masks[path] = torch.zeros(shape, dtype=torch.bool, device=born[name].device)
             continue
@@ -268,12 +266,6 @@ def _debiased(
     return utility / exponent.expm1_().neg_()
 
 
-def _default_capacity(n: int, rate: float | Tensor) -> int:
-    if isinstance(rate, Tensor):
-        return n
-    return min(math.floor(rate * n) + 1, n) if rate else 0
-
-
 def _lots(key: Int64[Tensor, ""], n: int) -> Int32[Tensor, "n"]:
     """30 random bits for each of ``n``, two to a word; less than what marks the ineligible."""
     words = random.bits(key, ((n + 1) // 2,))
@@ -320,3 +312,23 @@ def _put(
         slot = gone.cumsum(0, dtype=torch.int32) - 1
         values = values[slot.clamp(0, count - 1).to(torch.int64)]
     return torch.where(gone, values, weights)
+
+
+def check_utility(utility: str) -> None:
+    """Check that there is such a utility.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if utility not in UTILITIES:
+        raise unknown("utility", utility, UTILITIES)
+
+
+def check_selection(selection: str) -> None:
+    """Check that there is such a selection.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if selection not in SELECTIONS:
+        raise unknown("selection", selection, SELECTIONS)
