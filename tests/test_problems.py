@@ -1,5 +1,7 @@
 """The published problems: their numbers, the order of events between tasks, and runs from the command line."""
 
+from pathlib import Path
+
 import made_data
 import numpy as np
 import pytest
@@ -60,6 +62,14 @@ BORDERS = {
     ),
     "warm-start-cifar10": Border(shrink_before=0.4, perturb_before=0.1, fresh_moments=True),
 }
+
+
+def test_the_page_tells_of_every_problem():
+    page = (Path(__file__).parent.parent / "docs" / "problems.md").read_text()
+    for name, problem in PROBLEMS.items():
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+        for part in (problem.source, problem.task, *problem.departs, f"`{problem.experiment.dataset}`"):
+            assert part in row
 
 
 def stream_of(run):
