@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcbp import analysis, data
+from fcbp.cli.words import as_json
 
 __all__ = ["DATA_COMMANDS"]
 
@@ -17,10 +18,16 @@ class List:
 
     root: Path | None = None
     """folder of data; by default FCBP_DATA, or ~/.cache/fcbp/data"""
+    json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
-        print(f"data sets in {self.root or data.default_root()}")
         rows = [data.about(name, self.root) for name in data.names()]
+        root = data.default_root() if self.root is None else self.root
+        if self.json:
+            print(as_json({"root": root, "data": rows}))
+            return 0
+        print(f"data sets in {root}")
         print(analysis.columns({key: [row[key] for row in rows] for key in rows[0]}, left=True))
         return 0
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
-import itertools
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +43,8 @@ class Flag:
     """In words."""
     several: bool = False
     """Whether one value of the setting is several words."""
+    optional: bool = False
+    """Whether the default is none at all, which does not tell words from numbers."""
 
     @property
     def field(self) -> str:
@@ -73,6 +73,7 @@ def flags_of(subject: Experiment | FunctionMaker, own: Sequence[Part] = ()) -> l
             documents.get(name, ""),
             _default(name, default, all_parts),
             name in sequences,
+            default is None and name not in LENGTHS,
         )
         for name, default in experiments.setting_names(*own).items()
         if name != "seed"
@@ -99,7 +100,21 @@ def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
     program = maker.make([{}])
     for name, value in program.numbers.items():
         flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
-    return flags
+    return flags + (_flags_of_methods({flag.name for flag in flags}) if "method" in maker.defaults else [])
+
+
+def _flags_of_methods(taken: set[str]) -> list[Flag]:
+    """Flags for the numbers of all methods, of which a program with an option ``method`` takes one by its name."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for method, kind in METHODS.items():
+        documents = _attributes(kind.hyperparams)
+        for name, value in kind.hyperparams()._asdict().items():
+            found.setdefault(name, (_first_line(documents.get(name, "")), {}))[1][method] = value
+    return [
+        Flag(name, float, help, ", ".join(f"{method}: {_text(value)}" for method, value in defaults.items()))
+        for name, (help, defaults) in found.items()
+        if name not in taken
+    ]
 
 
 BIN = "steps averaged into one value, or task"
@@ -112,10 +127,19 @@ def run_arguments(flags: Sequence[Flag]) -> type:
     def flag(kind: Any, help: str, default: str, name: str | None = None) -> Any:
         return Annotated[kind, tyro.conf.arg(name=name, help=help, help_behavior_hint=f"({default})")]
 
-    names = f"one of: {', '.join(experiments.EXPERIMENTS)}; or a YAML file; or module:name or file.py:name"
+    known = ", ".join([*experiments.EXPERIMENTS, *experiments.PROGRAMS])
+    names = f"one of: {known}; or a YAML file; or module:name or file.py:name"
     fields: list[tuple[str, Any, Any]] = [
         ("experiment", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=names)], dataclasses.MISSING),
         ("seeds", flag(int | None, "number of seeds, from 0 on", "10"), None),
+        ("tune_seeds", flag(int | None, "choose each method's setting on so many seeds", "all is one run"), None),
+        (
+            "report_seeds",
+            flag(int | None, "report the chosen on so many fresh seeds", "20 with --tune-seeds"),
+            None,
+        ),
+        ("choose_by", flag(str | None, "the variable by which settings are chosen", "accuracy, or loss"), None),
+        ("choose_over", flag(float, "the last fraction of the run whose mean is compared", "1, the whole run"), 1.0),
         ("grid", flag(bool, "try each method over its small grid of the numbers that are not given", "True"), True),
         ("out", flag(Path | None, "run directory, new or empty", "runs/NAME-TIME"), None),
         ("resume", flag(bool, "go on with the run in --out, where there is one", "False"), False),
@@ -160,6 +184,8 @@ def given(arguments: Any, flags: Sequence[Flag]) -> dict[str, tuple[Any, ...]]:
         values = getattr(arguments, flag.field, UNSET)
         if isinstance(values, Unset):
             continue
+        if flag.optional and flag.kind is str:
+            values = tuple(map(_number, values))
         if flag.several:
             values = (tuple(values),)
         if not values:
@@ -177,6 +203,14 @@ def _bin(value: str) -> int | str:
         return int(value)
     except ValueError:
         raise ValueError(f"--bin is {value!r}; expected a number of steps, or task") from None
+
+
+def _number(word: str) -> Any:
+    """A word as the number that it is, if it is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
 
 
 def _kind(name: str, default: Any, all_parts: Sequence[Part]) -> type:
@@ -264,16 +298,13 @@ def _arguments(build: Callable[..., Any]) -> dict[str, str]:
 @functools.cache
 def _attributes(kind: Any) -> dict[str, str]:
     """The strings below a class's fields."""
+    import docstring_parser
+
     try:
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        parsed = docstring_parser.parse_from_object(kind)
     except (OSError, TypeError, SyntaxError):
         return {}
-    found: dict[str, str] = {}
-    body = node.body if isinstance(node, ast.ClassDef) else []
-    for before, after in itertools.pairwise(body):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
-            found[before.target.id] = str(getattr(after.value, "value", ""))
-    return found
+    return {p.arg_name: p.description or "" for p in parsed.params if p.args[0] == "attribute"}
 
 
 def _first_line(text: str) -> str:

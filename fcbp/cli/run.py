@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcbp import addresses, analysis, designs, sweeps
+from fcbp import addresses, analysis, designs, sweeps, tuning
 from fcbp import experiment as experiments
 from fcbp.cli.flags import LENGTHS, Flag, given
 from fcbp.cli.subject import read
@@ -25,9 +25,10 @@ from fcbp.sweeps.makers import FunctionMaker
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["members_of", "notes_on_stderr", "report", "run"]
+__all__ = ["members_of", "notes_on_stderr", "print_tables", "report", "report_tuned", "run"]
 
 SEEDS = 10
+TUNE_SEEDS, REPORT_SEEDS = 3, 20
 MOST_SEEDS = 100_000
 """A sweep lists its members before it starts: more of them take minutes and the memory of the machine."""
 CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
@@ -41,6 +42,12 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
     if arguments.seeds is not None and not 1 <= arguments.seeds <= MOST_SEEDS:
         raise ValueError(
             f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more and at most {MOST_SEEDS:,}"
+        )
+    tuned = arguments.tune_seeds is not None or arguments.report_seeds is not None
+    if tuned and arguments.seeds is not None:
+        raise ValueError(
+            f"--seeds is {arguments.seeds} beside --tune-seeds or --report-seeds; expected these two, which name the "
+            "seeds of both sweeps"
         )
     subject, swept = read(arguments.experiment)
     values = {**swept, **given(arguments, flags)}
@@ -57,6 +64,24 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
         subject, members = _members_of_program(subject, values)
     name = f"{_short(arguments.experiment)}-{time.strftime('%Y%m%d-%H%M%S')}"
     place = fresh(Path("runs") / name) if arguments.out is None else nullcontext(expanded("--out", arguments.out))
+    how = {"accept_changes": arguments.accept_changes, "compile": arguments.compile, **places(arguments)}
+    how |= {"members_at_once": arguments.members_at_once, "notes": notes}
+    if tuned:
+        with place as out, notes_on_stderr():
+            done = tuning.tune(
+                subject,
+                [without_seed(settings, subject) for settings in members if _is_first(settings, members)],
+                tune_seeds=arguments.tune_seeds or TUNE_SEEDS,
+                report_seeds=arguments.report_seeds or REPORT_SEEDS,
+                variable=arguments.choose_by,
+                over=arguments.choose_over,
+                out=out,
+                resume=arguments.resume,
+                **lengths,
+                **how,
+            )
+        report_tuned(done, out)
+        return 0
     with place as out, notes_on_stderr():
         results = sweeps.sweep(
             subject,
@@ -64,14 +89,32 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
             **lengths,
             out=out,
             resume=arguments.resume,
-            accept_changes=arguments.accept_changes,
-            compile=arguments.compile,
-            **places(arguments),
-            members_at_once=arguments.members_at_once,
-            notes=notes,
+            **how,
         )
     report(results, out)
     return 0
+
+
+def _is_first(settings: Mapping[str, Any], members: Members) -> bool:
+    """Whether a member is that of its setting's first seed."""
+    return settings.get("seed") == next(iter(members)).get("seed")
+
+
+def without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
+    """A member's setting, with the experiment's method where it names none."""
+    method = {"method": subject.method} if isinstance(subject, Experiment) else {}
+    return {**method, **{name: value for name, value in settings.items() if name != "seed"}}
+
+
+def report_tuned(done: tuning.Tuned, out: Path) -> None:
+    """Print what was chosen and what came of it, and draw pictures."""
+    print(tuning.table(done))
+    for name, results in ((tuning.TUNE, done.tune), (tuning.REPORT, done.report)):
+        print(f"\n{name}: {duration(results.attrs['seconds'])}, {results.attrs['members_with_nan']} members with NaN")
+        if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
+            print(analysis.times(results))
+        print(f"data      {out / name / sweeps.STORE}")
+        draw(results, out / name)
 
 
 def _short(name: str) -> str:
@@ -80,11 +123,32 @@ def _short(name: str) -> str:
 
 
 def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ...]]) -> tuple[FunctionMaker, Members]:
-    """The program with all that has one value, and the grid of the rest."""
+    """The program with all that has one value, and the grid of the rest.
+
+    Where several programs have not the same numbers, each is listed with every combination of those that it has.
+    """
     fixed = {name: column[0] for name, column in values.items() if len(column) == 1 and name != "seed"}
     crossed = {name: column for name, column in values.items() if name not in fixed}
-    options = {**dict(maker.options), **fixed}
-    return FunctionMaker(maker.given, tuple(options.items())), designs.grid(**crossed)
+    options = {**dict(maker.options), **{name: value for name, value in fixed.items() if name in maker.defaults}}
+    chosen = {name: column for name, column in crossed.items() if name in maker.defaults}
+    programs = [dict(zip(chosen, point, strict=True)) for point in itertools.product(*chosen.values())]
+    base = FunctionMaker(maker.given, tuple(options.items()))
+    known = [base.make([program]).numbers for program in programs]
+    numbers = [name for name in values if name not in maker.defaults and name != "seed"]
+    own = [name for name in numbers if any(name in k for k in known) and not all(name in k for k in known)]
+    options |= {name: value for name, value in fixed.items() if name not in own}
+    maker = FunctionMaker(maker.given, tuple(options.items()))
+    if not own:
+        return maker, designs.grid(**crossed)
+    rows = []
+    for program, reads in zip(programs, known, strict=True):
+        columns = {name: values[name] for name in own if name in reads}
+        rows += [
+            {**program, **dict(zip(columns, point, strict=True))} for point in itertools.product(*columns.values())
+        ]
+    rest = {name: column for name, column in crossed.items() if name not in chosen and name not in own}
+    seeds = {"seed": rest.pop("seed")} if "seed" in rest else {}
+    return maker, designs.listed(rows, **rest, **seeds)
 
 
 def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
@@ -176,11 +240,14 @@ def _note(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"note: {message}", file=sys.stderr)
 
 
-def report(results: xarray.Dataset, out: Path) -> None:
-    """Print a table, and draw pictures."""
+def print_tables(results: xarray.Dataset) -> None:
+    """Print what came of the members, and how long they took."""
     print(analysis.table(results))
     if len({row.method for row in analysis.summary(results)}) > 1:
         print(f"\n{analysis.ranking(results)}")
+    if len(methods := {row.method for row in analysis.summary(results)}) > 1 and "fresh" in methods:
+        print("\nloss of plasticity: the difference to fresh, paired by seed, last fifth of the run")
+        print(analysis.lost_table(results))
     if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
         print(f"\n{analysis.times(results)}")
     members = results[analysis.main_variable(results)].size // results.sizes[analysis.bins_of(results)]
@@ -188,6 +255,11 @@ def report(results: xarray.Dataset, out: Path) -> None:
         f"\n{members} members x {results.attrs['steps']:,} steps in {duration(results.attrs['seconds'])}; "
         f"{results.attrs['members_with_nan']} members with NaN"
     )
+
+
+def report(results: xarray.Dataset, out: Path) -> None:
+    """Print the tables and the paths, and draw pictures."""
+    print_tables(results)
     print(f"data      {out / sweeps.STORE}")
     draw(results, out)
 

@@ -9,29 +9,34 @@
 equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 """
 
+from fcbp.checks import arguments
 from fcbp.experiment.files import from_yaml, lines, load, read, to_yaml
 from fcbp.experiment.maker import ExperimentMaker, check
-from fcbp.experiment.measurements import METRICS, PER_STEP, VARIABLES, variables_of
+from fcbp.experiment.measurements import ASKED, METRICS, PER_STEP, VARIABLES, variables_of
 from fcbp.experiment.named import PROBLEMS, Problem
 from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS, NetworkKind, StreamKind
 from fcbp.experiment.program import Assembled, assemble, build_program
+from fcbp.experiment.programs import PROGRAMS, NamedProgram
 from fcbp.experiment.settings import Experiment, setting_names
 from fcbp.experiment.surprises import surprises
 from fcbp.names import lookup
 
 __all__ = [
     "ACTIVATIONS",
+    "ASKED",
     "EXPERIMENTS",
     "METRICS",
     "NETWORKS",
     "OPTIMIZERS",
     "PER_STEP",
     "PROBLEMS",
+    "PROGRAMS",
     "STREAMS",
     "VARIABLES",
     "Assembled",
     "Experiment",
     "ExperimentMaker",
+    "NamedProgram",
     "NetworkKind",
     "Problem",
     "StreamKind",
@@ -56,6 +61,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 """Named experiments; ``fcbp list`` prints them."""
 
 
+@arguments
 def get(name: str) -> Experiment:
     """The experiment of that name.
 

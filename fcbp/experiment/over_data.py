@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import fields
@@ -20,7 +21,10 @@ BETWEEN = tuple(field.name for field in fields(Border))
 
 @functools.lru_cache(maxsize=8)
 def _loaded(dataset: str, root: str | None) -> data.Dataset:
-    return data.load(dataset, root)
+    try:
+        return data.load(dataset, root)
+    except ValueError as error:
+        raise ValueError(re.sub("^name is ", "dataset is ", str(error))) from error
 
 
 def _over(build: Callable[..., Stream]) -> Callable[..., Stream]:

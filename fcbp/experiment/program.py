@@ -19,10 +19,11 @@ from fcbp.checks import arguments
 from fcbp.experiment import parts, trial
 from fcbp.experiment.border import Borders, bordered, cutting, head_of, in_parts
 from fcbp.experiment.checks import check_examples, check_fit, check_network
-from fcbp.experiment.initial import module_params
-from fcbp.experiment.measurements import OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
+from fcbp.experiment.initial import module_params, stock_params
+from fcbp.experiment.measurements import ASKED, OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
 from fcbp.experiment.parts import Part
 from fcbp.experiment.settings import Experiment, loss_of
+from fcbp.kinds import Device
 from fcbp.methods import Method
 from fcbp.program import Program
 from fcbp.streams import Spec
@@ -56,8 +57,8 @@ class Assembled(NamedTuple):
     """What is done between tasks."""
 
 
-@arguments
-def build_program(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Program:
+@arguments(at_once=True)
+def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
     """The program that all of ``runs`` share.
 
     Args:
@@ -108,8 +109,8 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
     return program if built.borders is None else bordered(program, built.borders)
 
 
-@arguments
-def assemble(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Assembled:
+@arguments(at_once=True)
+def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
     if not runs:
         raise ValueError("runs is empty; expected at least one experiment")
@@ -142,6 +143,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         units,
         loss=loss,
         draw=_draw(first, network_part, spec, model),
+        redraw=_redraw(first, network_part, spec, model) if method.renews else None,
         with_output=bool(online),
         schedule=_schedule(first, schedule_part),
     )
@@ -151,8 +153,11 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         optimizer=optimizer if optimizer_part.is_named else _tried(optimizer, optimizer_part.name),
         method=method if method_part.is_named else trial.tried_method(method_part.name, method),
     )
-    if "update_magnitude" in first.metrics:
-        built, tried = (made._replace(step=_telling_change(made.step)) for made in (built, tried))
+    if set(ASKED).intersection(first.metrics):
+        seen = functools.partial(
+            _telling, metrics_asked=first.metrics, loss=loss, forward=forward_with_features(model, ())
+        )
+        built, tried = (made._replace(step=seen(made.step)) for made in (built, tried))
     names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
     # What is measured is a network in use: batch norm goes by its running averages.
     evaluate = forward_with_features(copy.deepcopy(model).eval(), units)
@@ -255,6 +260,11 @@ def _draw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable
         return params | {name: run.init_scale * params[name] for name in weights}
 
     return draw_params
+
+
+def _redraw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    """The rule of the initial parameters in operations that compile; ``None`` where it is so already, or cannot be."""
+    return stock_params(lambda: _network_again(run, part, spec), model) if run.initial == "module" else None
 
 
 def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
@@ -361,14 +371,21 @@ def _measured(
     return {name: VARIABLES.get(name, (name.replace("_", " "), "1")) for name in names}
 
 
-def _telling_change(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A learner's step whose ``info`` has the mean absolute change of its parameters."""
+def _telling(
+    step: Callable[..., Any], metrics_asked: Sequence[Any], loss: learner.Loss, forward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A learner's step whose ``info`` has the mean absolute change of its parameters, or its plasticity."""
 
     def telling(
         state: learner.LearnerState, batch: tuple[Tensor, ...], hyper: learner.LearnerHyperparams
     ) -> tuple[learner.LearnerState, dict[str, Any]]:
         new, info = step(state, batch, hyper)
-        return new, {**info, "update_magnitude": metrics.update_magnitude(state.params, new.params)}
+        if "update_magnitude" in metrics_asked:
+            info = {**info, "update_magnitude": metrics.update_magnitude(state.params, new.params)}
+        if "plasticity" in metrics_asked:
+            output, *_ = forward(new.params, state.buffers, batch[0])
+            info = {**info, "plasticity": metrics.plasticity(info["loss"], _value(loss(output, batch[1])))}
+        return new, info
 
     return telling
 

@@ -117,7 +117,7 @@ class Common:
 
 def whole(value: object, least: int) -> bool:
     """Whether a value is a whole number, ``least`` or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 63
 
 
 class Context(NamedTuple):
