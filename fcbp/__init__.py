@@ -5,9 +5,11 @@ Pure functions over parameter and state pytrees, composed with ``torch.func``: :
 """
 
 from fcbp import (
+    agents,
     analysis,
     data,
     designs,
+    envs,
     experiment,
     initializers,
     learner,
@@ -41,6 +43,7 @@ from fcbp.learner import LearnerHyperparams, make_learner
 from fcbp.program import Program
 from fcbp.sweeps import open, resume, sweep
 from fcbp.units import Slice, UnitGroup, find_units, forward_with_features
+from fcbp.version import __version__
 
 __all__ = [
     "CBPState",
@@ -50,9 +53,12 @@ __all__ = [
     "Program",
     "Slice",
     "UnitGroup",
+    "__version__",
+    "agents",
     "analysis",
     "data",
     "designs",
+    "envs",
     "experiment",
     "find_units",
     "forward_with_features",
@@ -84,5 +90,3 @@ __all__ = [
     "utility",
     "weights",
 ]
-
-__version__ = "0.1.0"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar, get_args
 
 T = TypeVar("T")
 
-__all__ = ["lookup", "unknown"]
+__all__ = ["check_option", "lookup", "unknown"]
 
 MANY = 30
 """More names than this are not all told where some are near."""
@@ -27,6 +27,17 @@ def unknown(argument: str, value: object, names: Iterable[str]) -> ValueError:
 
 def _either(names: list[str]) -> str:
     return " or ".join(map(repr, names))
+
+
+def check_option(argument: str, value: object, options: Any) -> None:
+    """Refuse a ``value`` of ``argument`` that is none of a ``Literal``'s.
+
+    Raises:
+        ValueError: ``value`` is another; the message names ``argument`` and the options.
+    """
+    names = get_args(options)
+    if not isinstance(value, str) or value not in names:
+        raise unknown(argument, value, names)
 
 
 def lookup(argument: str, value: str, table: Mapping[str, T]) -> T:

@@ -56,6 +56,11 @@ class Program:
         finite: names of the measured floating-point values of ``step`` that must be finite, or the member has failed;
             by default all of them.
         variables: for a measured name its long name and its unit, which pictures show.
+        per: for a measured floating-point name of ``step`` the name of a count: the results hold the sum over a bin
+            divided by the sum of the count, NaN where that is 0. The return of an episode is such a value.
+        task_length: steps of a task, where the program has tasks and no stream; ``bin="task"`` makes each a bin.
+        loops: whether ``step`` runs loops of its own (:func:`fcbp.loop.nested`): they are then compiled, and not the
+            step around them.
 
     Raises:
         ValueError: an argument is of another kind than described, or a name collides with a dimension of results.
@@ -69,6 +74,9 @@ class Program:
     failed: Callable[[Any], Tensor] | None = None
     finite: tuple[str, ...] | None = None
     variables: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    per: Mapping[str, str] = field(default_factory=dict)
+    task_length: int | None = None
+    loops: bool = False
 
     def __post_init__(self) -> None:
         functions = {"init": self.init, "step": self.step}

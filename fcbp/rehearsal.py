@@ -38,6 +38,8 @@ class Rehearsed:
     """Long name and unit of all of them."""
     batch_size: int | None
     """Examples of a batch; ``None`` without a stream."""
+    per: Mapping[str, str]
+    """For an averaged value the summed one that its sum is divided by, in place of the steps."""
     structure: str
     """The carry's shapes and dtypes, the numbers and the results, in words: the same in every process, or the program
     is not the same."""
@@ -227,6 +229,11 @@ class _Rehearsal:
         for finite in program.finite or ():
             if finite not in of_step:
                 raise ValueError(f"finite{self.of} has {finite!r}, which step does not measure")
+        for name, count in program.per.items():
+            if name not in of_step or not of_step[name].is_floating_point():
+                raise ValueError(f"per{self.of} has {name!r}, which is no floating-point value that step measures")
+            if count not in of_step or of_step[count].is_floating_point():
+                raise ValueError(f"per{self.of} has {name!r}: {count!r}; expected a count that step measures")
         self.check_side_by_side(carry)
         averaged = tuple(n for n, value in of_step.items() if value.is_floating_point())
         names = (*of_step, *probed)
@@ -236,6 +243,7 @@ class _Rehearsal:
             tuple(probed),
             {n: program.variables.get(n, (n.replace("_", " "), "1")) for n in names},
             len(batch[0][0]) if batch else None,
+            program.per,
             f"carry {[(tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves]}, numbers {sorted(program.numbers)}, "
             f"results {list(names)}",
         )

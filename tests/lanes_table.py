@@ -118,6 +118,10 @@ POINTWISE: dict[str, Operation] = {
         v.q.bool(),
     ),
     "conversion of few bits": lambda v: (((v.q >> 40) & 0xFFFFFF).float() * 2**-24, (v.q & 7).double()),
+    **{
+        f"short integers {dtype}": lambda v, dtype=dtype: _of_short_integers(v.q.to(dtype), v.i.to(dtype))
+        for dtype in (torch.uint8, torch.int8, torch.int16)
+    },
     "float64": lambda v: (v.d.exp(), v.d.abs().log(), v.d.cos(), v.d.floor(), v.d.sqrt(), -v.d, v.d**3, v.d.expm1()),
     "nan arithmetic": lambda v: (v.odd * 0, v.odd - v.odd, v.odd / v.odd),
 }
@@ -258,6 +262,15 @@ PLACES: dict[str, Operation] = {
     "kthvalue by sort": lambda v: v.d.sort(1).values[:, -1],
     "searching": lambda v: (v.row[:, None] > v.row[None]).sum(1),
 }
+
+
+def _of_short_integers(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """Results that wrap around, and results that are no short integers."""
+    n = x.shape[0]
+    wrapped = (x + y, x - y, x * y, -x, ~x, x + 100, x & y, x ^ 5, x >> 1, x << 3, x // 7, x % 9, x.clamp(2, 50))
+    chosen = (torch.where(x > y, x, y), x.amax(), x.amin(0), *x.sort(0), x.argmax(1), x.flip(0), x[:1])
+    added = x.scatter_add(0, torch.zeros_like(x, dtype=torch.int64), y).index_add(0, torch.arange(n), x)
+    return *wrapped, *chosen, added, x.sum(), x.cumsum(0), x == y, x < 3, x.float() / 3, x.long() * 300, x.bool()
 
 
 def _in_place(x: Tensor, row: Tensor) -> Tensor:

@@ -362,21 +362,20 @@ def test_explain(monkeypatch):
     small = loop.explain(torch.vmap(fits), torch.zeros(30, 4), torch.zeros(2, 30, 4))
     assert small.backend == "lanes"
     assert "30 members" in str(small)
-    products = loop.explain(torch.vmap(wide), torch.zeros(30, 300, 300))
+    products = loop.explain(torch.vmap(wide), torch.zeros(17, 300, 300))
     assert products.backend == "scan"
-    assert "uses what a block holds" in products.reason
+    assert re.search("17 members, .* lanes idle; .* as long", products.reason)
+    few = loop.explain(torch.vmap(wide), torch.zeros(1, 100, 100))
+    assert (few.backend, "lanes idle" in few.reason) == ("scan", True)
     carry, xs = torch.ones(9, 200, 200), torch.ones(2, 9, 1, 1)
-    assert loop.explain(torch.vmap(fits), carry, xs).backend == "lanes"
     # Who insists has it all the same, as long as it can be.
-    monkeypatch.setattr(choice, "SHARED_CACHE", 1 << 18)
+    monkeypatch.setattr(choice, "UNASKED", 1 << 18)
     large = loop.explain(torch.vmap(fits), carry, xs)
     assert large.backend == "scan"
     assert "KiB; expected at most 256" in large.reason
     assert torch.equal(loop.scan(torch.vmap(fits), carry, xs, backend="lanes")[0], carry + 2)
     with pytest.raises(ValueError, match="KiB; expected at most 1048576"):
         loop.scan(torch.vmap(wide), torch.zeros(2, 8000, 8000), (), 2, backend="lanes")
-    few = loop.explain(torch.vmap(wide), torch.zeros(1, 40, 40))
-    assert (few.backend, "1 of" in few.reason) == ("scan", lanes.width("vectors") > 2)
 
 
 def unsupported(carry, x):
@@ -454,6 +453,21 @@ def test_a_library_is_kept_and_found_again(cache, monkeypatch):
     assert build.build(source(3))() == 3
 
 
+def test_one_message_says_what_is_compiled_and_for_whom(cache, caplog):
+    def learner_step(carry, x):
+        return carry * 1.25 + x, ()
+
+    carry, xs = torch.ones(5), torch.ones(3, 5)
+    for _ in range(2):
+        loop.scan(torch.vmap(learner_step), carry, xs)
+    (record,) = caplog.records
+    assert record.name == "fcbp"
+    assert re.search("compiling lanes of .*learner_step for 5 members", record.getMessage())
+    # Another step with the same source: it is compiled already.
+    loop.scan(torch.vmap(lambda carry, x: (carry * 1.25 + x, ())), carry, xs)
+    assert len(caplog.records) == 1
+
+
 def test_flags_and_processor_are_part_of_the_key(cache, monkeypatch):
     build.build(source(1), "-O0")
     build.build(source(1), "-O1")
@@ -507,7 +521,7 @@ def test_small_learners_run_in_lanes_unasked(monkeypatch):
     assert loop.explain(step, carry, xs).backend == "lanes"
     # One member of much work leaves lanes empty, in which the compiled scan has its vectors.
     alone = torch.vmap(lambda c, x: (c @ c * x, ()))
-    assert loop.explain(alone, torch.ones(1, 40, 40), torch.ones(2, 1)).backend == "scan"
+    assert loop.explain(alone, torch.ones(1, 100, 100), torch.ones(2, 1)).backend == "scan"
     assert loop.explain(alone, torch.ones(8, 40, 40), torch.ones(2, 8)).backend == "lanes"
 
 
@@ -731,6 +745,35 @@ def test_what_a_killed_compiler_left_is_removed_with_the_next_program(tmp_path, 
     assert (tmp_path / "theirs" / "file").exists()
 
 
+DATA = {
+    "pixels": lambda: torch.randint(256, (7, 2, 3, 4), dtype=torch.uint8),
+    "sound": lambda: torch.randint(-(1 << 15), 1 << 15, (7, 24), dtype=torch.int16),
+    "signs": lambda: torch.randint(-1, 2, (7, 24), dtype=torch.int8),
+    "masks": lambda: torch.randint(2, (7, 24)).bool(),
+    "numbers": lambda: torch.randn(7, 24),
+    "every other one": lambda: torch.randn(14, 24)[::2],
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_data_that_a_step_closes_over_lie_once_in_memory(kind):
+    data, targets = DATA[kind](), torch.arange(7, dtype=torch.uint8)
+
+    def step(carry, _):
+        total, i, order = carry
+        example = data.reshape(-1)[i * 24 + order].float() + data[i].float().flatten() + data.float()[i].mean()
+        return (total + example, (i + targets[i] + 1) % 7, order.flip(0)), targets[i]
+
+    orders = torch.stack([torch.randperm(24) for _ in range(19)])
+    carry = torch.zeros(19, 24), torch.arange(19) % 7, orders
+    leaves, spec = optree.tree_flatten(carry)
+    drafted = lanes.draft(torch.vmap(step), leaves, spec, (), lambda *_: None)
+    assert f"[{data.numel()}]" not in drafted.source  # no array of as many
+    assert drafted.block_bytes < 2000 * drafted.width  # 24 numbers each, a few times
+    found, expected = (loop.scan(torch.vmap(step), carry, None, 6, backend=name) for name in ("lanes", "eager"))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.compiled
 def test_one_of_many_examples_is_taken_by_a_number_in_the_carry(monkeypatch):
     monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
@@ -743,3 +786,25 @@ def test_one_of_many_examples_is_taken_by_a_number_in_the_carry(monkeypatch):
     carry = torch.zeros(5, 3), torch.arange(5)
     found, expected = (loop.scan(torch.vmap(step), carry, None, 6, backend=name)[0] for name in ("lanes", "eager"))
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 9), (13, 26, 4), (3, 2, 31)])
+def test_no_number_depends_on_the_machines_registers(shape):
+    rows, inner, columns = shape
+
+    def step(carry, x):
+        w, total = carry
+        loss = lambda w: torch.tanh(x @ w).square().sum()  # noqa: E731
+        grad, value = torch.func.grad_and_value(loss)(w)
+        return (w - 0.1 * grad, total + value), grad.sum(0)
+
+    carry = torch.randn(19, inner, columns), torch.zeros(19)
+    xs = torch.randn(4, 19, rows, inner)
+    leaves, spec = optree.tree_flatten(carry)
+    drafted = lanes.draft(torch.vmap(step), leaves, spec, xs, lambda *_: None)
+    results = []
+    for registers in (16, 32):
+        source, plan = emit(drafted.traced.lowered, "vectors", registers)
+        program = dataclasses.replace(drafted, source=source, plan=plan).compile()
+        results.append(optree.tree_leaves(program(leaves, xs, 4)))
+    assert all(map(torch.equal, *results))

@@ -47,6 +47,13 @@ def test_open_gives_what_the_sweep_gave(finished):
         assert fcbp.open(run).identical(results)
 
 
+def test_open_has_the_order_of_the_sweep(finished):
+    out, results = finished
+    opened = fcbp.open(out)
+    for part in ("sizes", "data_vars", "coords"):
+        assert list(getattr(opened, part)) == list(getattr(results, part)), part
+
+
 def test_names_units_and_attributes(finished):
     out, results = finished
     assert dict(results.sizes) == {"seed": 2, "activation": 2, "replacement_rate": 2, "step": 3}

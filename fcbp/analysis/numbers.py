@@ -36,6 +36,7 @@ __all__ = [
 DRAWS = 10_000
 LEVEL = 0.95
 HIGHER = ("accuracy", "return", "plasticity")
+"""Ends of the names of variables of which more is better."""
 COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
 
 

@@ -43,12 +43,13 @@ Where this departs from the paper and its published code:
 - The published code for convolutional networks leaves a replaced unit's momentum; here all moments are reset.
 - A debt is bounded and rate 0 replaces nobody (5); the published code has no capacity, and so no debt.
 
-What is remembered is in ``state.py``, steps 1 to 4 in ``running.py``, 5 to 7 in ``replacement.py``, and 8 in
-``moments.py``, which finds an optimiser's moments by ``matching.py``.
+What is remembered is in ``state.py``, steps 1 to 4 in ``running.py``, 5 in ``due.py``, 6 and 7 in ``replacement.py``,
+and 8 in ``moments.py``, which finds an optimiser's moments by ``matching.py``.
 """
 
+from fcbp.cbp.due import most_due, pay, replacements_due
 from fcbp.cbp.moments import reset_buffers, reset_moments
-from fcbp.cbp.replacement import pay, rank_lowest, replacements_due, select_and_reset
+from fcbp.cbp.replacement import rank_lowest, select_and_reset
 from fcbp.cbp.running import bias_correction, running_mean_weights, unit_activations, update_utility
 from fcbp.cbp.state import CBPState, Hyperparams, check_hyperparams, init_state
 
@@ -58,6 +59,7 @@ __all__ = [
     "bias_correction",
     "check_hyperparams",
     "init_state",
+    "most_due",
     "pay",
     "rank_lowest",
     "replacements_due",

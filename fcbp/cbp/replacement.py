@@ -1,15 +1,16 @@
-"""Which units are due, and their replacement."""
+"""The replacement of units: due, select, transfer, reset."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int32, Int64
+from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, tree
+from fcbp.cbp.due import Due, corrected_utility, due, most_due, pay
 from fcbp.cbp.running import bias_correction
 from fcbp.cbp.state import (
     CBPState,
@@ -28,7 +29,7 @@ from fcbp.concrete import is_concrete
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
 
-__all__ = ["rank_lowest", "replacements_due", "select_and_reset"]
+__all__ = ["rank_lowest", "select_and_reset"]
 
 LARGE_LEAF = 1 << 18
 """Elements of a leaf from which on a reset writes the replaced units' rows alone, not every element under a mask."""
@@ -65,9 +66,10 @@ def select_and_reset(
         transfer_bias: add what a replaced unit contributed on average to its consumers' biases (arXiv 2108.06325).
         rounding: ``"accumulate"`` carries fractions to later steps; ``"stochastic"`` rounds each at random.
         rate_counts: the rate multiplies the ``"eligible"`` units, or ``"all"`` once any is eligible.
-        capacity: the most units replaced per group and step; more are deferred. Rows are drawn for ``capacity`` units
-            at every step, so a small one is cheaper. By default the most that can fall due: for a plain number as
-            rate ``floor(rate * size) + 1``, for a tensor the group's size.
+        capacity: the most units replaced per group and step; more are deferred. By default the most that can fall due:
+            for a plain number as rate ``floor(rate * size) + 1``, for a tensor the group's size. Lanes, and one learner
+            in eager, draw rows for the units that are replaced; the compiled scan and ``torch.vmap`` draw them for
+            ``capacity`` units at every step.
 
     Returns:
         ``params`` and state after the reset, and by group name the mask ``(units,)`` of what was replaced.
@@ -85,125 +87,53 @@ def select_and_reset(
     draw_rows = initializers.get(initializer)
     check_counting(rounding, rate_counts, capacity, "units")
     key, draws, rounds = random.split(state.key, 3).unbind()
-
-    # 5: the number due.
-    owed = dict(state.owed)
-    debiased: dict[str, Tensor] = {}
-    eligible: dict[str, Tensor] = {}
-    number_eligible: dict[str, Tensor] = {}
-    for i, group in enumerate(units):
-        name = group.name
-        debiased[name] = state.utility[name] / bias_correction(state.age[name], hyper.decay_rate, state.utility[name])
-        eligible[name] = (state.age[name] > hyper.maturity_threshold) & torch.isfinite(debiased[name])
-        number_eligible[name] = counted = eligible[name].sum(dtype=torch.int32)
-        if rate_counts == "all":
-            counted = group.size * (counted > 0)
-        owed[name] = replacements_due(owed[name], counted, hyper.replacement_rate, rounding, rounds, i)
-    # Most steps replace nobody. Where that can be seen the rest is left out, which would change no bit.
-    if is_concrete(*owed.values()) and all(float(due) < 1 for due in owed.values()):
-        nobody = {group.name: torch.zeros_like(eligible[group.name]) for group in units}
-        return params, state._replace(owed=owed, key=key), nobody
-
-    # 5 and 6: how many are replaced now, and who.
-    limits: dict[str, int] = {}
-    ranks: dict[str, Tensor] = {}
-    lowest: dict[str, Tensor] = {}
-    numbers: dict[str, Tensor] = {}
-    replaced: Replaced = {}
-    for group in units:
-        name = group.name
-        limits[name] = _capacity(group, hyper.replacement_rate, capacity)
-        number, owed[name] = pay(owed[name], number_eligible[name], limits[name], hyper.replacement_rate)
-        ranks[name], lowest[name] = rank_lowest(torch.where(eligible[name], debiased[name], torch.inf), limits[name])
-        numbers[name] = number
-        replaced[name] = ranks[name] < number
-
-    # 7: resets, once all groups are selected; each for all groups before the next.
-    active = [group for group in units if limits[group.name]]
+    claims = due(state, units, hyper, rounding, rate_counts, rounds)
+    # Most steps replace nobody. Where that can be seen the rest is left out, which changes no bit.
+    known = is_concrete(*(claim.owed for claim in claims.values()))
+    idle = {name for name, claim in claims.items() if known and float(claim.owed) < 1}
+    chosen = {
+        group.name: select(state, group, hyper, claims[group.name], capacity)
+        for group in units
+        if group.name not in idle
+    }
+    active = [group for group in units if group.name in chosen and chosen[group.name].limit]
     if transfer_bias:
-        params = _transfer_biases(params, active, state, hyper, replaced)
-
-    def write(group: UnitGroup, s: Slice, leaf: Tensor, value: float | Tensor) -> Tensor:
-        name = group.name
-        if leaf.numel() >= LARGE_LEAF and 8 * limits[name] <= group.size:
-            due = torch.arange(limits[name], dtype=torch.int32, device=leaf.device) < numbers[name]
-            return put_at(leaf, s, lowest[name], due, value)
-        if isinstance(value, Tensor):
-            return put_rows(leaf, s, ranks[name], replaced[name], value)
-        return put(leaf, s, replaced[name], value)
-
-    def to(value: float) -> Callable[[UnitGroup, Slice, Tensor], Tensor]:
-        return lambda group, s, leaf: write(group, s, leaf, value)
-
-    drawn = 0
-
-    def redraw(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        nonlocal drawn
-        shape = row_shape(leaf, s, limits[group.name])
-        rows = draw_rows(random.fold_in(draws, drawn), shape, *fans(leaf, s), leaf.dtype, leaf.device)
-        drawn += 1
-        return write(group, s, leaf, rows)
-
-    params = update(params, active, to(0.0), "outgoing")
-    params = update(params, active, redraw, "incoming")
-    for role, value in FRESH.items():
-        params = update(params, active, to(value), role)
-    state = CBPState(
-        age={**state.age, **{g.name: state.age[g.name].masked_fill(replaced[g.name], 0) for g in active}},
-        utility={**state.utility, **{g.name: state.utility[g.name].masked_fill(replaced[g.name], 0) for g in active}},
-        mean_activation={
-            **state.mean_activation,
-            **{g.name: state.mean_activation[g.name].masked_fill(replaced[g.name], 0) for g in active},
-        },
-        owed=owed,
-        key=key,
-    )
-    return params, state, replaced
+        params = _transfer_biases(params, active, state, hyper, chosen)
+    params = _reset(params, active, chosen, draw_rows, _keys_of(units, hyper, capacity, draws))
+    paid = {name: chosen[name].owed if name in chosen else claim.owed for name, claim in claims.items()}
+    replaced = {
+        name: chosen[name].replaced if name in chosen else torch.zeros_like(claim.eligible)
+        for name, claim in claims.items()
+    }
+    return params, _forget(state, active, replaced)._replace(owed={**state.owed, **paid}, key=key), replaced
 
 
-# --- parts ----------------------------------------------------------------------------------------------
+# --- select ---------------------------------------------------------------------------------------------
 
 
-def _capacity(group: UnitGroup, rate: float | Tensor, capacity: int | None) -> int:
-    if capacity is not None:
-        return min(capacity, group.size)
-    if isinstance(rate, Tensor):
-        return group.size
-    return min(math.floor(rate * group.size) + 1, group.size) if rate else 0
+class Selection(NamedTuple):
+    """The units of a group that are replaced in this step."""
+
+    replaced: Bool[Tensor, "units"]
+    number: Int32[Tensor, ""]
+    """How many they are."""
+    limit: int
+    """How many they can be."""
+    rank: Int[Tensor, "units"]
+    """Each unit's place in ascending order of utility: right for the replaced."""
+    lowest: Int32[Tensor, "limit"]
+    """The units in the first places; the first ``number`` are replaced."""
+    owed: Float[Tensor, ""]
+    """Replacements carried over to the next step."""
 
 
-def replacements_due(
-    owed: Float[Tensor, ""],
-    counted: Int[Tensor, ""],
-    rate: float | Tensor,
-    rounding: str,
-    key: Int64[Tensor, ""],
-    index: int,
-) -> Float[Tensor, ""]:
-    """The replacements due: what is owed and ``rate`` times the units counted, rounded here if at random."""
-    fresh = counted.to(owed.dtype) * (rate.to(owed.dtype) if isinstance(rate, Tensor) else rate)
-    if rounding == "accumulate":
-        return owed + fresh
-    whole = torch.floor(fresh)
-    return owed + whole + (random.uniform(random.fold_in(key, index), (), owed.dtype) < fresh - whole)
-
-
-def pay(
-    owed: Float[Tensor, ""], number_eligible: Int[Tensor, ""], limit: int, rate: float | Tensor
-) -> tuple[Int32[Tensor, ""], Float[Tensor, ""]]:
-    """How many are replaced now, at most ``limit``, and what is owed afterwards.
-
-    At rate 0 nobody is replaced. Whole replacements that nobody eligible is left for are forgiven, so that a debt is
-    never larger than the eligible.
-    """
-    whole = torch.floor(owed)
-    payable = torch.minimum(whole, number_eligible)
-    number = torch.clamp(payable, max=limit)
-    if isinstance(rate, Tensor):
-        number = torch.where(rate > 0, number, 0)
-    elif rate == 0:
-        number = torch.zeros_like(number)
-    return number.to(torch.int32), owed - (whole - payable + number)
+def select(state: CBPState, group: UnitGroup, hyper: Hyperparams, claim: Due, capacity: int | None) -> Selection:
+    """Steps 5 and 6: how many of a group's units are replaced now, and which."""
+    limit = most_due(group.size, hyper.replacement_rate, capacity)
+    number, owed = pay(claim.owed, claim.number_eligible, limit, hyper.replacement_rate)
+    score = torch.where(claim.eligible, corrected_utility(state, group.name, hyper), torch.inf)
+    rank, lowest = rank_lowest(score, limit)
+    return Selection(rank < number, number, limit, rank, lowest, owed)
 
 
 def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:
@@ -224,14 +154,18 @@ def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tenso
     return torch.empty_like(index).scatter(0, order, index), order[:capacity].to(torch.int32)
 
 
+# --- transfer -------------------------------------------------------------------------------------------
+
+
 def _transfer_biases(
-    params: Params, units: list[UnitGroup], state: CBPState, hyper: Hyperparams, replaced: Replaced
+    params: Params, units: list[UnitGroup], state: CBPState, hyper: Hyperparams, chosen: dict[str, Selection]
 ) -> Params:
+    """Step 7, first: each consumer's bias gains what the replaced units contributed on average."""
     new: dict[tree.Path, Tensor] = {}
     for group in units:
         mean = state.mean_activation[group.name]
         mean = mean / bias_correction(state.age[group.name], hyper.decay_rate, mean)
-        gone = replaced[group.name]
+        gone = chosen[group.name].replaced
         for s, path in zip(group.outgoing, group.outgoing_bias, strict=True):
             if path is None:
                 continue
@@ -241,3 +175,59 @@ def _transfer_biases(
             lost = torch.where(gone.unsqueeze(-1), weight * mean.to(bias.dtype).unsqueeze(-1), 0)
             new[path] = torch.where(gone.any(), bias + lost.sum(tuple(range(bias.ndim, lost.ndim))), bias)
     return tree.replace(params, new)
+
+
+# --- reset ----------------------------------------------------------------------------------------------
+
+
+def _reset(
+    params: Params,
+    units: list[UnitGroup],
+    chosen: dict[str, Selection],
+    draw_rows: initializers.Initializer,
+    keys: dict[tuple[str, Slice], Int64[Tensor, ""]],
+) -> Params:
+    """Step 7: outgoing weights to 0 in all groups, then incoming ones drawn in all, then what else a unit has."""
+
+    def to(value: float) -> Callable[[UnitGroup, Slice, Tensor], Tensor]:
+        return lambda group, s, leaf: _write(group, s, leaf, chosen[group.name], value)
+
+    def redraw(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
+        shape = row_shape(leaf, s, chosen[group.name].limit)
+        rows = draw_rows(keys[group.name, s], shape, *fans(leaf, s), leaf.dtype, leaf.device)
+        return _write(group, s, leaf, chosen[group.name], rows)
+
+    params = update(params, units, to(0.0), "outgoing")
+    params = update(params, units, redraw, "incoming")
+    for role, value in FRESH.items():
+        params = update(params, units, to(value), role)
+    return params
+
+
+def _write(group: UnitGroup, s: Slice, leaf: Tensor, chosen: Selection, value: float | Tensor) -> Tensor:
+    """A leaf in which the replaced units' entries are ``value``: one number, or a row for each."""
+    if leaf.numel() >= LARGE_LEAF and 8 * chosen.limit <= group.size:
+        among = torch.arange(chosen.limit, dtype=torch.int32, device=leaf.device) < chosen.number
+        return put_at(leaf, s, chosen.lowest, among, value)
+    if isinstance(value, Tensor):
+        return put_rows(leaf, s, chosen.rank, chosen.replaced, value)
+    return put(leaf, s, chosen.replaced, value)
+
+
+def _keys_of(
+    units: Iterable[UnitGroup], hyper: Hyperparams, capacity: int | None, draws: Int64[Tensor, ""]
+) -> dict[tuple[str, Slice], Int64[Tensor, ""]]:
+    """The key of each slice's draws: whoever is replaced, the same."""
+    drawn = [(g.name, s) for g in units if most_due(g.size, hyper.replacement_rate, capacity) for s in g.incoming]
+    return {place: random.fold_in(draws, i) for i, place in enumerate(drawn)}
+
+
+def _forget(state: CBPState, units: list[UnitGroup], replaced: Replaced) -> CBPState:
+    """Step 7, last: the replaced units' ages and running means become 0."""
+
+    def fresh(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**numbers, **{g.name: numbers[g.name].masked_fill(replaced[g.name], 0) for g in units}}
+
+    return state._replace(
+        age=fresh(state.age), utility=fresh(state.utility), mean_activation=fresh(state.mean_activation)
+    )

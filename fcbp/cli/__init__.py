@@ -2,8 +2,9 @@
 
 ``fcbp run NAME`` runs an experiment or a program, named, in a YAML file, or of your own (``mine.py:experiment``).
 Several values after a flag sweep it, several methods are compared. ``fcbp resume RUN`` goes on with a run, ``fcbp ls``
-tells which there are, ``fcbp plot RUN`` draws its pictures again, ``fcbp compare RUN RUN`` tells how two differ, and
-``fcbp export RUN --tensorboard DIR`` writes it for TensorBoard.
+tells which there are, ``fcbp show RUN`` prints its tables, ``fcbp plot RUN`` draws its pictures again,
+``fcbp report RUN`` writes one HTML page, ``fcbp compare RUN RUN`` tells how two differ, ``fcbp export RUN --tensorboard
+DIR`` writes it for TensorBoard, and ``fcbp info`` tells what is installed. ``fcbp`` alone lists all of them.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fcbp.cli.bench import Bench
 from fcbp.cli.data import DATA_COMMANDS
+from fcbp.cli.errors import one_line_errors
 from fcbp.cli.flags import flags_of, run_arguments
 from fcbp.cli.run import run
 from fcbp.cli.runs import COMMANDS
 from fcbp.cli.subject import Subject, subject_of
+from fcbp.cli.words import list_of_experiments, overview
 from fcbp.experiment import Experiment
+from fcbp.names import lookup
+from fcbp.version import __version__
 
 __all__ = ["main"]
 
@@ -42,9 +46,27 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without some sign loses no results
     words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["data"]:
-        return _ended(lambda: _data(words[1:])())
-    return _ended(lambda: _command(words)())
+    if words in ([], ["run"]):
+        print(list_of_experiments() if words else overview({**COMMANDS, "data": Data}))
+        return 0
+    if words in (["--version"], ["-V"]):
+        print(f"fcbp {__version__}")
+        return 0
+    return _ended(lambda: _command_of(words)())
+
+
+def _command_of(words: Sequence[str]) -> Callable[[], int]:
+    first = words[0]
+    if not first.startswith("-"):
+        lookup("command", first, {"run": run, **COMMANDS, "data": Data})
+    if first == "data":
+        if words[1:] and not words[1].startswith("-"):
+            lookup("data command", words[1], DATA_COMMANDS)
+        with one_line_errors():
+            return _data(words[1:])
+    if first in ("ls", "list") and len(words) > 1 and not words[1].startswith("-"):
+        words = [first, "--no-named", "--runs", *words[1:]]
+    return _command(words)
 
 
 def _data(words: Sequence[str]) -> Callable[[], int]:
@@ -62,7 +84,7 @@ def _data(words: Sequence[str]) -> Callable[[], int]:
 
 @dataclass
 class Data:
-    """Data sets: `fcbp data ls`, `fcbp data fetch NAME`, `fcbp data check`."""
+    """List, fetch and check data sets: `fcbp data ls`, `fcbp data fetch NAME`, `fcbp data check`."""
 
 
 def _command(words: Sequence[str]) -> Callable[[], int]:
@@ -72,18 +94,14 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
     flags = flags_of(subject.given, subject.own)
     kinds = run_arguments(flags)
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
-    command: Any = tyro.extras.subcommand_cli_from_dict(
-        {
-            "run": kinds,
-            **{name: positional(kind) for name, kind in COMMANDS.items()},
-            "bench": positional(Bench),
-            "data": Data,
-        },
-        prog="fcbp",
-        description="Continual Backpropagation, vmapped over seeds and settings.",
-        args=list(words),
-        sort_subcommands=False,
-    )
+    with one_line_errors():
+        command: Any = tyro.extras.subcommand_cli_from_dict(
+            {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}, "data": Data},
+            prog="fcbp",
+            description="Continual Backpropagation, vmapped over seeds and settings.",
+            args=list(words),
+            sort_subcommands=False,
+        )
     return (lambda: run(command, flags)) if isinstance(command, kinds) else command
 
 

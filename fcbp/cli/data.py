@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fcbp import analysis, data
+from fcbp.cli.words import as_json
 
 __all__ = ["DATA_COMMANDS"]
 
@@ -17,10 +18,15 @@ class List:
 
     root: Path | None = None
     """folder of data; by default FCBP_DATA, or ~/.cache/fcbp/data"""
+    json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
-        print(f"data sets in {self.root or data.default_root()}")
         rows = [data.about(name, self.root) for name in data.names()]
+        if self.json:
+            print(as_json({"root": self.root or data.default_root(), "data": rows}))
+            return 0
+        print(f"data sets in {self.root or data.default_root()}")
         print(analysis.columns({key: [row[key] for row in rows] for key in rows[0]}, left=True))
         return 0
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
 import functools
 import inspect
-import itertools
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +100,21 @@ def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
     program = maker.make([{}])
     for name, value in program.numbers.items():
         flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
-    return flags
+    return flags + (_flags_of_methods({flag.name for flag in flags}) if "method" in maker.defaults else [])
+
+
+def _flags_of_methods(taken: set[str]) -> list[Flag]:
+    """Flags for the numbers of all methods, of which a program with an option ``method`` takes one by its name."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for method, kind in METHODS.items():
+        documents = _attributes(kind.hyperparams)
+        for name, value in kind.hyperparams()._asdict().items():
+            found.setdefault(name, (_first_line(documents.get(name, "")), {}))[1][method] = value
+    return [
+        Flag(name, float, help, ", ".join(f"{method}: {_text(value)}" for method, value in defaults.items()))
+        for name, (help, defaults) in found.items()
+        if name not in taken
+    ]
 
 
 BIN = "steps averaged into one value, or task"
@@ -116,7 +127,8 @@ def run_arguments(flags: Sequence[Flag]) -> type:
     def flag(kind: Any, help: str, default: str, name: str | None = None) -> Any:
         return Annotated[kind, tyro.conf.arg(name=name, help=help, help_behavior_hint=f"({default})")]
 
-    names = f"one of: {', '.join(experiments.EXPERIMENTS)}; or a YAML file; or module:name or file.py:name"
+    known = ", ".join([*experiments.EXPERIMENTS, *experiments.PROGRAMS])
+    names = f"one of: {known}; or a YAML file; or module:name or file.py:name"
     fields: list[tuple[str, Any, Any]] = [
         ("experiment", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=names)], dataclasses.MISSING),
         ("seeds", flag(int | None, "number of seeds, from 0 on", "10"), None),
@@ -283,16 +295,13 @@ def _arguments(build: Callable[..., Any]) -> dict[str, str]:
 @functools.cache
 def _attributes(kind: Any) -> dict[str, str]:
     """The strings below a class's fields."""
+    import docstring_parser
+
     try:
-        (node,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        parsed = docstring_parser.parse_from_object(kind)
     except (OSError, TypeError, SyntaxError):
         return {}
-    found: dict[str, str] = {}
-    body = node.body if isinstance(node, ast.ClassDef) else []
-    for before, after in itertools.pairwise(body):
-        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name) and isinstance(after, ast.Expr):
-            found[before.target.id] = str(getattr(after.value, "value", ""))
-    return found
+    return {p.arg_name: p.description or "" for p in parsed.params if p.args[0] == "attribute"}
 
 
 def _first_line(text: str) -> str:

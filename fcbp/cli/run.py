@@ -25,7 +25,7 @@ from fcbp.sweeps.makers import FunctionMaker
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["members_of", "notes_on_stderr", "report", "report_tuned", "run"]
+__all__ = ["members_of", "notes_on_stderr", "print_tables", "report", "report_tuned", "run"]
 
 SEEDS = 10
 TUNE_SEEDS, REPORT_SEEDS = 3, 20
@@ -66,41 +66,36 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
     place = fresh(Path("runs") / name) if arguments.out is None else nullcontext(expanded("--out", arguments.out))
     how = {"accept_changes": arguments.accept_changes, "compile": arguments.compile, **places(arguments)}
     how |= {"members_at_once": arguments.members_at_once, "notes": notes}
+    how |= {**lengths, "resume": arguments.resume}
     if tuned:
         with place as out, notes_on_stderr():
-            done = tuning.tune(
-                subject,
-                [without_seed(settings, subject) for settings in members if _is_first(settings, members)],
-                tune_seeds=arguments.tune_seeds or TUNE_SEEDS,
-                report_seeds=arguments.report_seeds or REPORT_SEEDS,
-                variable=arguments.choose_by,
-                over=arguments.choose_over,
-                out=out,
-                resume=arguments.resume,
-                **lengths,
-                **how,
-            )
+            done = _tuned(subject, members, arguments, out, how)
         report_tuned(done, out)
         return 0
     with place as out, notes_on_stderr():
-        results = sweeps.sweep(
-            subject,
-            members,
-            **lengths,
-            out=out,
-            resume=arguments.resume,
-            **how,
-        )
+        results = sweeps.sweep(subject, members, out=out, **how)
     report(results, out)
     return 0
 
 
-def _is_first(settings: Mapping[str, Any], members: Members) -> bool:
-    """Whether a member is that of its setting's first seed."""
-    return settings.get("seed") == next(iter(members)).get("seed")
+def _tuned(
+    subject: Experiment | FunctionMaker, members: Members, arguments: Any, out: Path, how: Mapping[str, Any]
+) -> tuning.Tuned:
+    first = next(iter(members)).get("seed")
+    numbers = {"tune_seeds": arguments.tune_seeds, "report_seeds": arguments.report_seeds}
+    usual = {"tune_seeds": TUNE_SEEDS, "report_seeds": REPORT_SEEDS}
+    return tuning.tune(
+        subject,
+        [_without_seed(settings, subject) for settings in members if settings.get("seed") == first],
+        variable=arguments.choose_by,
+        over=arguments.choose_over,
+        out=out,
+        **{name: usual[name] if number is None else number for name, number in numbers.items()},
+        **how,
+    )
 
 
-def without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
+def _without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
     """A member's setting, with the experiment's method where it names none."""
     method = {"method": subject.method} if isinstance(subject, Experiment) else {}
     return {**method, **{name: value for name, value in settings.items() if name != "seed"}}
@@ -123,11 +118,32 @@ def _short(name: str) -> str:
 
 
 def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ...]]) -> tuple[FunctionMaker, Members]:
-    """The program with all that has one value, and the grid of the rest."""
+    """The program with all that has one value, and the grid of the rest.
+
+    Where several programs have not the same numbers, each is listed with every combination of those that it has.
+    """
     fixed = {name: column[0] for name, column in values.items() if len(column) == 1 and name != "seed"}
     crossed = {name: column for name, column in values.items() if name not in fixed}
-    options = {**dict(maker.options), **fixed}
-    return FunctionMaker(maker.given, tuple(options.items())), designs.grid(**crossed)
+    options = {**dict(maker.options), **{name: value for name, value in fixed.items() if name in maker.defaults}}
+    chosen = {name: column for name, column in crossed.items() if name in maker.defaults}
+    programs = [dict(zip(chosen, point, strict=True)) for point in itertools.product(*chosen.values())]
+    base = FunctionMaker(maker.given, tuple(options.items()))
+    known = [base.make([program]).numbers for program in programs]
+    numbers = [name for name in values if name not in maker.defaults and name != "seed"]
+    own = [name for name in numbers if any(name in k for k in known) and not all(name in k for k in known)]
+    options |= {name: value for name, value in fixed.items() if name not in own}
+    maker = FunctionMaker(maker.given, tuple(options.items()))
+    if not own:
+        return maker, designs.grid(**crossed)
+    rows = []
+    for program, reads in zip(programs, known, strict=True):
+        columns = {name: values[name] for name in own if name in reads}
+        rows += [
+            {**program, **dict(zip(columns, point, strict=True))} for point in itertools.product(*columns.values())
+        ]
+    rest = {name: column for name, column in crossed.items() if name not in chosen and name not in own}
+    seeds = {"seed": rest.pop("seed")} if "seed" in rest else {}
+    return maker, designs.listed(rows, **rest, **seeds)
 
 
 def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
@@ -219,8 +235,8 @@ def _note(message: Warning | str, *_: Any, **__: Any) -> None:
         print(f"note: {message}", file=sys.stderr)
 
 
-def report(results: xarray.Dataset, out: Path) -> None:
-    """Print a table, and draw pictures."""
+def print_tables(results: xarray.Dataset) -> None:
+    """Print what came of the members, and how long they took."""
     print(analysis.table(results))
     if len({row.method for row in analysis.summary(results)}) > 1:
         print(f"\n{analysis.ranking(results)}")
@@ -234,6 +250,11 @@ def report(results: xarray.Dataset, out: Path) -> None:
         f"\n{members} members x {results.attrs['steps']:,} steps in {duration(results.attrs['seconds'])}; "
         f"{results.attrs['members_with_nan']} members with NaN"
     )
+
+
+def report(results: xarray.Dataset, out: Path) -> None:
+    """Print the tables and the paths, and draw pictures."""
+    print_tables(results)
     print(f"data      {out / sweeps.STORE}")
     draw(results, out)
 

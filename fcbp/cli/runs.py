@@ -1,4 +1,4 @@
-"""The commands for runs that exist: ``resume``, ``ls``, ``plot``, ``compare``, ``export``."""
+"""The commands beside ``run``, most for runs that exist: ``resume``, ``ls``, ``show``, ``plot``, ``report``, ..."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from typing import Any
 
 from fcbp import analysis, export, sweeps, tuning
 from fcbp import experiment as experiments
-from fcbp.cli.run import draw, duration, notes_on_stderr, places, report, report_tuned
+from fcbp.cli.about import Completion, Info
+from fcbp.cli.bench import Bench
+from fcbp.cli.page import page
+from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
+from fcbp.cli.words import as_json, experiments_by_kind
+from fcbp.sweeps.files import expanded, write
 from fcbp.sweeps.folder import read_config
 
 __all__ = ["COMMANDS"]
@@ -60,22 +65,71 @@ class Plot:
 
 
 @dataclass
+class Show:
+    """Print a run's tables again: of a run that is not finished, of what there is."""
+
+    run: Path
+    """run directory, such as `fcbp ls` prints"""
+    json: bool = False
+    """as JSON: a row for each setting"""
+
+    def __call__(self) -> int:
+        results = _there(sweeps.open(self.run))
+        if self.json:
+            about = {name: results.attrs[name] for name in ("state", "steps", "seconds", "members_with_nan")}
+            variable = analysis.main_variable(results)
+            print(as_json({"run": self.run, **about, "variable": variable, "rows": analysis.summary(results)}))
+            return 0
+        print_tables(results)
+        print(f"data      {self.run / sweeps.STORE}")
+        return 0
+
+
+@dataclass
+class Report:
+    """Write a run as one HTML page: settings, tables, pictures and versions; it opens without server or network."""
+
+    run: Path
+    """run directory, such as `fcbp ls` prints"""
+    out: Path | None = None
+    """file to write; by default report.html in the run directory"""
+
+    def __call__(self) -> int:
+        text = page(_there(sweeps.open(self.run)), self.run.resolve().name)
+        out = expanded("run", self.run) / "report.html" if self.out is None else self.out
+        write(out, text.encode(errors="backslashreplace"))
+        print(f"page      {out}")
+        return 0
+
+
+@dataclass
 class List:
     """List the named experiments, and the runs in a folder: their settings and state."""
 
     runs: Path = Path("runs")
-    """where runs are"""
+    """where runs are; `fcbp ls FOLDER` lists those alone"""
+    named: bool = True
+    """list the named experiments too"""
+    json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
-        print("experiments")
-        for name, experiment in experiments.EXPERIMENTS.items():
-            print(f"  {name}: {experiment.describe()}")
+        if not (self.named or self.runs == Path("runs") or self.runs.is_dir()):
+            raise ValueError(f"runs is {str(self.runs)!r}, which is no folder; expected one with run directories in it")
         found = [path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}")]
         found += [run for path in self.runs.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
         paths = sorted(found)
+        rows = [_described(path) for path in paths]
+        if self.json:
+            named = {"experiments": experiments_by_kind()} if self.named else {}
+            print(as_json({**named, "runs": rows}))
+            return 0
+        if self.named:
+            print("experiments")
+            for name, experiment in experiments.EXPERIMENTS.items():
+                print(f"  {name}: {experiment.describe()}")
         print(f"runs in {self.runs}/" if paths else f"no runs in {self.runs}/")
         if paths:
-            rows = [_described(path) for path in paths]
             columns = {name: [row.get(name, "") for row in rows] for name in rows[0]}
             print(analysis.columns(columns, left=True))
         return 0
@@ -158,9 +212,9 @@ class Export:
                 "--wandb and a project"
             )
         results = sweeps.open(self.run)
-        for path, write in ((self.csv, export.to_csv), (self.parquet, export.to_parquet)):
+        for path, written in ((self.csv, export.to_csv), (self.parquet, export.to_parquet)):
             if path is not None:
-                print(f"table     {write(results, path)}")
+                print(f"table     {written(results, path)}")
         if self.tensorboard is not None:
             number = export.to_tensorboard(results, self.tensorboard)
             print(f"{number} members in {self.tensorboard}; to see them: tensorboard --logdir {self.tensorboard}")
@@ -186,7 +240,12 @@ COMMANDS: dict[str, Any] = {
     "resume": Resume,
     "ls": List,
     "list": List,
+    "show": Show,
     "plot": Plot,
+    "report": Report,
     "compare": Compare,
     "export": Export,
+    "bench": Bench,
+    "info": Info,
+    "completion": Completion,
 }

@@ -12,6 +12,7 @@ from fcbp import experiment as experiments
 from fcbp.designs import plain
 from fcbp.experiment import Experiment, ExperimentMaker, parts
 from fcbp.experiment.parts import Part
+from fcbp.names import unknown
 from fcbp.sweeps.makers import FunctionMaker
 from fcbp.sweeps.origins import check_imports, maker_of
 
@@ -51,11 +52,14 @@ def read(
     """
     if name in experiments.EXPERIMENTS:
         return experiments.get(name), {}
+    if name in experiments.PROGRAMS:
+        named = experiments.PROGRAMS[name]
+        return FunctionMaker(named.address), {"steps": (named.steps,), "bin": (named.bin,)}
     if addresses.is_address(name):
         maker = maker_of(name)
         return (maker.base if isinstance(maker, ExperimentMaker) else maker), {}  # type: ignore[return-value]
     if not (Path(name).suffix or Path(name).exists()):
-        return experiments.get(name), {}
+        raise unknown("experiment", name, [*experiments.EXPERIMENTS, *experiments.PROGRAMS])
     if Path(name).suffix == ".py":
         raise ValueError(f"experiment is {name!r}; expected a name in the file, such as {name}:experiment")
     settings, swept = experiments.read(name)
@@ -92,7 +96,7 @@ def subject_of(arguments: Sequence[str]) -> Subject | None:
 
 
 def _names_subject(word: str) -> bool:
-    return word in experiments.EXPERIMENTS or word.endswith((".yaml", ".yml"))
+    return word in experiments.EXPERIMENTS or word in experiments.PROGRAMS or word.endswith((".yaml", ".yml"))
 
 
 def _is_own(role: str, value: Any) -> bool:

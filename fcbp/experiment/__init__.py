@@ -12,6 +12,7 @@ equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 from fcbp.experiment.files import from_yaml, lines, load, read, to_yaml
 from fcbp.experiment.maker import ExperimentMaker, check
 from fcbp.experiment.measurements import ASKED, METRICS, PER_STEP, VARIABLES, variables_of
+from fcbp.experiment.named import PROGRAMS, NamedProgram
 from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS, NetworkKind, StreamKind
 from fcbp.experiment.program import Assembled, assemble, build_program
 from fcbp.experiment.settings import Experiment, setting_names
@@ -26,11 +27,13 @@ __all__ = [
     "NETWORKS",
     "OPTIMIZERS",
     "PER_STEP",
+    "PROGRAMS",
     "STREAMS",
     "VARIABLES",
     "Assembled",
     "Experiment",
     "ExperimentMaker",
+    "NamedProgram",
     "NetworkKind",
     "StreamKind",
     "assemble",

@@ -143,11 +143,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         optimizer=optimizer if optimizer_part.is_named else _tried(optimizer, optimizer_part.name),
         method=method if method_part.is_named else trial.tried_method(method_part.name, method),
     )
-    if set(ASKED).intersection(first.metrics):
-        seen = functools.partial(
-            _telling, metrics_asked=first.metrics, loss=loss, forward=forward_with_features(model, ())
-        )
-        built, tried = (made._replace(step=seen(made.step)) for made in (built, tried))
+    built, tried = (_telling(made, first.metrics, loss, model) for made in (built, tried))
     names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
     probe = _probe(first, model, units, loss, held_out)
     assembled = Assembled(
@@ -357,23 +353,24 @@ def _measured(
     return {name: VARIABLES.get(name, (name.replace("_", " "), "1")) for name in names}
 
 
-def _telling(
-    step: Callable[..., Any], metrics_asked: Sequence[Any], loss: learner.Loss, forward: Callable[..., Any]
-) -> Callable[..., Any]:
-    """A learner's step whose ``info`` has the mean absolute change of its parameters, or its plasticity."""
+def _telling(made: learner.Learner, asked: Sequence[Any], loss: learner.Loss, model: nn.Module) -> learner.Learner:
+    """The learner, with those of :data:`ASKED` that are asked for in the ``info`` of its steps."""
+    if not set(ASKED).intersection(asked):
+        return made
+    forward = forward_with_features(model, ())
 
     def telling(
         state: learner.LearnerState, batch: tuple[Tensor, ...], hyper: learner.LearnerHyperparams
     ) -> tuple[learner.LearnerState, dict[str, Any]]:
-        new, info = step(state, batch, hyper)
-        if "update_magnitude" in metrics_asked:
+        new, info = made.step(state, batch, hyper)
+        if "update_magnitude" in asked:
             info = {**info, "update_magnitude": metrics.update_magnitude(state.params, new.params)}
-        if "plasticity" in metrics_asked:
+        if "plasticity" in asked:
             output, *_ = forward(new.params, state.buffers, batch[0])
             info = {**info, "plasticity": metrics.plasticity(info["loss"], _value(loss(output, batch[1])))}
         return new, info
 
-    return telling
+    return made._replace(step=telling)
 
 
 def _method(runs: Sequence[Experiment], units: int) -> Method:

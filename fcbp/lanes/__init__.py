@@ -84,6 +84,14 @@ class Lanes:
         """Elements that a step of one block computes."""
         return sum(node.args[0].size if node.kind == "reduce" else node.size for node in self.plan.order)
 
+    def is_built(self) -> bool:
+        """Whether compiling takes no time, for it was done before.
+
+        Raises:
+            BuildError: as :meth:`compile`.
+        """
+        return self.elements == "vectors" and build.is_built(self.source, OPTIMIZE)
+
     def compile(self) -> Program:
         """The program, which serves every length and every number of members.
 
@@ -187,5 +195,6 @@ def draft(
     x = [x[0, 0] if by_member else x[0] for x in x_leaves]
     traced = trace(members, one, spec, x, x_spec, check)
     elements = elements_on(next(iter(devices), torch.device("cpu")))
-    source, plan = emit(traced.lowered, elements)
+    registers = 32 if elements == "vectors" and build.lanes() == 16 else 16
+    source, plan = emit(traced.lowered, elements, registers)
     return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements)

@@ -26,7 +26,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Arguments", "BuildError", "Launch", "build", "check_compiler", "lanes", "launcher"]
+__all__ = [
+    "Arguments",
+    "BuildError",
+    "Launch",
+    "build",
+    "cache_folder",
+    "check_compiler",
+    "is_built",
+    "lanes",
+    "launcher",
+]
 
 # Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
 # where the source says so.
@@ -89,17 +99,14 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     Raises:
         BuildError: see there.
     """
-    compiler, version = _compiler()
     flags = [optimize, MACHINE, *FLAGS]
-    parts = (source, *flags, version, _processor())
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
-    folder = _folder()
-    library = folder / f"{key}.so"
+    library = _library(source, flags)
+    folder = library.parent
     try:
         with _locked(folder / "lock"):
             _clear(folder)
             if not library.exists():
-                _compile(compiler, flags, source, library)
+                _compile(_compiler()[0], flags, source, library)
         _check_owner(library)
     except OSError as error:
         raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
@@ -108,6 +115,21 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     except (OSError, AttributeError) as error:
         library.unlink(missing_ok=True)  # broken: made anew the next time
         raise BuildError(f"cannot load {library}: {error}") from error
+
+
+def is_built(source: str, optimize: str = "-O3") -> bool:
+    """Whether a source is compiled, now or by an earlier process.
+
+    Raises:
+        BuildError: there is no compiler, or no directory to keep programs in.
+    """
+    return _library(source, [optimize, MACHINE, *FLAGS]).exists()
+
+
+def _library(source: str, flags: Sequence[str]) -> Path:
+    """The file of a compiled source."""
+    parts = (source, *flags, _compiler()[1], _processor())
+    return _folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.so"
 
 
 def launcher(source: str, optimize: str, work: int) -> Launch:
@@ -290,11 +312,20 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
 
 
+def cache_folder() -> Path:
+    """The folder of compiled programs, which need not be there.
+
+    Raises:
+        RuntimeError: no home directory is known.
+    """
+    general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+
+
 def _folder() -> Path:
     """The cache directory, made if it is not there."""
     try:
-        general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+        folder = cache_folder()
         for missing in reversed([folder, *folder.parents]):
             if not missing.exists():
                 missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes them by the umask alone

@@ -12,41 +12,49 @@ from pathlib import Path
 import torch
 
 from fcbp.lanes.build import NO_MEMORY
-from fcbp.lanes.ir import Index, Node, at, axes_of, code, plus, substitute, times, variable
+from fcbp.lanes.ir import SHORT, Index, Node, at, base, code, linear, plus, substitute, times, variable
 from fcbp.lanes.lower import Lowered
 from fcbp.lanes.places import is_inside
-from fcbp.lanes.plan import Plan, linear, make_plan
+from fcbp.lanes.plan import Plan, axes_read, make_plan, tile_axes
 
 __all__ = ["emit", "prelude", "workspace"]
 
 _LETTER = {torch.float32: "F", torch.float64: "D", torch.int32: "I", torch.int64: "Q", torch.bool: "M"}
+_SHORT = {dtype: str(dtype).removeprefix("torch.") for dtype in SHORT}
+"""Integers that are short in the caller's arrays alone."""
+_LETTER |= dict.fromkeys(SHORT, "I")
 _SCALAR = {"F": "float", "D": "double", "I": "int", "Q": "int64", "M": "bool"}
 _BYTES = {"F": 4, "D": 8, "I": 4, "Q": 8, "M": 4}
 _SUMS = {"add": "0", "mul": "1", "bit_or": "0", "bit_and": "1"}
 CHAINS = 6
 """Sums that run side by side, so that one need not wait for another's last addition."""
-TILES = ((3, 3), (2, 5), (5, 2), (2, 4), (4, 2))
-"""Sums of products side by side in two directions: with their factors they leave some of 16 registers free."""
+TILES = {
+    16: ((3, 3), (2, 5), (5, 2), (2, 4), (4, 2)),
+    32: ((4, 6), (5, 5), (6, 4), (8, 3), (3, 7), (2, 9), (4, 4), (3, 3)),
+}
+"""By the machine's vector registers: sums of products side by side in two directions, which with their factors leave
+some registers free."""
 
 HEAP_FROM = 256
 """Elements of an array from which on it does not lie on the stack."""
 
 
-def emit(lowered: Lowered, elements: str = "vectors") -> tuple[str, Plan]:
+def emit(lowered: Lowered, elements: str = "vectors", registers: int = 16) -> tuple[str, Plan]:
     """The source of a program, and its plan.
 
     Args:
         elements: ``"vectors"`` of members, or ``"threads"`` of one member each.
+        registers: vectors that the machine's registers hold: 16 or 32. No number depends on it.
     """
     plan = make_plan(lowered)
     heap_from = HEAP_FROM if elements == "vectors" else math.inf
-    return "\n".join([prelude(elements), *_Emitter(lowered, plan, heap_from).program()]) + "\n", plan
+    return "\n".join([prelude(elements), *_Emitter(lowered, plan, heap_from, registers).program()]) + "\n", plan
 
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
     """Bytes of one lane's state and temporaries."""
-    arrays = {plan.buffers[n]: n.size * _BYTES[_LETTER[n.dtype]] for n in (*lowered.leaves.values(), *plan.order)}
-    return sum(arrays.values())
+    nodes = [n for n in (*lowered.leaves.values(), *plan.order) if not n.uniform and plan.has_array(n)]
+    return sum({plan.buffers[n]: n.size * _BYTES[_LETTER[n.dtype]] for n in nodes}.values())
 
 
 @cache
@@ -85,8 +93,8 @@ def _segments(size: int, width: int) -> list[tuple[int, int, int]]:
 
 
 class _Emitter:
-    def __init__(self, lowered: Lowered, plan: Plan, heap_from: float) -> None:
-        self.lowered, self.plan, self.heap_from = lowered, plan, heap_from
+    def __init__(self, lowered: Lowered, plan: Plan, heap_from: float, registers: int) -> None:
+        self.lowered, self.plan, self.heap_from, self.registers = lowered, plan, heap_from, registers
         self.lines: list[str] = []
         self.on_heap: list[str] = []
         self.depth = 1
@@ -137,7 +145,8 @@ class _Emitter:
                 for (role, i), leaf in leaves.items():
                     self.leaf(role, i, leaf)
                 for node in plan.order:
-                    if not plan.buffers[node].startswith("carry") and node not in plan.takes_over:
+                    in_place = plan.buffers[node].startswith("carry") or node in plan.takes_over
+                    if not in_place and plan.has_array(node):
                         self.array(node)
                 for check in self.checks.values():
                     self.line(f"M wrong{check} = {{}};")
@@ -173,7 +182,8 @@ class _Emitter:
 
     @staticmethod
     def external(node: Node) -> str:
-        return _SCALAR[_LETTER[node.dtype]]
+        """The C++ type of an element in the caller's arrays."""
+        return _SHORT.get(node.dtype, _SCALAR[_LETTER[node.dtype]])
 
     def leaf(self, role: str, i: int, leaf: Node) -> None:
         kind, name = self.external(leaf), self.plan.buffers[leaf]
@@ -198,7 +208,7 @@ class _Emitter:
             return
         # Examples lie a stride apart that the machine does not foresee.
         ahead = f"{here} + 4 * x_strides[{2 * i}]"
-        line = 64 // {"float": 4, "int": 4, "bool": 1}.get(kind, 8)
+        line = 64 // leaf.dtype.itemsize
         self.line(
             f"if (t + 4 < steps) EACH for (int i = 0; i < {leaf.size}; i += {line}) "
             f"PREFETCH({ahead} + offset_{name}[l] + i);"
@@ -224,8 +234,8 @@ class _Emitter:
     # --- loops ---
 
     def kernels(self, nodes: Sequence[Node]) -> None:
-        summed = set(self.plan.summed.values())
-        nodes = [node for node in nodes if node not in summed]
+        elsewhere = {*self.plan.summed.values(), *self.plan.finished.values()}
+        nodes = [node for node in nodes if node not in elsewhere]
         filled = [found[0] for node in nodes if (found := self.fills(node)) is not None]
         masks = {*self.plan.guards.values(), *filled}
         position = 0
@@ -265,7 +275,7 @@ class _Emitter:
         """Loops over the axes, of which those of one element need none."""
         depth = 0
         rolled = "" if unroll else "ROLLED "
-        for axis, size in zip(names or range(len(sizes)), sizes, strict=True):
+        for axis, size in zip(range(len(sizes)) if names is None else names, sizes, strict=True):
             if size > 1:
                 self.line(f"{rolled}for (int64 i{axis} = 0; i{axis} < {size}; i{axis}++) {{")
                 self.depth += 1
@@ -283,7 +293,9 @@ class _Emitter:
         self.computing = self.plan.summed.get(node)
         here = [variable(a, self.sizes) for a in range(len(self.sizes))]
         buffer = self.plan.buffers[node]
-        if node.kind in ("map", "gather"):
+        if self.fills(node) is not None:
+            self.kernel_fill(node, here)
+        elif node.kind in ("map", "gather"):
             with self.scope(""), self.loops(self.sizes):
                 value = self.compute(node, tuple(here))
                 self.line(f"{buffer}[{code(linear(here, node.shape))}] = {value};")
@@ -292,6 +304,20 @@ class _Emitter:
                 getattr(self, f"kernel_{node.kind}")(node, buffer)
         self.known = outside
 
+    def kernel_fill(self, node: Node, here: list[Index]) -> None:
+        """A choice, for the rows of which a lane has the mask."""
+        rows = sorted(axes_read(self.plan, node.args[0], here, self.sizes))
+        within = [a for a in range(len(self.sizes)) if a not in rows]
+        place = f"{self.plan.buffers[node]}[{code(linear(here, node.shape))}]"
+        with self.scope(""), self.loops([self.sizes[a] for a in rows], rows):
+            if not rows or all(self.sizes[a] == 1 for a in within):
+                with self.loops([self.sizes[a] for a in within], within):
+                    self.line(f"{place} = {self.compute(node, tuple(here))};")
+                return
+            mask = self.value(node.args[0], tuple(here), False)
+            with self.scope(f"if (SELDOM(some_lane({mask})))"), self.loops([self.sizes[a] for a in within], within):
+                self.line(f"{place} = {self.compute(node, tuple(here))};")
+
     def kernel_reduce(self, node: Node, buffer: str) -> None:
         (x,), (function, axes) = node.args, node.data
         self.sizes = list(x.shape)
@@ -299,22 +325,24 @@ class _Emitter:
         if function in ("argmin", "argmax"):
             self.kernel_arg(node, buffer)
             return
-        tiles = self.tiles(x, kept)
+        tiles = self.tiles(node, kept)
         for parts_of_axes in itertools.product(*(_segments(self.sizes[axis], width) for axis, width in tiles.items())):
             outer = self.sizes[:kept]
             for axis, (_, count, _) in zip(tiles, parts_of_axes, strict=True):
                 outer[axis] = count
             own = [variable(a, [*outer, *self.sizes[kept:]]) for a in range(len(self.sizes))]
-            with self.scope(""), self.loops(outer):
+            order = self.loop_order(x, tiles, outer)
+            with self.scope(""), self.loops([outer[a] for a in order], order):
                 places = [own]
                 for axis, (start, _, width) in zip(tiles, parts_of_axes, strict=True):
                     entries = [plus(times(own[axis], width), at(start + i)) for i in range(width)]
                     places = [[*place[:axis], entry, *place[axis + 1 :]] for place in places for entry in entries]
                 vector = _vector(node)
                 start_value = self.identity(function, node)
-                # Of few sums, each in several parts.
+                # Of few sums, each in several parts; not where how many there are depends on the machine's registers.
                 inner = self.sizes[-1]
-                parts = max((p for p in range(1, CHAINS // len(places) + 1) if inner % p == 0), default=1)
+                most = CHAINS // len(places) if len(tiles) < 2 else 1
+                parts = max((p for p in range(1, most + 1) if inner % p == 0), default=1)
                 for k in range(len(places) * parts):
                     self.line(f"{vector} sum{k} = {start_value};")
                 reduced = [*self.sizes[kept:-1], inner // parts]
@@ -335,40 +363,43 @@ class _Emitter:
                     total = [f"sum{k * parts + part}" for part in range(parts)]
                     while len(total) > 1:
                         total = [f"{function}({', '.join(total[:2])})", *total[2:]]
-                    self.line(f"{buffer}[{code(linear(place[:kept], node.shape))}] = {total[0]};")
+                    self.store_total(node, place[:kept], total[0])
 
-    def tiles(self, x: Node, kept: int) -> dict[int, int]:
-        """How many entries of which of the ``kept`` axes are summed side by side.
+    def store_total(self, node: Node, place: Sequence[Index], total: str) -> None:
+        """Store a sum, or what is made of it."""
+        result = self.plan.finished.get(node, node)
+        if result is not node:
+            self.known[-1][node, tuple(place)] = total
+            total = self.compute(result, tuple(place))
+        self.line(f"{self.plan.buffers[result]}[{code(linear(place, result.shape))}] = {total};")
 
-        Of a product, entries of two axes on each of which one factor does not depend: an element that is loaded
-        serves several sums.
-        """
+    def tiles(self, node: Node, kept: int) -> dict[int, int]:
+        """How many entries of which of the ``kept`` axes are summed side by side."""
         sizes = self.sizes[:kept]
-        best = {kept - 1: min(sizes[-1], CHAINS)} if kept else {}
-        if self.computing is not None or x.kind != "map" or x.data != "mul" or self.plan.is_stored(x):
-            return best
-        here = [variable(a, self.sizes) for a in range(len(self.sizes))]
-        left, right = (self.axes_read(factor, here) for factor in x.args)
-        rows, columns = (
-            max(({*range(kept)} - axes), key=lambda a: (sizes[a] > 1, a), default=None) for axes in (left, right)
-        )
-        if rows is None or columns is None or rows == columns or min(sizes[rows], sizes[columns]) == 1:
-            return best
+        found = tile_axes(self.plan, node)
+        if found is None:
+            return {kept - 1: min(sizes[-1], CHAINS)} if kept else {}
+        rows, columns = found
 
         def loads(tile: tuple[int, int]) -> int:
             return -(-sizes[rows] // tile[0]) * -(-sizes[columns] // tile[1]) * sum(tile)
 
-        height, width = min(TILES, key=loads)
-        found = {rows: min(height, sizes[rows]), columns: min(width, sizes[columns])}
-        return dict(sorted(found.items()))
+        height, width = min(TILES[self.registers], key=loads)
+        return dict(sorted({rows: min(height, sizes[rows]), columns: min(width, sizes[columns])}.items()))
 
-    def axes_read(self, node: Node, index: Sequence[Index]) -> set[int]:
-        """The axes of the loops on which the element at an index depends."""
-        if node.kind == "view":
-            return self.axes_read(node.args[0], [substitute(i, index, self.sizes) for i in node.data])
-        if node.kind == "map" and not self.plan.is_stored(node):
-            return set().union(*(self.axes_read(a, index) for a in node.args))
-        return set().union(*map(axes_of, index)) if node.kind != "scalar" else set()
+    def loop_order(self, x: Node, tiles: dict[int, int], counts: Sequence[int]) -> list[int]:
+        """The axes of the loops over tiles, the outermost first: what is read again for each of them is the smaller."""
+        order = list(range(len(counts)))
+        if len(tiles) < 2:
+            return order
+        here = [variable(a, self.sizes) for a in range(len(self.sizes))]
+        read = [axes_read(self.plan, factor, here, self.sizes) for factor in x.args]
+
+        def read_again(outer: int) -> int:
+            return counts[outer] * sum(math.prod(self.sizes[a] for a in axes) for axes in read if outer not in axes)
+
+        first, second = sorted(tiles, key=read_again)
+        return [*(a for a in order if a not in tiles), first, second]
 
     def identity(self, function: str, node: Node) -> str:
         if function in _SUMS:
@@ -422,15 +453,21 @@ class _Emitter:
         rows, n = node.size // node.shape[-1], node.shape[-1]
         with self.scope(f"for (int r = 0; r < {rows}; r++)"):
             row = f"{self.plan.buffers[x]} + r * {n}"
-            self.line(f"rank_row({row}, {buffer} + r * {n}, {n}, {str(node.data).lower()});")
+            arguments = f"{row}, {buffer} + r * {n}, {n}, {str(node.data).lower()}"
+            limit = self.plan.limits.get(node)
+            if limit is None:
+                self.line(f"rank_row({arguments});")
+            else:
+                number = self.value(limit, tuple(at(0) for _ in limit.shape), False)
+                self.line(f"rank_first({arguments}, {number});")
 
     def kernel_scatter(self, node: Node, buffer: str) -> None:
-        base, source, *_ = node.args
+        old, source, *_ = node.args
         places, function = node.data
         here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
         if node not in self.plan.takes_over:
             with self.loops(self.sizes):
-                self.line(f"{buffer}[{code(linear(here, node.shape))}] = {self.value(base, here, node.uniform)};")
+                self.line(f"{buffer}[{code(linear(here, node.shape))}] = {self.value(old, here, node.uniform)};")
         self.sizes = list(source.shape)
         here = tuple(variable(a, self.sizes) for a in range(len(self.sizes)))
         with self.loops(self.sizes):
@@ -480,20 +517,26 @@ class _Emitter:
             text = self.name(self.compute(node, index))
             self.line(f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}] = {text};")
         elif self.plan.is_stored(node):
-            stored = f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]"
+            stored = self.shared_whole(node, f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]")
             text = self.name(f"held({stored})" if self.tiled and not node.uniform else stored)
         else:
             text = self.name(self.compute(node, index))
         self.known[-1][node, index] = text
         return text
 
+    @staticmethod
+    def shared_whole(node: Node, text: str) -> str:
+        """An element that was read; of short integers that the members share, widened."""
+        return f"(int){text}" if node.uniform and node.dtype in _SHORT else text
+
     def compute(self, node: Node, index: tuple[Index, ...]) -> str:
         if node.kind == "gather":
-            address, varies = self.address(node, node.data, node.args[0].shape, index)
-            buffer = self.plan.buffers[node.args[0]]
+            table = node.args[0]
+            address, varies = self.address(node, node.data, table.shape, index)
+            buffer = self.plan.buffers[base(table)]
             if not varies:
-                return f"{buffer}[{address}]"
-            if node.args[0].uniform:
+                return self.shared_whole(table, f"{buffer}[{address}]")
+            if table.uniform:
                 return f"gather_shared<{_LETTER[node.dtype]}>({buffer}, {address})"
             return f"gather({buffer}, {address})"
         args = [self.value(a, index, node.uniform) for a in node.args]
@@ -501,8 +544,10 @@ class _Emitter:
             self.wrong(node, f"to_M(eq({args[1]}, sub({args[1]}, {args[1]})))")
         if node.data == "to":
             if not node.uniform:
-                return f"to_{_LETTER[node.dtype]}({args[0]})"
-            return f"({args[0]} != 0)" if node.dtype == torch.bool else f"({_vector(node)}){args[0]}"
+                text = f"to_{_LETTER[node.dtype]}({args[0]})"
+            else:
+                text = f"({args[0]} != 0)" if node.dtype == torch.bool else f"({_vector(node)}){args[0]}"
+            return f"as_{_SHORT[node.dtype]}({text})" if node.dtype in _SHORT else text
         return f"{node.data}({', '.join(args)})"
 
     def wrong(self, node: Node, mask: str) -> None:

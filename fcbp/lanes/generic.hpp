@@ -26,3 +26,21 @@ template <class V> CALLED void rank_row(const V *x, Q *rank, int n, bool descend
     rank[i] = to_Q(count);
   }
 }
+
+// The places below a number alone; of the others, what is no less than it.
+template <class V> CALLED void rank_first(const V *x, Q *rank, int n, bool descending, I number) {
+  for (int i = 0; i < n; i++) rank[i] = to_Q(to_I(n));
+  for (int k = 0; k < n && some_lane(lt(to_I(k), number)); k++) {
+    V best = x[0];
+    I place = {};
+    M found = {};
+    for (int i = 0; i < n; i++) {
+      M better = bit_or(bit_not(found), descending ? precedes(best, x[i]) : precedes(x[i], best));
+      better = bit_and(better, ge(rank[i], to_Q(to_I(n))));
+      best = choose(better, x[i], best);
+      place = choose(better, to_I(i), place);
+      found = bit_or(found, better);
+    }
+    scatter(rank, place, to_Q(to_I(k)));
+  }
+}

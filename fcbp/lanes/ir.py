@@ -28,7 +28,26 @@ from typing import Any
 
 import torch
 
-__all__ = ["Builder", "Index", "Node", "at", "axes_of", "bounds", "code", "plus", "substitute", "times", "variable"]
+__all__ = [
+    "SHORT",
+    "Builder",
+    "Index",
+    "Node",
+    "at",
+    "axes_of",
+    "base",
+    "bounds",
+    "code",
+    "is_reshape",
+    "linear",
+    "plus",
+    "substitute",
+    "times",
+    "variable",
+]
+
+SHORT = (torch.uint8, torch.int8, torch.int16)
+"""Integers that are computed with in 32 bits, and wrapped."""
 
 # --- indices: integer expressions of positions --------------------------------------------------------------
 
@@ -138,6 +157,34 @@ def strides(shape: Sequence[int]) -> list[int]:
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
+def linear(index: Index | Sequence[Index], shape: Sequence[int]) -> Index:
+    """The place in memory of the element at an index for each axis."""
+    return plus(at(0), *(times(i, s) for i, s in zip(index, strides(shape), strict=True)))  # type: ignore[arg-type]
+
+
+def base(node: Node) -> Node:
+    """What a node's elements lie in: of a view, what it looks at."""
+    return node.args[0] if node.kind == "view" else node
+
+
+def is_reshape(node: Node) -> bool:
+    """Whether a node's elements lie in memory in the order of its own axes, be it a view."""
+    if node.kind != "view":
+        return True
+    of = node.args[0]
+    return node.size == of.size and list(node.data) == _reshaped(of.shape, node.shape)
+
+
+def _reshaped(old: Sequence[int], new: Sequence[int]) -> list[Index]:
+    """Where the elements of an array of a new shape lie in the old one, for each of its axes."""
+    flat = linear([variable(a, new) for a in range(len(new))], new)
+    indices: list[Index] = []
+    for n in reversed(old):
+        flat, rest = divided(flat, n, new) if n else (flat, at(0))
+        indices.insert(0, rest)
+    return indices
+
+
 # What changes nothing as a second argument, to the bit.
 _NEUTRAL = {"mul": 1, "quotient": 1, "bit_xor": 0, "bit_or": 0}
 
@@ -208,12 +255,7 @@ class Builder:
     def reshape(self, x: Node, shape: Sequence[int]) -> Node:
         if math.prod(shape) != x.size:
             raise ValueError(f"cannot reshape {x.shape} to {tuple(shape)}")
-        flat = plus(at(0), *(times(variable(a, shape), s) for a, s in enumerate(strides(shape))))
-        indices: list[Index] = []
-        for n in reversed(x.shape):
-            flat, rest = divided(flat, n, shape) if n else (flat, at(0))
-            indices.insert(0, rest)
-        return self.view(x, shape, indices)
+        return self.view(x, shape, _reshaped(x.shape, shape))
 
     def to(self, x: Node, dtype: torch.dtype) -> Node:
         if x.dtype == dtype:
@@ -231,6 +273,10 @@ class Builder:
 
     def map(self, function: str, *args: Node | float, dtype: torch.dtype, result: torch.dtype | None = None) -> Node:
         """``function`` of arguments that are broadcast and of one dtype; ``result`` is what it returns."""
+        if dtype in SHORT:
+            short = [self.to(a, dtype) if isinstance(a, Node) else a for a in args]
+            made = self.map(function, *short, dtype=torch.int32, result=result)
+            return made if result else self.to(made, dtype)
         nodes = [self.to(a, dtype) if isinstance(a, Node) else self.scalar(a, dtype) for a in args]
         shape = torch.broadcast_shapes(*(a.shape for a in nodes))
         nodes = [self.expand(a, shape) for a in nodes]
@@ -257,6 +303,8 @@ class Builder:
 
     def reduce(self, function: str, x: Node, axes: Sequence[int] | None, keepdim: bool, dtype: torch.dtype) -> Node:
         """``function`` over ``axes`` (``None`` or empty: all) of ``x``."""
+        if dtype in SHORT:
+            return self.to(self.reduce(function, self.to(x, torch.int32), axes, keepdim, torch.int32), dtype)
         n = len(x.shape)
         chosen = sorted({a % n for a in axes}) if axes else list(range(n))
         kept = [a for a in range(n) if a not in chosen]

@@ -14,14 +14,21 @@ import torch
 from torch import fx
 
 from fcbp.lanes import places, pointwise, reductions, shapes
-from fcbp.lanes.ir import Builder, Node
+from fcbp.lanes.ir import SHORT, Builder, Node
 from fcbp.lanes.pointwise import OPERATIONS, Out
 
 __all__ = ["DTYPES", "Lowered", "Unsupported", "UnsupportedOperation", "is_supported", "lower"]
 
 # Importing a table enters its operations.
 TABLES = (pointwise, shapes, reductions, places)
-DTYPES = (torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+DTYPES = (
+    torch.float32,
+    torch.float64,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+    *SHORT,
+)
 
 
 # Where and how a tensor lies is not a lane's business.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from fcbp.lanes.ir import Builder, Index, Node, variable
+from fcbp.lanes.ir import SHORT, Builder, Index, Node, at, axes_of, base, is_reshape, substitute, variable
 from fcbp.lanes.pointwise import Out, operation
 from fcbp.lanes.reach import reach
 from fcbp.lanes.shapes import inverse, last, narrow
@@ -27,13 +28,73 @@ def gather(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[
         return b.scalar(x.data, x.dtype, shape)
     numbers = iter(range(1, len(indices) + 1))
     data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
-    x = x if x.kind == "leaf" else b.make("map", (x,), "same", x.shape, x.dtype)
+    if safe and not x.uniform and math.prod(shape) <= x.size and (made := _made_there(b, x, places, shape)):
+        return made
+    if x.kind == "map" and x.data == "to":
+        return b.to(gather(b, x.args[0], places, shape), x.dtype)  # of few elements, not of a whole data set
+    if x.size >= 1 << 31 and not all(index.uniform for index in indices):
+        raise NotImplementedError(f"a table of {x.size} elements, in which members count to 2^31")
+    if not (base(x).kind == "leaf" and is_reshape(x)):
+        x = b.make("map", (x,), "same", x.shape, x.dtype)
     made = b.make("gather", (x, *indices), data, shape, x.dtype)
     return made if safe else b.check(made)
 
 
+def _made_there(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[int]) -> Node | None:
+    """An array's elements at ``places``, made where they are read: of positions and single numbers, as draws are.
+
+    A draw that nobody reads is then not made.
+    """
+    known: dict[tuple[Node, tuple[Any, ...]], Node | None] = {}
+
+    def made(x: Node, places: tuple[Index | Node, ...]) -> Node | None:
+        if (x, places) not in known:
+            known[x, places] = make(x, places)
+        return known[x, places]
+
+    def make(x: Node, places: tuple[Index | Node, ...]) -> Node | None:
+        if x.kind == "scalar":
+            return b.scalar(x.data, x.dtype, shape)
+        if x.kind == "position":
+            return _position(b, x.data, places, shape)
+        if x.kind == "view":
+            if not any(axes_of(index) for index in x.data):
+                return b.view(x.args[0], shape, x.data)
+            inner = [_moved(b, index, places, shape) for index in x.data]
+            return None if None in inner else made(x.args[0], tuple(inner))  # type: ignore[arg-type]
+        if x.kind != "map" or x in b.checks:
+            return None
+        args = [made(a, places) for a in x.args]
+        return None if None in args else b.make("map", args, x.data, shape, x.dtype)  # type: ignore[arg-type]
+
+    return made(x, tuple(places))
+
+
+def _moved(b: Builder, index: Index, places: tuple[Index | Node, ...], shape: Sequence[int]) -> Index | Node | None:
+    """An index of an array's axes, at ``places`` on them."""
+    if all(not isinstance(places[a], Node) for a in axes_of(index)):
+        return substitute(index, [at(0) if isinstance(p, Node) else p for p in places], shape)
+    return _position(b, index, places, shape)
+
+
+def _position(b: Builder, index: Index, places: tuple[Index | Node, ...], shape: Sequence[int]) -> Node | None:
+    """The number that an index stands for at ``places``; ``None`` where that takes a division."""
+    total = b.scalar(index[0], torch.int64, shape)
+    for atom, factor in index[1]:
+        if not isinstance(atom, int):
+            return None
+        place = places[atom]
+        if not isinstance(place, Node):
+            place = b.make("position", (), place, shape, torch.int64)
+        part = b.map("mul", b.expand(place, shape), factor, dtype=torch.int64)
+        total = b.map("add", part, total, dtype=torch.int64)
+    return b.expand(total, shape)
+
+
 def scatter(b: Builder, x: Node, places: Sequence[Index | Node], source: Node, function: str) -> Node:
     """``x`` with ``source`` written at ``places``, later elements over earlier ones."""
+    if function == "add" and x.dtype in SHORT:
+        return b.to(scatter(b, b.to(x, torch.int32), places, source, function), x.dtype)
     indices = [b.expand(p, source.shape) for p in places if isinstance(p, Node)]
     numbers = iter(range(2, len(indices) + 2))
     data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
@@ -53,7 +114,7 @@ def _are_inside(places: Sequence[Index | Node], shape: Sequence[int]) -> bool:
 
 def _from_the_end(b: Builder, index: Node, size: int) -> Node:
     """An index whose negative values count from the end."""
-    if index.dtype == torch.bool:
+    if index.dtype in (torch.bool, torch.uint8):
         raise NotImplementedError("a mask as an index")
     if reach(index)[0] >= 0:
         return index
@@ -127,11 +188,26 @@ def _scatter(b: Builder, out: Out, x: Node, dim: int, index: Node, source: Any, 
     source = source if isinstance(source, Node) else b.scalar(source, x.dtype, index.shape)
     if reduce not in ("", "add") or not x.shape:
         raise NotImplementedError(f"reduce={reduce!r}")
+    if reduce == "" and (rank := _undone(x, dim, index, source)) is not None:
+        return b.to(rank, x.dtype)
     if source.shape != index.shape:
         source = b.view(source, index.shape, [variable(a, index.shape) for a in range(len(index.shape))])
     places: list[Any] = [variable(a, index.shape) for a in range(len(index.shape))]
     places[dim] = index
     return scatter(b, x, places, source, reduce or "set")
+
+
+def _undone(x: Node, dim: int, index: Node, source: Node) -> Node | None:
+    """The rank of which ``index`` is the order: where positions are scattered to the order, they are the ranks."""
+    while source.kind == "map" and source.data == "to":
+        source = source.args[0]
+    last = variable(len(x.shape) - 1, x.shape)
+    if x.shape != index.shape or dim % len(x.shape) != len(x.shape) - 1 or source.kind != "position":
+        return None
+    if source.shape != x.shape or source.data != last or index.kind != "scatter" or len(index.args) != 3:
+        return None
+    _, positions, rank = index.args
+    return rank if rank.kind == "rank" and positions.kind == "position" and positions.data == last else None
 
 
 @operation("scatter_add")

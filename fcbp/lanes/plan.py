@@ -3,20 +3,25 @@
 Chains of elementwise operations are computed where they are read; a value is stored where that would compute it more
 than once, and where its kind needs a loop of its own. What depends on nothing that moves is computed once, before the
 time loop. What is only read where a mask holds is skipped while no lane of the block has the mask: most steps replace
-nothing. A value takes over the memory of one that nobody reads after it. A sum over what was just written is taken in
-the loop that writes it.
+nothing. A choice of few rows is written over what it leaves as it is, row by row, for the rows that a lane has the mask
+of; of a rank that is compared with one number, as many places are found. A value takes over the memory of one that
+nobody reads after it. A sum over what was just written is taken in the loop that writes it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fcbp.lanes.ir import Index, Node, at, plus, strides, substitute, times, variable
+import torch
+
+from fcbp.lanes.ir import Index, Node, axes_of, base, is_reshape, linear, substitute, variable
 from fcbp.lanes.lower import Lowered
 
-__all__ = ["Plan", "linear", "make_plan"]
+__all__ = ["Plan", "axes_read", "inline", "make_plan", "tile_axes"]
 
+ROW = 4
+"""Elements that a mask's element stands for at the least, where a branch on it pays."""
 # Maps that neither round nor take long: computing them again gives the same bits and costs less than memory does.
 _CHEAP = {"to", "same", "neg", "v_abs", "lt", "le", "gt", "ge", "eq", "ne", "bit_and", "bit_or", "bit_xor", "bit_not"}
 
@@ -38,39 +43,107 @@ class Plan:
     """Nodes that are written over an argument's array."""
     summed: dict[Node, Node] = field(default_factory=dict)
     """By a reduction: the node before it that it reads once and whole, computed in its loop."""
+    finished: dict[Node, Node] = field(default_factory=dict)
+    """By a reduction: the node behind it that alone reads it, element by element, and is computed in its loop."""
+    limits: dict[Node, Node] = field(default_factory=dict)
+    """By a rank: the number below which its places matter."""
+
+    needed: list[Node] = field(default_factory=list)
+    """All that the results are made of, in order."""
+    held: dict[Node, set[Node]] = field(default_factory=dict)
+    """By a node that is read only where masks hold: these masks."""
 
     def is_stored(self, node: Node) -> bool:
         return node in self.buffers
 
+    def has_array(self, node: Node) -> bool:
+        """Whether a leaf or a stored node needs memory: not a sum that only what is made of it is kept of."""
+        return node not in self.finished or self.takes_over.get(self.finished[node]) is node
 
-def linear(index: Index | list[Index] | tuple[Index, ...], shape: tuple[int, ...]) -> Index:
-    """The place in memory of the element at an index for each axis."""
-    return plus(at(0), *(times(i, s) for i, s in zip(index, strides(shape), strict=True)))  # type: ignore[arg-type]
+    def is_seldom(self, node: Node) -> bool:
+        """Whether most steps leave out a stored node: read under a mask, or a choice written over what it leaves."""
+        written_over = self.takes_over.get(node) is not None and node.kind == "map" and node.data == "choose"
+        return node in self.guards or (written_over and self.takes_over[node] is base(node.args[2]))
 
 
 def make_plan(lowered: Lowered) -> Plan:
     """Decide on everything but the text."""
+    seldom = _seldom(_needed(lowered.results))
+    while True:
+        plan = _planned(lowered, seldom)
+        # Where what a choice leaves as it is cannot be written over, it is better made with the choice, in one loop.
+        apart = {node for node in seldom if plan.takes_over.get(node) is not base(node.args[2])}
+        if not apart:
+            return plan
+        seldom -= apart
+
+
+def _planned(lowered: Lowered, seldom: set[Node]) -> Plan:
+    """The plan in which the choices of ``seldom`` are loops of their own."""
     leaves = [lowered.leaves["carry", i] for i in range(sum(role == "carry" for role, _ in lowered.leaves))]
     results = lowered.results
     moving = [i for i, leaf in enumerate(leaves) if results[i] is not leaf]
     needed = _needed(results)
     constant = _constant(needed, {leaf for i, leaf in enumerate(leaves) if i not in moving})
     outputs = {results[i] for i in moving} | set(results[len(leaves) :])
-    guards = _guards(needed, constant, outputs)
+    held = _held(needed, constant, outputs)
+    guards = _guards(held)
     careful = {n for n in needed if n.kind in ("gather", "scatter") or n in lowered.checks}
     _keep_valid(careful, guards)
-    stored = _stored(needed, constant, outputs, set(guards.values()) | (careful & guards.keys()))
-    order = _ordered(stored, guards)
+    rare = (seldom | {base(node.args[2]) for node in seldom}) - constant
+    stored = _stored(needed, constant, outputs, set(guards.values()) | (careful & guards.keys()) | rare)
+    limits = _limits(needed, held)
+    order = _ordered(stored, guards, limits)
     hoisted = [n for n in order if n in constant]
     masks = set(guards.values())
-    order, summed = _summed_at_once([n for n in order if n not in constant], stored, guards, masks)
+    order, finished = _finished_at_once([n for n in order if n not in constant], stored, guards, masks | outputs)
+    order, summed = _summed_at_once(order, stored, guards, masks | finished.keys() | set(finished.values()))
     plan = Plan(moving, [*hoisted, *order], set(hoisted), guards)
     _place(plan, lowered, leaves, outputs)
+    # Written too early, a result would be in the way of what is still read in its loop.
     for total, part in summed.items():
-        # Written too early, a sum would be in the way of what its part still reads.
-        if plan.buffers[total] not in {plan.buffers[a] for a in _inline(part, stored)} | {plan.buffers[part]}:
+        if plan.buffers[total] not in {plan.buffers[a] for a in inline(part, stored)} | {plan.buffers[part]}:
             plan.summed[total] = part
+    for total, result in finished.items():
+        if plan.buffers[result] not in {plan.buffers[a] for a in inline(total, stored)}:
+            plan.finished[total] = result
+    plan.limits, plan.needed, plan.held = limits, needed, held
     return plan
+
+
+def _seldom(needed: list[Node]) -> set[Node]:
+    """Choices of rows, of which most steps choose none."""
+    found = set()
+    for node in needed:
+        if node.kind == "map" and node.data == "choose" and not node.uniform and is_reshape(node.args[2]):
+            mask = base(node.args[0])
+            if mask.kind == "map" and not mask.uniform and ROW * mask.size <= node.size:
+                found.add(node)
+    return found
+
+
+def _limits(needed: list[Node], held: dict[Node, set[Node]]) -> dict[Node, Node]:
+    """Ranks of a single row that are compared with one number, and else read where they are less, with that number."""
+    users = _users(needed)
+    limits: dict[Node, Node] = {}
+    for rank in (n for n in needed if n.kind == "rank" and not n.uniform and n.size == n.shape[-1]):
+        readers = list(_beyond_names(rank, users))
+        less = {user for user, i in readers if user.kind == "map" and user.data == "lt" and i == 0}
+        numbers = {base(user.args[1]) for user in less}
+        below = [user for user, _ in readers if user not in less]
+        known = all(less & set().union(*map(_implied, held.get(user, ()))) for user in below)
+        if len(numbers) == 1 and known and next(iter(numbers)).size == 1 and next(iter(numbers)).dtype == torch.int32:
+            limits[rank] = numbers.pop()
+    return limits
+
+
+def _beyond_names(node: Node, users: dict[Node, list[tuple[Node, int]]]) -> Iterator[tuple[Node, int]]:
+    """Who reads a node's numbers, be it through views or in another dtype, and as which argument."""
+    for user, i in users[node]:
+        if user.kind == "view" or (user.kind == "map" and user.data in ("to", "same")):
+            yield from _beyond_names(user, users)
+        else:
+            yield user, i
 
 
 def _needed(results: list[Node]) -> list[Node]:
@@ -97,10 +170,6 @@ def _constant(needed: list[Node], fixed: set[Node]) -> set[Node]:
     return constant
 
 
-def _base(node: Node) -> Node:
-    return node.args[0] if node.kind == "view" else node
-
-
 def _users(needed: list[Node]) -> dict[Node, list[tuple[Node, int]]]:
     users: dict[Node, list[tuple[Node, int]]] = {node: [] for node in needed}
     for node in needed:
@@ -109,8 +178,8 @@ def _users(needed: list[Node]) -> dict[Node, list[tuple[Node, int]]]:
     return users
 
 
-def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict[Node, Node]:
-    """Nodes read only under a mask of fewer elements than what it saves."""
+def _held(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict[Node, set[Node]]:
+    """Nodes read only where masks hold, and these masks."""
     users = _users(needed)
     held: dict[Node, set[Node]] = {}
     for node in reversed(needed):
@@ -120,10 +189,15 @@ def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict
         for user, i in users[node]:
             masks = set(held.get(user, ()))
             if user.kind == "map" and user.data == "choose" and i == 1:
-                masks |= {mask for mask in _implied(_base(user.args[0])) if not mask.uniform and mask not in constant}
+                masks |= {mask for mask in _implied(base(user.args[0])) if not mask.uniform and mask not in constant}
             common = masks if common is None else common & masks
         if common:
             held[node] = common
+    return held
+
+
+def _guards(held: dict[Node, set[Node]]) -> dict[Node, Node]:
+    """Nodes read only under a mask of fewer elements than what it saves."""
     guards: dict[Node, Node] = {}
     for node, masks in held.items():
         # Of masks that are worked out in every step, the one that says most.
@@ -133,7 +207,7 @@ def _guards(needed: list[Node], constant: set[Node], outputs: set[Node]) -> dict
     for node, mask in guards.items():
         work = node.size * node.shape[-1] if node.kind == "rank" else node.size
         saved[mask] = saved.get(mask, 0) + work * (node.kind in ("map", "reduce", "gather", "rank"))
-    return {node: mask for node, mask in guards.items() if saved[mask] >= 4 * mask.size}
+    return {node: mask for node, mask in guards.items() if saved[mask] >= ROW * mask.size}
 
 
 def _keep_valid(careful: set[Node], guards: dict[Node, Node]) -> None:
@@ -154,7 +228,7 @@ def _implied(mask: Node) -> set[Node]:
         parts = mask.args[:2]
     else:
         parts = mask.args if mask.data == "bit_and" else ()
-    return found.union(*map(_implied, map(_base, parts)))
+    return found.union(*map(_implied, map(base, parts)))
 
 
 def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], apart: set[Node]) -> set[Node]:
@@ -162,15 +236,25 @@ def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], apart: 
     users = _users(needed)
     stored: set[Node] = set()
     evaluations: dict[Node, int] = {}
+    loop_of: dict[Node, Node] = {}
     for node in reversed(needed):
         times_read = 0
+        shared: dict[Node, int] = {}
         for user, _ in users[node]:
             if user in stored:
-                times_read += (
-                    user.args[0].size if user.kind in ("reduce", "rank", "scan") else max(user.size, node.size)
-                )
+                read = user.args[0].size if user.kind in ("reduce", "rank", "scan") else max(user.size, node.size)
             else:
-                times_read += evaluations[user]
+                read = evaluations[user]
+            # Of whole numbers, which no rounding tells apart, one element that several read in one loop is made once.
+            loop = loop_of.get(user) if not node.dtype.is_floating_point and user.kind == "map" else None
+            if loop is None:
+                times_read += read
+            else:
+                shared[loop] = max(shared.get(loop, 0), read)
+        times_read += sum(shared.values())
+        loops = {loop_of.get(user) if user.kind == "map" else None for user, _ in users[node]}
+        if node.kind == "map" and len(loops) == 1 and (only := loops.pop()) is not None:
+            loop_of[node] = only
         evaluations[node] = times_read
         if node.kind in ("leaf", "scalar", "position", "view") and node not in outputs:
             continue
@@ -184,6 +268,8 @@ def _stored(needed: list[Node], constant: set[Node], outputs: set[Node], apart: 
                 continue
         if node.kind not in ("leaf", "scalar", "position", "view"):
             stored.add(node)
+            if node.kind == "map":
+                loop_of[node] = node
     return stored
 
 
@@ -197,10 +283,10 @@ def _readers(node: Node, users: dict[Node, list[tuple[Node, int]]]) -> Iterator[
 
 
 def _is_shallow(node: Node) -> bool:
-    return all(_base(a).kind != "map" for a in node.args)
+    return all(base(a).kind != "map" for a in node.args)
 
 
-def _inline(node: Node, stored: set[Node]) -> Iterator[Node]:
+def inline(node: Node, stored: set[Node]) -> Iterator[Node]:
     """The leaves and stored nodes that computing ``node`` reads."""
     waiting, seen = list(node.args), set()
     while waiting:
@@ -214,10 +300,12 @@ def _inline(node: Node, stored: set[Node]) -> Iterator[Node]:
             waiting += a.args
 
 
-def _ordered(stored: set[Node], guards: dict[Node, Node]) -> list[Node]:
+def _ordered(stored: set[Node], guards: dict[Node, Node], limits: dict[Node, Node]) -> list[Node]:
     done: dict[Node, None] = {}
     by_number = sorted(stored, key=lambda n: n.number)
-    reading = {n: sorted(_inline(n, stored), key=lambda n: n.number) for n in by_number}
+    reading = {n: sorted(inline(n, stored), key=lambda n: n.number) for n in by_number}
+    for rank, number in limits.items():
+        reading[rank] = [*reading[rank], *([number] if number in stored else inline(number, stored))]
 
     def visit(root: Node) -> None:
         waiting = [(root, False)]
@@ -237,24 +325,78 @@ def _ordered(stored: set[Node], guards: dict[Node, Node]) -> list[Node]:
     return list(done)
 
 
+def _finished_at_once(
+    order: list[Node], stored: set[Node], guards: dict[Node, Node], apart: set[Node]
+) -> tuple[list[Node], dict[Node, Node]]:
+    """The order with sums of products right before what alone reads them, and for each of these sums what that is.
+
+    A gradient summed over a batch is then never stored: the weights are updated where it is summed.
+    """
+    order = list(order)
+    readers: dict[Node, list[Node]] = {}
+    for node in order:
+        for a in inline(node, stored):
+            readers.setdefault(a, []).append(node)
+    finished: dict[Node, Node] = {}
+    for total in [n for n in order if n.kind == "reduce" and n.data[0] == "add" and n not in apart | guards.keys()]:
+        reading = readers.get(total, [])
+        if len(reading) != 1 or reading[0] in finished.values():
+            continue
+        (result,) = reading
+        plain = result.kind == "map" and result.data != "choose" and result not in guards
+        alike = (result.shape, result.uniform) == (total.shape, total.uniform)
+        if plain and alike and result not in guards.values() and _reads_at(result, result.shape, total, stored):
+            order.remove(total)
+            order.insert(order.index(result), total)
+            finished[total] = result
+    return order, finished
+
+
 def _summed_at_once(
-    order: list[Node], stored: set[Node], guards: dict[Node, Node], masks: set[Node]
+    order: list[Node], stored: set[Node], guards: dict[Node, Node], apart: set[Node]
 ) -> tuple[list[Node], dict[Node, Node]]:
     """The order with reductions right behind what they read, and for each of these reductions what that is."""
     order = list(order)
     summed: dict[Node, Node] = {}
     for total in [n for n in order if n.kind == "reduce" and n.data[0] not in ("argmin", "argmax")]:
-        reading = [a for a in _inline(total, stored) if a in stored]
+        reading = [a for a in inline(total, stored) if a in stored]
         places = [order.index(a) for a in reading if a in order]
-        if total in guards or not places:
+        if total in guards or total in apart or not places:
             continue
         part = order[max(places)]
-        plain = part.kind == "map" and part.data != "choose" and part not in guards and part not in masks
+        plain = part.kind == "map" and part.data != "choose" and part not in guards and part not in apart
         if plain and part not in summed.values() and part.uniform == total.uniform and _reads_once(total, part, stored):
             order.remove(total)
             order.insert(max(places) + 1, total)
             summed[total] = part
     return order, summed
+
+
+# --- products ---------------------------------------------------------------------------------------------------
+
+
+def axes_read(plan: Plan, node: Node, index: Sequence[Index], sizes: Sequence[int]) -> set[int]:
+    """The axes of loops of these sizes on which the element at an index depends."""
+    if node.kind == "view":
+        return axes_read(plan, node.args[0], [substitute(i, index, sizes) for i in node.data], sizes)
+    if node.kind == "map" and not plan.is_stored(node):
+        return set().union(*(axes_read(plan, a, index, sizes) for a in node.args))
+    return set().union(*map(axes_of, index)) if node.kind != "scalar" else set()
+
+
+def tile_axes(plan: Plan, node: Node) -> tuple[int, int] | None:
+    """Of a sum of products: two axes on each of which one factor does not depend, so that an element that is loaded
+    serves several sums; ``None`` where there are none."""
+    (x,), (_, axes) = node.args, node.data
+    kept = len(x.shape) - axes
+    if node in plan.summed or x.kind != "map" or x.data != "mul" or plan.is_stored(x):
+        return None
+    here = [variable(a, x.shape) for a in range(len(x.shape))]
+    read = (axes_read(plan, factor, here, x.shape) for factor in x.args)
+    rows, columns = (max({*range(kept)} - a, key=lambda a: (x.shape[a] > 1, a), default=None) for a in read)
+    if rows is None or columns is None or rows == columns or min(x.shape[rows], x.shape[columns]) == 1:
+        return None
+    return rows, columns
 
 
 # --- memory ---------------------------------------------------------------------------------------------------
@@ -264,7 +406,7 @@ def _reads_in_place(node: Node, argument: Node, stored: set[Node]) -> bool:
     """Whether ``node`` reads ``argument`` at the very places that it writes, and in no other way."""
     if node.kind in ("scatter", "assemble"):
         whole = node.args[0] is argument and (node.kind == "scatter" or argument.shape == node.shape)
-        return whole and all(argument not in (a, *_inline(a, stored)) for a in node.args[1:])
+        return whole and all(argument not in (a, *inline(a, stored)) for a in node.args[1:])
     if node.kind != "map":
         return False
     return _reads_at(node, node.shape, argument, stored)
@@ -290,7 +432,7 @@ def _reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[No
             return check(n.args[0], [substitute(i, index, shape) for i in n.data])
         if n.kind == "map":
             return all(check(a, index) for a in n.args)
-        return argument not in _inline(n, stored)
+        return argument not in inline(n, stored)
 
     return all(check(a, here) for a in node.args)
 
@@ -298,14 +440,14 @@ def _reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[No
 def _place(plan: Plan, lowered: Lowered, leaves: list[Node], outputs: set[Node]) -> None:
     stored = set(plan.order)
     last: dict[Node, int] = {}
-    reading = [list(_inline(node, stored)) for node in plan.order]
+    reading = [list(inline(node, stored)) for node in plan.order]
     for position, found in enumerate(reading):
         for a in found:
             last[a] = position
     end = len(plan.order)
     ys = lowered.results[len(leaves) :]
     for node in outputs:
-        for a in (node, *(() if node in stored else _inline(node, stored))):
+        for a in (node, *(() if node in stored else inline(node, stored))):
             last[a] = end
     for (role, i), leaf in lowered.leaves.items():
         plan.buffers[leaf] = f"{role}{i}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fcbp.lanes.ir import Builder, Index, Node, at, plus, times, variable
+from fcbp.lanes.ir import SHORT, Builder, Index, Node, at, plus, times, variable
 from fcbp.lanes.places import scatter
 from fcbp.lanes.pointwise import Out, operation
 from fcbp.lanes.shapes import assemble, inverse, last, placed
@@ -95,12 +95,12 @@ _extreme("min", "minimum", "argmin")
 def _running(name: str, function: str) -> None:
     @operation(name)
     def lower(b: Builder, out: Out, x: Node, dim: int, dtype: Any = None) -> Node:
-        x = b.to(x, out.dtype)
+        x = b.to(x, torch.int32 if out.dtype in SHORT else out.dtype)
         if not x.shape:
             return x
         order = last(x, dim)
         moved = b.permute(x, order)
-        running = b.make("scan", (moved,), function, moved.shape, out.dtype)
+        running = b.make("scan", (moved,), function, moved.shape, x.dtype)
         return b.permute(running, inverse(order))
 
 

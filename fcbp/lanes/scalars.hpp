@@ -18,6 +18,9 @@
 using int64 = long long;
 using uint64 = unsigned long long;
 using uint32 = unsigned int;
+using uint8 = unsigned char;
+using int8 = signed char;
+using int16 = short;
 
 template <class A, class B> struct same_type { static constexpr bool value = false; };
 template <class A> struct same_type<A, A> { static constexpr bool value = true; };
@@ -71,6 +74,11 @@ INLINE int shift_right(int a, int b) { return a >> b; }
 INLINE int64 shift_left(int64 a, int64 b) { return (uint64)a << b; }
 INLINE int64 shift_right(int64 a, int64 b) { return a >> b; }
 INLINE int64 shift_right_logical(int64 a, int64 b) { return (uint64)a >> b; }
+
+// Short integers are computed with as int, and wrap around where one is made.
+INLINE int as_uint8(int x) { return (uint8)x; }
+INLINE int as_int8(int x) { return (int8)x; }
+INLINE int as_int16(int x) { return (int16)x; }
 
 // --- comparisons and choices --------------------------------------------------------------------------------
 

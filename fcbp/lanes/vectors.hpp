@@ -153,6 +153,10 @@ INLINE Q shift_left(Q a, Q b) { return {(HQ)((HU)a.lo << (HU)b.lo), (HQ)((HU)a.h
 INLINE Q shift_right(Q a, Q b) { return {a.lo >> b.lo, a.hi >> b.hi}; }
 INLINE Q shift_right_logical(Q a, Q b) { return {(HQ)((HU)a.lo >> (HU)b.lo), (HQ)((HU)a.hi >> (HU)b.hi)}; }
 
+INLINE I as_uint8(I x) { return x & 0xff; }
+INLINE I as_int8(I x) { return shift_left(x, to_I(24)) >> 24; }
+INLINE I as_int16(I x) { return shift_left(x, to_I(16)) >> 16; }
+
 // --- comparisons and choices --------------------------------------------------------------------------------
 
 #define COMPARISON(name, op)                                                               \
@@ -281,10 +285,19 @@ LANEWISE2(v_fmod, std::fmod)
 
 // --- memory: between [element][lane] here and the caller's strided arrays --------------------------------------
 
+// Of M the lanes are ints.
+template <class V> struct lane_of;
+template <> struct lane_of<F> { using type = float; };
+template <> struct lane_of<I> { using type = int; };
+template <> struct lane_of<M> { using type = int; };
+template <> struct lane_of<D> { using type = double; };
+template <> struct lane_of<Q> { using type = int64; };
+
 // One member's elements lie together; those of the lanes at LANES offsets.
 template <class V, class S> INLINE void load(V *to, const S *from, const int64 *offset, int count) {
-  S *out = (S *)to;
-  for (int i = 0; i < count; i++) EACH out[i * LANES + l] = from[offset[l] + i];
+  using T = typename lane_of<V>::type;
+  T *out = (T *)to;
+  for (int i = 0; i < count; i++) EACH out[i * LANES + l] = (T)from[offset[l] + i];
 }
 INLINE void load(M *to, const bool *from, const int64 *offset, int count) {
   for (int i = 0; i < count; i++) EACH to[i].v[l] = -(int)from[offset[l] + i];
@@ -320,22 +333,17 @@ template <class V, class S> INLINE void store(S *to, const V *from, int64 first,
     std::memcpy(to + first, from, sizeof(V));
     return;
   }
-  const S *in = (const S *)from;
+  using T = typename lane_of<V>::type;
+  const T *in = (const T *)from;
   for (int l = 0; l < lanes; l++)
-    for (int i = 0; i < count; i++) to[(first + l) * count + i] = in[i * LANES + l];
+    for (int i = 0; i < count; i++) to[(first + l) * count + i] = (S)in[i * LANES + l];
 }
 INLINE void store(bool *to, const M *from, int64 first, int count, int lanes) {
   for (int l = 0; l < lanes; l++)
     for (int i = 0; i < count; i++) to[(first + l) * count + i] = from[i].v[l];
 }
 
-// An element that each lane chooses for itself. Of M the lanes are ints.
-template <class V> struct lane_of;
-template <> struct lane_of<F> { using type = float; };
-template <> struct lane_of<I> { using type = int; };
-template <> struct lane_of<M> { using type = int; };
-template <> struct lane_of<D> { using type = double; };
-template <> struct lane_of<Q> { using type = int64; };
+// An element that each lane chooses for itself.
 template <class V> INLINE V gather(const V *from, I index) {
   using T = typename lane_of<V>::type;
   V r;

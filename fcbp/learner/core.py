@@ -149,22 +149,12 @@ def make_learner(
     method = parts.method_of("bp" if method is None else method)
     scheduled = parts.schedule_of(schedule)
     clipped = parts.clip_of(clip)
-    for name, function in (("draw", draw), ("redraw", redraw)):
-        if function is not None and (isinstance(function, nn.Module) or not callable(function)):
-            raise ValueError(f"{name} is {function!r}; expected a function key -> params, or None")
+    _check_draws(draw=draw, redraw=redraw)
     model = copy.deepcopy(model)
     check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
-    forward = forward_with_features(model, units)
+    objective = _objective(forward_with_features(model, units), loss_function, with_output)
     update, adjust = given_what_it_takes(method.update), given_what_it_takes(method.adjust)
-    initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-
-    def begin(key: Int64[Tensor, ""], draw: Callable[[Int64[Tensor, ""]], Params] | None) -> LearnerState:
-        draw_key, method_key = random.split(key).unbind()
-        params = draw_params(model, draw_key) if draw is None else draw(draw_key)
-        buffers = {name: buffer.clone() for name, buffer in initial_buffers.items()}
-        opt_state = make_optimizer({}).init(params)
-        count = () if schedule is None else torch.zeros((), dtype=torch.int32, device=key.device)
-        return LearnerState(params, buffers, opt_state, method.init(units, params, method_key), count)
+    begin = _beginning(model, units, make_optimizer({}), method, counts=schedule is not None)
 
     def init(key: Int64[Tensor, ""]) -> LearnerState:
         state = begin(key, draw)
@@ -172,29 +162,13 @@ def make_learner(
             return state
         return state._replace(renewal=(random.fold_in(key, RENEWAL), torch.zeros_like(key)))
 
-    def renewed(state: LearnerState, new_task: Bool[Tensor, ""]) -> LearnerState:
-        """Where a new task begins, a new learner."""
-        key, tasks = state.renewal
-        tasks = tasks + new_task.to(tasks.dtype)
-        new = begin(random.fold_in(key, tasks), draw if redraw is None else redraw)
-        chosen: Any = optree.tree_map(
-            lambda a, b: torch.where(new_task, a, b), tuple(new[:5]), tuple(state[:5]), none_is_leaf=True
-        )
-        return LearnerState(*chosen, (key, tasks))
-
-    def objective(
-        params: Params, buffers: Params, inputs: Tensor, targets: Tensor
-    ) -> tuple[Tensor, tuple[dict[str, Tensor], Params, dict[str, Any]]]:
-        output, features, buffers = forward(params, buffers, inputs)
-        value, told = _value(loss_function(output, targets))
-        return value, (features, buffers, {"output": output, **told} if with_output else told)
-
     def step(
         state: LearnerState, batch: tuple[Tensor, ...], hyper: LearnerHyperparams
     ) -> tuple[LearnerState, dict[str, Any]]:
         inputs, targets, *signal = batch
         if method.renews:
-            state = renewed(state, need_signal(signal[0] if signal else None, "a method that begins anew (fresh)"))
+            new_task = need_signal(signal[0] if signal else None, "a method that begins anew (fresh)")
+            state = _renewed(state, new_task, begin, draw if redraw is None else redraw)
         grads, (value, (features, buffers, told)) = _gradient(objective, state.params, state.buffers, inputs, targets)
         step_size, count = scheduled(hyper.step_size, state.step, hyper.schedule)
         given = {
@@ -214,16 +188,64 @@ def make_learner(
         new = LearnerState(params, buffers, opt_state, method_state, count, state.renewal)
         return new, {"loss": value, **told, **info}
 
-    step.parts = {  # type: ignore[attr-defined]  # for people to read
-        "model": model,
-        "units": ", ".join(f"{group.name} ({group.size})" for group in units) or "none",
-        "loss": loss_function,
-        "optimizer": make_optimizer({}),
-        "method": method,
-        **({} if schedule is None else {"schedule": schedule}),
-        **({} if clip is None else {"clip": clip}),
-    }
+    described = {"model": model, "units": _named(units), "loss": loss_function, "optimizer": make_optimizer({})}
+    described |= {"method": method, "schedule": schedule, "clip": clip}
+    step.parts = {k: v for k, v in described.items() if v is not None}  # type: ignore[attr-defined]
     return Learner(init, step)
+
+
+Draw = Callable[[Int64[Tensor, ""]], Params]
+
+
+def _check_draws(**draws: Any) -> None:
+    for name, function in draws.items():
+        if function is not None and (isinstance(function, nn.Module) or not callable(function)):
+            raise ValueError(f"{name} is {function!r}; expected a function key -> params, or None")
+
+
+def _named(units: tuple[UnitGroup, ...]) -> str:
+    return ", ".join(f"{group.name} ({group.size})" for group in units) or "none"
+
+
+def _beginning(
+    model: nn.Module, units: tuple[UnitGroup, ...], optimizer: Optimizer, method: Method, *, counts: bool
+) -> Callable[[Int64[Tensor, ""], Draw | None], LearnerState]:
+    """``(key, draw) -> state``: a learner that has not learned yet; ``counts`` says whether it counts its steps."""
+    initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+    def begin(key: Int64[Tensor, ""], draw: Draw | None) -> LearnerState:
+        draw_key, method_key = random.split(key).unbind()
+        params = draw_params(model, draw_key) if draw is None else draw(draw_key)
+        buffers = {name: buffer.clone() for name, buffer in initial_buffers.items()}
+        count = torch.zeros((), dtype=torch.int32, device=key.device) if counts else ()
+        return LearnerState(params, buffers, optimizer.init(params), method.init(units, params, method_key), count)
+
+    return begin
+
+
+def _renewed(
+    state: LearnerState, new_task: Bool[Tensor, ""], begin: Callable[..., LearnerState], draw: Draw | None
+) -> LearnerState:
+    """Where a new task begins, a learner that has not learned yet; elsewhere the state."""
+    key, tasks = state.renewal
+    tasks = tasks + new_task.to(tasks.dtype)
+    new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())
+    old: Any = state._replace(renewal=())
+    chosen: Any = optree.tree_map(lambda a, b: torch.where(new_task, a, b), new, old, none_is_leaf=True)
+    return chosen._replace(renewal=(key, tasks))
+
+
+def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Callable[..., Any]:
+    """``(params, buffers, inputs, targets) -> (loss, (features, buffers, entries of info))``."""
+
+    def objective(
+        params: Params, buffers: Params, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, tuple[dict[str, Tensor], Params, dict[str, Any]]]:
+        output, features, buffers = forward(params, buffers, inputs)
+        value, told = _value(loss(output, targets))
+        return value, (features, buffers, {"output": output, **told} if with_output else told)
+
+    return objective
 
 
 def _value(given: Any) -> tuple[Tensor, dict[str, Any]]:

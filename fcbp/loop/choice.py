@@ -12,23 +12,19 @@ import torch
 from torch import Tensor
 
 from fcbp import lanes
+from fcbp.loop import cost
+from fcbp.loop.members import named, tell
 from fcbp.loop.program import check_carry
 
 __all__ = ["LaneProgram", "lane_program"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
-CACHE = 1 << 19
-"""Bytes of a block of members that a core's own cache holds: there lanes are always the best way."""
-SHARED_CACHE = 1 << 24
-"""Bytes of a block up to which lanes are the best way for a step that uses what it loads a few times."""
-REUSE = 16
-"""How often that is at most. Products of large matrices, which the compiled scan leaves to a library, do more."""
+UNASKED = 1 << 26
+"""Bytes of a block beyond which there are no lanes for who does not ask for them: products of large matrices are a
+library's, and tracing them takes long."""
 MOST = 1 << 30
 """Bytes of a block beyond which there are no lanes."""
-SMALL = 20_000
-"""Elements a step up to which lanes pay even where all but one are empty: the compiled scan's operations cost some 20
-microseconds, however small they are."""
 LONGEST = 5_000
 """Lines of a program beyond which the C++ compiler takes too long."""
 
@@ -49,35 +45,43 @@ class LaneProgram:
             return self.why_not
         if self.draft.elements == "threads":
             return "on a GPU they run only when asked for, with backend='lanes'"
-        if too_large := _too_large(self.draft.block_bytes, self.draft.width, SHARED_CACHE):
+        if too_large := _too_large(self.draft.block_bytes, self.draft.width, UNASKED):
             return too_large
-        reuse = 4 * self.draft.work * self.draft.width // self.draft.block_bytes
-        if self.draft.block_bytes > CACHE and reuse > REUSE:
-            return f"the step uses what a block holds {reuse} times; more than {REUSE} are for products of matrices"
         if self.draft.lines > LONGEST:
             return f"the program has {self.draft.lines} lines; more than {LONGEST} compile for too long"
-        if count == 1 and self.draft.work > SMALL:
-            return f"1 of {self.draft.width} lanes would be used, for {self.draft.work} elements a step"
+        ours, theirs = self.seconds(count)
+        if ours > theirs:
+            return f"{self.reason_for(count)}: a step would take about {ours / theirs:.1f} times as long"
         return ""
+
+    def seconds(self, count: int) -> tuple[float, float]:
+        """About what a step takes in lanes, and in the compiled scan."""
+        assert self.draft is not None
+        return cost.lanes_seconds(self.draft, count), cost.scan_seconds(self.draft, count)
 
     def reason_for(self, count: int) -> str:
         """What lanes do with so many members."""
         assert self.draft is not None
-        kib = max(self.draft.block_bytes >> 10, 1)
-        return f"{count} members, {self.draft.width} to a block of {kib} KiB; {self.draft.work} elements a step"
+        width, kib = self.draft.width, max(self.draft.block_bytes >> 10, 1)
+        used = f"{count} members, {width} to a block of {kib} KiB"
+        blocks = -(-count // width)
+        idle = f", {blocks * width - count} of {blocks * width} lanes idle" if count < blocks * width else ""
+        return f"{used}{idle}; {self.draft.work} elements a step"
 
-    def build(self) -> lanes.Program | None:
+    def build(self, step: Step, count: int) -> lanes.Program | None:
         """The program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
         assert self.draft is not None
         try:
+            if self.program is None and not self.draft.is_built():
+                tell(f"lanes of {named(step)} for {self.reason_for(count)}", "a few seconds")
             self.program = self.program or self.draft.compile()
         except lanes.BuildError as error:
             self.draft, self.why_not, self.unbuilt = None, str(error), True
         return self.program
 
-    def run(self, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
+    def run(self, step: Step, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
         """Run the program; ``None`` where it cannot be compiled."""
-        program = self.build()
+        program = self.build(step, len(leaves[0]) if self.draft is not None and self.draft.population else 1)
         if program is None:
             return None
         with torch.no_grad():
@@ -106,7 +110,7 @@ def lane_program(
         return LaneProgram(why_not=str(error), unbuilt=isinstance(error, lanes.BuildError)), 1
     count = len(leaves[0]) if members.population and leaves and leaves[0].ndim else 1
     bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves) // max(count, 1) * width
-    if too_large := _too_large(bytes, width, MOST if insist else SHARED_CACHE):
+    if too_large := _too_large(bytes, width, MOST if insist else UNASKED):
         return LaneProgram(why_not=too_large), count
     x_leaves, x_spec = optree.tree_flatten(xs)
     first, x_first = int(members.population), 1 + int(members.population and not members.shared_x)

@@ -83,6 +83,15 @@ class CCBPHyperparams(NamedTuple):
     from which on it may be replaced (100 in the paper)."""
 
 
+RANGES = {
+    "replacement_rate": "a number in [0, 1]",
+    "sharpness": "a number, 0 or more",
+    "decay_rate": "a number in [0, 1]",
+    "period": "a whole number of steps, 1 or more",
+    "maturity_threshold": "a number, 0 or more",
+}
+
+
 @show.by_fields
 class CCBPState(NamedTuple):
     """What continuous Continual Backpropagation remembers; the dicts are by group name."""
@@ -126,18 +135,7 @@ def ccbp(
     check_capacity(capacity)
 
     def init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""]) -> CCBPState:
-        random.check_key(key)
-        utility, age, owed = {}, {}, {}
-        initial: dict[str, Tensor] = {}
-        for group in need_units(units, params, "ccbp", incoming=True):
-            dtype, device = state_dtype(group, params)
-            utility[group.name] = torch.ones(group.size, dtype=dtype, device=device)
-            age[group.name] = torch.zeros(group.size, dtype=dtype, device=device)
-            if not continuous:
-                owed[group.name] = torch.zeros((), dtype=count_dtype(device), device=device)
-            initial |= {tree.show(s.path): tree.get(params, s.path).detach().clone() for s in group.bias}
-        since = torch.zeros((), dtype=torch.int32, device=key.device)
-        return CCBPState(utility, age, owed, initial, since, key.clone())
+        return _init(units, params, key, continuous)
 
     @torch.no_grad()
     def update(
@@ -152,15 +150,7 @@ def ccbp(
         **_: Any,
     ) -> tuple[Any, Any, Any, CCBPState, dict[str, Any]]:
         units = tuple(units)
-        check_numbers(
-            hyper,
-            CCBPHyperparams,
-            replacement_rate="a number in [0, 1]",
-            sharpness="a number, 0 or more",
-            decay_rate="a number in [0, 1]",
-            period="a whole number of steps, 1 or more",
-            maturity_threshold="a number, 0 or more",
-        )
+        check_numbers(hyper, CCBPHyperparams, **RANGES)
         grads = need_grads(grads, "ccbp")
         event, since, key, draws = tick(state, hyper.period)
         utility, age, owed = {}, {}, {}
@@ -191,6 +181,21 @@ def ccbp(
         return params, opt_state, buffers, state, {"replaced": masks(chosen)}
 
     return Method(init, update)
+
+
+def _init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""], continuous: bool) -> CCBPState:
+    random.check_key(key)
+    utility, age, owed = {}, {}, {}
+    initial: dict[str, Tensor] = {}
+    for group in need_units(units, params, "ccbp", incoming=True):
+        dtype, device = state_dtype(group, params)
+        utility[group.name] = torch.ones(group.size, dtype=dtype, device=device)
+        age[group.name] = torch.zeros(group.size, dtype=dtype, device=device)
+        if not continuous:
+            owed[group.name] = torch.zeros((), dtype=count_dtype(device), device=device)
+        initial |= {tree.show(s.path): tree.get(params, s.path).detach().clone() for s in group.bias}
+    since = torch.zeros((), dtype=torch.int32, device=key.device)
+    return CCBPState(utility, age, owed, initial, since, key.clone())
 
 
 def _magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor, "units"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optree
 import torch
@@ -15,11 +15,14 @@ from fcbp.checks import arguments
 from fcbp.methods.backprop import backprop
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 
 __all__ = ["L2InitHyperparams", "L2InitState", "l2_init"]
+
+Norm = Literal["squared", "plain"]
+"""The penalty on the distance from the initial parameters: its square, or itself."""
 
 
 class L2InitHyperparams(NamedTuple):
@@ -38,7 +41,7 @@ class L2InitState(NamedTuple):
 
 
 @arguments
-def l2_init(norm: str = "squared") -> Method:
+def l2_init(norm: Norm = "squared") -> Method:
     """Regularise every parameter towards its initial value: ``g + 2 * strength * (w - w0)``.
 
     Kumar, Marklund and Van Roy, "Maintaining plasticity in continual learning via regenerative regularization" (arXiv
@@ -62,8 +65,7 @@ def l2_init(norm: str = "squared") -> Method:
         >>> fcbp.methods.l2_init().adjust(state, {"w": torch.zeros(2)}, w, hyper=hyper)[0]["w"]
         tensor([ 1., -2.])
     """
-    if norm not in ("squared", "plain"):
-        raise unknown("norm", norm, ("plain", "squared"))
+    check_option("norm", norm, Norm)
 
     def init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""]) -> L2InitState:
         return L2InitState(optree.tree_map(lambda w: w.detach().clone(), params))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optree
 import torch
@@ -14,11 +14,16 @@ from fcbp import initializers, random, show
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_signal
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 
 __all__ = ["ShrinkPerturbHyperparams", "ShrinkPerturbState", "shrink_perturb"]
+
+Event = Literal["period", "new_task"]
+"""When the parameters are shrunk and perturbed."""
+Managed = Literal["all", "matrices"]
+"""Which parameters are: all, or those of two or more axes."""
 
 
 class ShrinkPerturbHyperparams(NamedTuple):
@@ -45,7 +50,7 @@ class ShrinkPerturbState(NamedTuple):
 
 @arguments
 def shrink_perturb(
-    event: str = "period", *, noise: str | initializers.Initializer = "normal", managed: str = "all"
+    event: Event = "period", *, noise: str | initializers.Initializer = "normal", managed: Managed = "all"
 ) -> Method:
     """At an event, ``w = shrink * w + noise_std * xi`` with a fresh standard normal ``xi`` for every parameter.
 
@@ -82,10 +87,8 @@ def shrink_perturb(
         >>> method.update(state, w, (), {}, hyper=ShrinkPerturbHyperparams(0.5, 0.0, period=1))[0]["w"]
         tensor([ 1.0000, -0.5000])
     """
-    if event not in ("period", "new_task"):
-        raise unknown("event", event, ("new_task", "period"))
-    if managed not in ("all", "matrices"):
-        raise unknown("managed", managed, ("all", "matrices"))
+    check_option("event", event, Event)
+    check_option("managed", managed, Managed)
     draw = None if noise == "normal" else initializers.get(noise)
 
     def init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""]) -> ShrinkPerturbState:

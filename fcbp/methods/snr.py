@@ -64,6 +64,16 @@ class SNRHyperparams(NamedTuple):
     """Activation above which a unit counts as firing; 0 is for rectifiers."""
 
 
+RANGES = {
+    "rejection": "a number in [0, 1]",
+    "period": "a whole number of steps, 1 or more",
+    "initial_threshold": "a whole number of steps, 1 or more",
+    "minimum_threshold": "a whole number of steps, 1 or more",
+    "growth": "a number, 1 or more",
+    "fires_above": "a number",
+}
+
+
 @show.by_fields
 class SNRState(NamedTuple):
     """What self-normalised resets remember; the dicts are by group name."""
@@ -129,16 +139,7 @@ def snr(
         **_: Any,
     ) -> tuple[Any, Any, Any, SNRState, dict[str, Any]]:
         units = tuple(units)
-        check_numbers(
-            hyper,
-            SNRHyperparams,
-            rejection="a number in [0, 1]",
-            period="a whole number of steps, 1 or more",
-            initial_threshold="a whole number of steps, 1 or more",
-            minimum_threshold="a whole number of steps, 1 or more",
-            growth="a number, 1 or more",
-            fires_above="a number",
-        )
+        check_numbers(hyper, SNRHyperparams, **RANGES)
         features = need_features(features, units, "snr")
         event, since, key, draws = tick(state, hyper.period)
         silence, reached, threshold, chosen = {}, {}, {}, {}

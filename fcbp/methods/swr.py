@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,10 +11,13 @@ from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.cbp_weights import cbp_weights
 from fcbp.methods.checks import check_numbers
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.weights import Hyperparams
 
 __all__ = ["SWRHyperparams", "swr"]
+
+Pruning = Literal["proportional", "threshold"]
+"""Which weights an event resets: a fraction of them, or those of a utility below a threshold."""
 
 
 class SWRHyperparams(NamedTuple):
@@ -30,7 +33,7 @@ class SWRHyperparams(NamedTuple):
 
 
 @arguments
-def swr(utility: str = "gradient", *, pruning: str = "proportional", initializer: str = "initial") -> Method:
+def swr(utility: str = "gradient", *, pruning: Pruning = "proportional", initializer: str = "initial") -> Method:
     """Every ``period`` steps, per tensor, biases and norms included, reset the weights of lowest utility.
 
     Hernandez-Garcia, Dohare, Luo and Sutton, "Reinitializing weights vs units for maintaining plasticity in neural
@@ -61,8 +64,7 @@ def swr(utility: str = "gradient", *, pruning: str = "proportional", initializer
         >>> info["reset_weights"]["w"]
         tensor([False,  True,  True, False])
     """
-    if pruning not in ("proportional", "threshold"):
-        raise unknown("pruning", pruning, ("proportional", "threshold"))
+    check_option("pruning", pruning, Pruning)
     by_threshold = pruning == "threshold"
     inner = cbp_weights(
         utility,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import optree
 import torch
@@ -16,12 +16,19 @@ from fcbp.cbp import bias_correction, running_mean_weights
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.methods.checks import check_numbers, need_step
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup, check_units
 from fcbp.units.group import Slice, spread, take
 
 __all__ = ["UPGDHyperparams", "UPGDState", "upgd"]
+
+Of = Literal["weights", "features"]
+"""What has a utility: single weights, or units."""
+Scaling = Literal["global", "local"]
+"""What utilities are divided by: the maximum of all, or the norm of their own tensor or group."""
+Maximum = Literal["debiased", "raw"]
+"""The utility whose maximum divides: bias-corrected, or as it is."""
 
 
 class UPGDHyperparams(NamedTuple):
@@ -51,7 +58,7 @@ class UPGDState(NamedTuple):
 
 
 @arguments
-def upgd(of: str = "weights", *, scaling: str = "global", maximum: str = "debiased") -> Method:
+def upgd(of: Of = "weights", *, scaling: Scaling = "global", maximum: Maximum = "debiased") -> Method:
     """First-order UPGD on top of any optimiser.
 
     Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in continual learning" (ICLR 2024),
@@ -91,24 +98,16 @@ def upgd(of: str = "weights", *, scaling: str = "global", maximum: str = "debias
         >>> method.update(state, stepped, (), {}, hyper=hyper, grads=g, previous=w, step_size=0.1)[0]["w"]
         tensor([2.0269, 0.0500])
     """
-    if of not in ("weights", "features"):
-        raise unknown("of", of, ("features", "weights"))
-    if scaling not in ("global", "local"):
-        raise unknown("scaling", scaling, ("global", "local"))
-    if maximum not in ("debiased", "raw"):
-        raise unknown("maximum", maximum, ("debiased", "raw"))
+    check_option("of", of, Of)
+    check_option("scaling", scaling, Scaling)
+    check_option("maximum", maximum, Maximum)
 
     def init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""]) -> UPGDState:
         units = tuple(units)
         random.check_key(key)
-        if of == "features" and not units:
-            raise ValueError("units is (); upgd-features needs the groups whose units have a utility: give find_units'")
         check_units(units, params)
-        for group in units:
-            if of == "features" and not group.outgoing:
-                raise ValueError(
-                    f"units: group {group.name!r} has no outgoing slice; upgd-features reads a unit's utility off them"
-                )
+        if of == "features":
+            _check_outgoing(units)
         zeros: Any = optree.tree_map(lambda w: torch.zeros_like(w, dtype=_fine(w)), params)
         if of == "features":
             zeros = _of_features(units, zeros, zeros)
@@ -150,27 +149,56 @@ def upgd(of: str = "weights", *, scaling: str = "global", maximum: str = "debias
         useful, useless = _by_weight(units, params, scaled) if of == "features" else (scaled, None)
         key, draws = random.split(state.key).unbind()
 
-        leaves, spec = optree.tree_flatten(params)
-        others = [optree.tree_leaves(pytree) for pytree in (previous, useful)]
-        rest = optree.tree_leaves(useless) if useless is not None else [1 - s for s in others[1]]
-        new = []
-        for w, before, s, open_to_noise, own in zip(
-            leaves, *others, rest, random.split(draws, len(leaves)).unbind(), strict=True
-        ):
-            protection, noise_std, decay = (
-                cast_like(x, w) for x in (hyper.protection, hyper.noise_std, hyper.weight_decay)
-            )
-            xi = random.normal(own, w.shape, _fine(w)).to(w.dtype)
-            added = decay * before + noise_std * xi * open_to_noise.to(w.dtype)
-            new.append(w - protection * s.to(w.dtype) * (w - before) - cast_like(step_size, w) * added)
-        state = UPGDState(utility, step, key)
-        return optree.tree_unflatten(spec, new), opt_state, buffers, state, {"replaced": {}}
+        params = _perturbed(params, previous, useful, useless, draws, hyper, step_size)
+        return params, opt_state, buffers, UPGDState(utility, step, key), {"replaced": {}}
 
     return Method(init, update)
 
 
 def _fine(w: Tensor) -> torch.dtype:
     return torch.promote_types(w.dtype, torch.float32)
+
+
+def _check_outgoing(units: tuple[UnitGroup, ...]) -> None:
+    if not units:
+        raise ValueError("units is (); upgd-features needs the groups whose units have a utility: give find_units'")
+    for group in units:
+        if not group.outgoing:
+            raise ValueError(
+                f"units: group {group.name!r} has no outgoing slice; upgd-features reads a unit's utility off them"
+            )
+
+
+def _perturbed(
+    params: Any,
+    previous: Any,
+    useful: Any,
+    useless: Any | None,
+    key: Int64[Tensor, ""],
+    hyper: UPGDHyperparams,
+    step_size: Any,
+) -> Any:
+    """Take back the protected part of the optimiser's step; add the decay and the noise.
+
+    Args:
+        params: the parameters after the optimiser's step; ``previous``: before it.
+        useful: ``s``, a pytree like ``params``.
+        useless: the factor of the noise, like ``params``; ``None`` for ``1 - s``.
+        key: the noise's own.
+    """
+    leaves, spec = optree.tree_flatten(params)
+    before, protected = optree.tree_leaves(previous), optree.tree_leaves(useful)
+    open_to_noise = [1 - s for s in protected] if useless is None else optree.tree_leaves(useless)
+    keys = random.split(key, len(leaves)).unbind()
+    new = []
+    for w, old, s, share, own in zip(leaves, before, protected, open_to_noise, keys, strict=True):
+        protection, noise_std, decay = (
+            cast_like(x, w) for x in (hyper.protection, hyper.noise_std, hyper.weight_decay)
+        )
+        xi = random.normal(own, w.shape, _fine(w)).to(w.dtype)
+        added = decay * old + noise_std * xi * share.to(w.dtype)
+        new.append(w - protection * s.to(w.dtype) * (w - old) - cast_like(step_size, w) * added)
+    return optree.tree_unflatten(spec, new)
 
 
 def _use(w: Tensor, g: Tensor) -> Tensor:
@@ -187,7 +215,7 @@ def _of_features(units: Iterable[UnitGroup], params: Any, grads: Any) -> dict[st
     return {group.name: torch.stack([one(group, s) for s in group.outgoing]).sum(0) for group in units}
 
 
-def _scaled(utility: Any, step: Tensor, decay_rate: float | Tensor, scaling: str, maximum: str) -> Any:
+def _scaled(utility: Any, step: Tensor, decay_rate: float | Tensor, scaling: Scaling, maximum: Maximum) -> Any:
     """``sigmoid`` of the bias-corrected utility over the maximum of all, or over its own norm."""
     debiased = optree.tree_map(lambda u: u / bias_correction(step, decay_rate, u), utility)
     if scaling == "local":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fcbp.checks import arguments
-from fcbp.names import unknown
+from fcbp.names import check_option
 
 __all__ = ["Spec", "Stream", "from_sampler"]
 
@@ -48,8 +48,7 @@ class Spec:
         object.__setattr__(self, "input_shape", tuple(shape))
         if not _is_size(self.outputs):
             raise ValueError(f"outputs is {self.outputs!r}; expected a whole number, 1 or more")
-        if self.kind not in get_args(Kind):
-            raise unknown("kind", self.kind, get_args(Kind))
+        check_option("kind", self.kind, Kind)
         if self.kind == "classification" and self.outputs < 2:
             raise ValueError(f"outputs is {self.outputs!r}; expected 2 classes or more")
         if not isinstance(self.dtype, torch.dtype):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -115,111 +116,144 @@ def bit_flipping(
         raise ValueError(f"flipping_bits is {flipping_bits!r}; expected 0 to input_bits = {input_bits}")
     if not math.isfinite(beta):
         raise ValueError(f"beta is {beta!r}; expected a finite number")
-    random_bits = input_bits - flipping_bits
-    words_per_example = -(-random_bits // 64)
+    problem = _Problem(input_bits, flipping_bits, flip_period, target_units, beta, redraw_all, batch_size, task_signal)
+    spec = Spec((input_bits,), 1)
+    length = flip_period // batch_size if flip_period % batch_size == 0 else None
+    return Stream(problem.init, problem.sample, problem.window, problem.at, problem.skip, spec, task_length=length)
 
-    def signs(key: Int64[Tensor, ""], *shape: int) -> Tensor:
-        return ((random.bits(key, shape) & 1) * 2 - 1).to(torch.float32)
 
-    def init(key: Int64[Tensor, ""]) -> BitFlippingState:
+@dataclass(frozen=True)
+class _Problem:
+    """The functions of the stream, by its settings."""
+
+    input_bits: int
+    flipping_bits: int
+    flip_period: int
+    target_units: int
+    beta: float
+    redraw_all: bool
+    batch_size: int
+    task_signal: bool
+
+    @property
+    def random_bits(self) -> int:
+        """Bits that are drawn anew for every example."""
+        return self.input_bits - self.flipping_bits
+
+    @property
+    def words_per_example(self) -> int:
+        """Random words of 64 bits that an example takes."""
+        return -(-self.random_bits // 64)
+
+    def init(self, key: Int64[Tensor, ""]) -> BitFlippingState:
         run, start, weight, bias, out_weight, out_bias = random.split(key, 6).unbind()
-        hidden_weight = signs(weight, target_units, input_bits)
-        hidden_bias = signs(bias, target_units)
-        s = (input_bits - hidden_weight.sum(-1) + hidden_bias) / 2
+        hidden_weight = _signs(weight, self.target_units, self.input_bits)
+        hidden_bias = _signs(bias, self.target_units)
+        s = (self.input_bits - hidden_weight.sum(-1) + hidden_bias) / 2
         return BitFlippingState(
             key=run,
             step=torch.zeros_like(key),
-            flipping=(random.bits(start, (flipping_bits,)) & 1).to(torch.float32),
+            flipping=(random.bits(start, (self.flipping_bits,)) & 1).to(torch.float32),
             hidden_weight=hidden_weight,
-            threshold=beta * (input_bits + 1) - s - hidden_bias,
-            output_weight=signs(out_weight, target_units),
-            output_bias=signs(out_bias),
+            threshold=self.beta * (self.input_bits + 1) - s - hidden_bias,
+            output_weight=_signs(out_weight, self.target_units),
+            output_bias=_signs(out_bias),
         )
 
-    def slow_bits(state: BitFlippingState, periods: Int64[Tensor, "periods"]) -> Float[Tensor, "periods flipping"]:
-        """The flipping bits of consecutive periods, the first of which is the state's or the next."""
-        key = random.fold_in(state.key, 0)
-        slots = torch.arange(flipping_bits, device=periods.device)
-        later = (periods > _period_of_last(state, flip_period)).unsqueeze(-1)
-        if redraw_all:
-            draws = random.bits_at(key, periods.unsqueeze(-1) * flipping_bits + slots)
-            return torch.where(later, (draws & 1).to(torch.float32), state.flipping)
-        # torch's remainder takes the sign of the divisor: 0 to flipping_bits - 1.
-        which = random.bits_at(key, periods) % max(flipping_bits, 1)
-        flips = later & (which.unsqueeze(-1) == slots)
-        return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
+    def sample(self, state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, ...]]:
+        ahead = self.window(state, length)
+        batches = self.at(ahead, torch.arange(length, device=state.key.device))
+        return self._after(state, length, ahead.flipping), batches
 
-    def periods_of(state: BitFlippingState, length: int) -> Int64[Tensor, "periods"]:
-        """All that ``length`` batches may lie in: so many wherever in a period the first one lies."""
-        number = (length * batch_size - 1) // flip_period + 2
-        return state.step // flip_period + torch.arange(number, device=state.key.device)
-
-    def window(state: BitFlippingState, length: int) -> BitFlippingWindow:
+    def skip(self, state: BitFlippingState, length: int) -> BitFlippingState:
         check_length(length)
-        periods = periods_of(state, length)
-        slow = slow_bits(state, periods)
+        return self._after(state, length, self._slow_bits(state, self._periods(state, length)))
+
+    def window(self, state: BitFlippingState, length: int) -> BitFlippingWindow:
+        check_length(length)
+        periods = self._periods(state, length)
+        slow = self._slow_bits(state, periods)
         target: tuple[Tensor, ...]
-        if 0 < random_bits <= TABLED and length * batch_size > 1 << random_bits:
+        if 0 < self.random_bits <= TABLED and length * self.batch_size > 1 << self.random_bits:
             # Sums of whole numbers, exact in any order: those of the slow bits and of the fast ones apart.
-            of_slow = slow @ state.hidden_weight[:, :flipping_bits].T
-            patterns = unpack(torch.arange(1 << random_bits, device=slow.device).unsqueeze(-1))
-            of_fast = patterns @ state.hidden_weight[:, flipping_bits:].T
+            of_slow = slow @ state.hidden_weight[:, : self.flipping_bits].T
+            patterns = self._unpack(torch.arange(1 << self.random_bits, device=slow.device).unsqueeze(-1))
+            of_fast = patterns @ state.hidden_weight[:, self.flipping_bits :].T
             fired = of_slow.unsqueeze(1) + of_fast > state.threshold
             target = (fired.to(torch.float32) @ state.output_weight + state.output_bias,)
         else:
             target = (state.hidden_weight, state.threshold, state.output_weight, state.output_bias)
         key = random.fold_in(state.key, 1)
-        return BitFlippingWindow(key, state.step, periods * flip_period, slow, target)
+        return BitFlippingWindow(key, state.step, periods * self.flip_period, slow, target)
 
-    def at(window: BitFlippingWindow, index: Int64[Tensor, "*lengths"]) -> tuple[Tensor, ...]:
+    def at(self, window: BitFlippingWindow, index: Int64[Tensor, "*lengths"]) -> tuple[Tensor, ...]:
         device = window.key.device
-        steps = window.step + index.unsqueeze(-1) * batch_size + torch.arange(batch_size, device=device)
-        word_of = torch.arange(words_per_example, device=device)
-        words = random.bits_at(window.key, steps.unsqueeze(-1) * words_per_example + word_of)
-        fast = unpack(words)[..., :random_bits]
+        steps = window.step + index.unsqueeze(-1) * self.batch_size + torch.arange(self.batch_size, device=device)
+        word_of = torch.arange(self.words_per_example, device=device)
+        words = random.bits_at(window.key, steps.unsqueeze(-1) * self.words_per_example + word_of)
+        fast = self._unpack(words)[..., : self.random_bits]
         if len(window.starts) == 2:
             second = steps >= window.starts[1]
             period = second.to(torch.int64)
             slow = torch.where(second.unsqueeze(-1), window.flipping[1], window.flipping[0])
         else:
-            period = (steps - window.starts[0]) // flip_period
+            period = (steps - window.starts[0]) // self.flip_period
             slow = window.flipping[period]
         inputs = torch.cat([slow, fast], -1)
-        if len(window.target) == 1:
-            (targets,) = window.target
-            patterns = targets.shape[1]
-            target = targets.flatten()[period * patterns + (words[..., 0] & (patterns - 1))]
-        else:
-            hidden_weight, threshold, output_weight, output_bias = window.target
-            fired = inputs @ hidden_weight.T > threshold
-            target = fired.to(torch.float32) @ output_weight + output_bias
+        target = _target(window.target, inputs, period, words)
         batches: tuple[Tensor, ...] = (inputs, target.unsqueeze(-1))
-        if task_signal:
+        if self.task_signal:
             begins = (steps.unsqueeze(-1) == window.starts).any(-1) & (steps > 0)
             batches = (*batches, begins.any(-1))
         return batches
 
-    def after(state: BitFlippingState, length: int, slow: Float[Tensor, "periods flipping"]) -> BitFlippingState:
-        step = state.step + length * batch_size
-        last = (step - 1) // flip_period - state.step // flip_period
+    def _slow_bits(
+        self, state: BitFlippingState, periods: Int64[Tensor, "periods"]
+    ) -> Float[Tensor, "periods flipping"]:
+        """The flipping bits of consecutive periods, the first of which is the state's or the next."""
+        key = random.fold_in(state.key, 0)
+        slots = torch.arange(self.flipping_bits, device=periods.device)
+        # The state holds the bits of the example drawn last.
+        held = (state.step - 1).clamp(min=0) // self.flip_period
+        later = (periods > held).unsqueeze(-1)
+        if self.redraw_all:
+            draws = random.bits_at(key, periods.unsqueeze(-1) * self.flipping_bits + slots)
+            return torch.where(later, (draws & 1).to(torch.float32), state.flipping)
+        # torch's remainder takes the sign of the divisor: 0 to flipping_bits - 1.
+        which = random.bits_at(key, periods) % max(self.flipping_bits, 1)
+        flips = later & (which.unsqueeze(-1) == slots)
+        return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
+
+    def _periods(self, state: BitFlippingState, length: int) -> Int64[Tensor, "periods"]:
+        """All periods in which ``length`` batches may lie, wherever in a period the first one lies."""
+        number = (length * self.batch_size - 1) // self.flip_period + 2
+        return state.step // self.flip_period + torch.arange(number, device=state.key.device)
+
+    def _after(self, state: BitFlippingState, length: int, slow: Float[Tensor, "periods flipping"]) -> BitFlippingState:
+        step = state.step + length * self.batch_size
+        last = (step - 1) // self.flip_period - state.step // self.flip_period
         return state._replace(step=step, flipping=slow[last])
 
-    def skip(state: BitFlippingState, length: int) -> BitFlippingState:
-        check_length(length)
-        return after(state, length, slow_bits(state, periods_of(state, length)))
-
-    def sample(state: BitFlippingState, length: int) -> tuple[BitFlippingState, tuple[Tensor, ...]]:
-        ahead = window(state, length)
-        batches = at(ahead, torch.arange(length, device=state.key.device))
-        return after(state, length, ahead.flipping), batches
-
-    def unpack(words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
-        bits = words.unsqueeze(-1) >> torch.arange(min(random_bits, 64), device=words.device)
+    def _unpack(self, words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
+        bits = words.unsqueeze(-1) >> torch.arange(min(self.random_bits, 64), device=words.device)
         return (bits & 1).flatten(-2).to(torch.float32)
 
-    spec = Spec((input_bits,), 1)
-    whole_tasks = flip_period % batch_size == 0
-    return Stream(init, sample, window, at, skip, spec, task_length=flip_period // batch_size if whole_tasks else None)
+
+def _signs(key: Int64[Tensor, ""], *shape: int) -> Tensor:
+    return ((random.bits(key, shape) & 1) * 2 - 1).to(torch.float32)
+
+
+def _target(
+    target: tuple[Tensor, ...], inputs: Tensor, period: Int64[Tensor, "..."], words: Int64[Tensor, "... words"]
+) -> Float[Tensor, "..."]:
+    """The targets of examples, out of a window's table or network."""
+    if len(target) == 1:
+        (table,) = target
+        patterns = table.shape[1]
+        return table.flatten()[period * patterns + (words[..., 0] & (patterns - 1))]
+    hidden_weight, threshold, output_weight, output_bias = target
+    fired = inputs @ hidden_weight.T > threshold
+    return fired.to(torch.float32) @ output_weight + output_bias
 
 
 def check_length(length: int) -> None:
@@ -229,8 +263,3 @@ def check_length(length: int) -> None:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _period_of_last(state: BitFlippingState, flip_period: int) -> Int64[Tensor, ""]:
-    """The period of the example drawn last, whose slow bits the state holds."""
-    return (state.step - 1).clamp(min=0) // flip_period

@@ -30,8 +30,9 @@ PIECE_BYTES = 1 << 28
 """What the examples and the losses of such a call may take."""
 WINDOWS = (10_000, 1000)
 """The most steps of a call in which examples are made: the first whose window is small."""
-WINDOW_BYTES = 1 << 13
-"""What a stream's window may take; a member's lies in the cache beside its state."""
+WINDOW_BYTES = 1 << 15
+"""The memory that a window may take: three permutations of 784 pixels take 9.4 KB, and a step of a classifier of such
+images that makes its examples takes 13 % longer than one to which they are given."""
 
 
 class Carry(NamedTuple):
@@ -114,6 +115,8 @@ class Advance:
 
     def backend(self, carry: Carry) -> Backend:
         """What runs the steps. Lanes are built here, so that the answer holds; of the scan it holds after a step."""
+        if self.program.loops:
+            return Backend("scan" if self.compile else "eager", "")
         if self.window_length(carry) or self.suits_lanes(carry):
             return Backend("lanes", "")
         return Backend("scan" if self.compile is True and not self.scan_failed else "eager", self.unbuilt)
@@ -127,7 +130,7 @@ class Advance:
     def window_length(self, carry: Carry) -> int:
         """The most steps of a call in which lanes make their own examples; 0 where they do not suit."""
         members = len(carry.stream_of)
-        if self.compile and members not in self.window_lengths:
+        if self.compile and not self.program.loops and members not in self.window_lengths:
             length = self.longest_window(carry)
             if length:
                 ours = self.with_windows(carry, self.members_windows(carry, length), 0)
@@ -180,7 +183,9 @@ class Advance:
     # --- examples given ---------------------------------------------------------------------------------
 
     def piece_length(self, carry: Carry) -> int:
-        """The most steps of a call whose examples are laid out before it."""
+        """The most steps of a call whose examples are laid out before it; of long steps, with loops in them, one."""
+        if self.program.loops:
+            return 1
         members = len(carry.stream_of)
         if members not in self.piece_lengths:
             bytes = 8 * members * len(self.rehearsed.averaged + self.rehearsed.summed)
@@ -202,9 +207,10 @@ class Advance:
                 members, _, totals = done
                 return carry._replace(problem=problem, members=members), totals
             self.lanes_suit[len(carry.stream_of)] = False
-        backend = "scan" if self.compile is True else "eager"
+        backend = "scan" if self.compile is True and not self.program.loops else "eager"
         ours = tuple(carry[1:])
-        (members, *_), seen = loop.scan(self.steps.together, ours, batches, length=steps, backend=backend)
+        with loop.compiling(self.compile):  # of loops in the step
+            (members, *_), seen = loop.scan(self.steps.together, ours, batches, length=steps, backend=backend)
         if backend == "scan" and not loop.compiles(self.steps.together, ours, batches):
             self.scan_failed = True
             self.unbuilt = self.unbuilt or "the compiled scan cannot be built"

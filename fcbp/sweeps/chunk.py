@@ -260,7 +260,8 @@ def _advance(
     # Parameters that broke in the last step of a bin show in no loss of that bin.
     failed = state.failed | side_by_side.failed(carry, totals)
     steps = end - bin * plan.bin
-    means = {name: totals[name] / steps for name in side_by_side.rehearsed.averaged}
+    per = side_by_side.rehearsed.per
+    means = {name: totals[name] / totals.get(per.get(name, ""), steps) for name in side_by_side.rehearsed.averaged}
     measured = {**totals, **means, **side_by_side.probe(carry)}
     values = {name: value.to(torch.float32).where(~failed, torch.nan).cpu().numpy() for name, value in measured.items()}
     return _State(carry, {name: torch.zeros_like(total) for name, total in totals.items()}, failed), values

@@ -17,6 +17,7 @@ from fcbp.sweeps import checkpoint, files, origins
 from fcbp.sweeps.files import PART, Directory
 from fcbp.sweeps.plan import Chunk, Plan
 from fcbp.sweeps.store import CHANGING, CONFIG, PLAN, STORE, run_directory
+from fcbp.version import __version__
 
 __all__ = [
     "Folder",
@@ -235,8 +236,6 @@ def digest(plan: Plan) -> str:
 
 def circumstances(device: str) -> dict[str, str]:
     """With what a sweep was run: versions, device, and the revision of the working directory."""
-    from fcbp import __version__
-
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
     about = {
         "fcbp": __version__,

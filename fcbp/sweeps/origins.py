@@ -37,9 +37,11 @@ def maker_of(given: Any) -> Maker:
     Raises:
         ValueError: it is something else, or is not found.
     """
+    if isinstance(given, str) and given in experiments.PROGRAMS:
+        return FunctionMaker(experiments.PROGRAMS[given].address)
     if isinstance(given, str) and given not in experiments.EXPERIMENTS:
         if not addresses.is_address(given):
-            raise unknown("experiment", given, experiments.EXPERIMENTS)
+            raise unknown("experiment", given, [*experiments.EXPERIMENTS, *experiments.PROGRAMS])
         found = addresses.load(given)
         if not isinstance(found, (Experiment, Program)) and (not callable(found) or isinstance(found, nn.Module)):
             raise ValueError(f"experiment is {given!r}, which is {type(found).__name__}; expected {EXPECTED}")

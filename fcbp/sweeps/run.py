@@ -15,7 +15,7 @@ import torch
 from fcbp.addresses import check_not_importing
 from fcbp.checks import arguments
 from fcbp.designs import Members, grid
-from fcbp.experiment import Experiment, ExperimentMaker
+from fcbp.experiment import PROGRAMS, Experiment, ExperimentMaker
 from fcbp.program import Program
 from fcbp.rehearsal import rehearse_members
 from fcbp.sweeps import folder as folders
@@ -68,7 +68,8 @@ def sweep(
     to the same bits as one that was not. :func:`fcbp.open` reads the results, also while they are being written.
 
     Args:
-        experiment: a name of :data:`fcbp.experiment.EXPERIMENTS`, an experiment, a program, a function that makes
+        experiment: a name of :data:`fcbp.experiment.EXPERIMENTS` or
+            :data:`fcbp.experiment.PROGRAMS`, an experiment, a program, a function that makes
             programs, or the address of one of these: ``"package.module:name"`` or ``"path/to/file.py:name"``.
         members: what :func:`fcbp.grid` or another design gives; a mapping is taken for a grid.
         steps: steps of every member; by default the experiment's.
@@ -208,11 +209,21 @@ def _plan(
         lengths: dict[str, Any] = {"steps": steps, "bin": bin}
         maker = ExperimentMaker(maker.base.replace(**{n: value for n, value in lengths.items() if value is not None}))
         steps, bin = maker.base.steps, maker.base.bin
+    elif isinstance(experiment, str) and experiment in PROGRAMS:
+        named = PROGRAMS[experiment]
+        steps, bin = steps or named.steps, bin or named.bin  # type: ignore[assignment]
     maker.check(members)
     steps, length, dimension = _lengths(steps, bin)
     plan = Plan(maker, members, steps, length, compiling_for(steps) if compile is None else compile, dimension)
+    if compile is None and any(plan.program(group).loops for group in range(len(plan.groups))):
+        # One of their steps is a hundred or more of others.
+        plan = dataclasses.replace(plan, compile=compiling_for(LOOP * steps))
     _rehearse(plan)
     return plan if dimension == "step" else dataclasses.replace(plan, bin=_task_length(plan))
+
+
+LOOP = 100
+"""Steps of the loops in a step of a program that has some, for the choice whether compiling pays."""
 
 
 def _lengths(steps: int | None, bin: int | str | None) -> tuple[int, int, Literal["step", "task"]]:
@@ -240,12 +251,12 @@ def _rehearse(plan: Plan) -> None:
 
 def _task_length(plan: Plan) -> int:
     """The steps of a task, which all programs' streams number alike."""
-    streams = [plan.program(group).stream for group in range(len(plan.groups))]
-    lengths = {None if stream is None else stream.task_length for stream in streams}
+    programs = [plan.program(group) for group in range(len(plan.groups))]
+    lengths = {one.task_length if one.stream is None else one.stream.task_length for one in programs}
     length = lengths.pop()
     if lengths or length is None:
         raise ValueError(
-            "bin is 'task', and the members' streams do not have tasks of one known length in batches; expected a "
-            "stream with task_length, the same for all members, or a number of steps"
+            "bin is 'task', and the members do not have tasks of one known length in steps; expected a stream or a "
+            "program with task_length, the same for all members, or a number of steps"
         )
     return min(length, plan.steps)

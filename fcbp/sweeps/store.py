@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fcbp.checks import arguments
+from fcbp.designs import Members, plain
 from fcbp.sweeps import blocks, files
 from fcbp.sweeps.blocks import need
 from fcbp.sweeps.files import Directory
@@ -32,6 +33,8 @@ CONFIG = "config.json"
 PLAN = "plan.json"
 CHANGING = ("state", "seconds", "members_with_nan")
 """What the configuration says of a run's progress."""
+ALONG_THE_RUN = ("task", "step", "examples")
+"""Coordinates of the bins."""
 FLUSH_EVERY = 5.0
 """Seconds between two writes of what has come in."""
 BLOCK = 1 << 18
@@ -274,10 +277,19 @@ def open(run: Path | str) -> xarray.Dataset:
     try:
         found = blocks.read(store, _arrays(plan))
         _check(found, plan, everything=config.get("state") == "finished" or any(row["done"] for row in plan["chunks"]))
-        data = blocks.dataset(found)
+        data = _in_order(blocks.dataset(found), plan)
     except Exception as error:
         raise ValueError(f"{path / STORE} is damaged ({error}); {_cure(path)}") from error
     return data.assign_attrs(progress_attributes(config))
+
+
+def _in_order(data: xarray.Dataset, plan: Mapping[str, Any]) -> xarray.Dataset:
+    """The dataset with its variables, dimensions and coordinates in the order of the sweep; a store has another."""
+    settings = tuple({name: plain(value) for name, value in row.items()} for row in plan["settings"])
+    swept = Members({name: plain(values) for name, values in plan["axes"].items()}, settings).coordinates()
+    coords = [name for name in (*swept, *ALONG_THE_RUN) if name in data.coords]
+    values = {name: data.variables[name] for name in plan["store"]["variables"]}
+    return type(data)(values, {name: data.variables[name] for name in coords}, data.attrs)
 
 
 def _arrays(plan: Mapping[str, Any]) -> list[str]:

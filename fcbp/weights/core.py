@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 from torch import Tensor
 
 from fcbp import initializers, random, tree
-from fcbp.cbp import bias_correction, pay, replacements_due
+from fcbp.cbp import bias_correction, most_due, pay, replacements_due
 from fcbp.cbp.state import check_counting, check_state
 from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
@@ -169,8 +169,7 @@ def select_and_reset(
     for i, name in enumerate(sorted(born)):
         path, shape = shapes[name]
         n = born[name].shape[0]
-        limit = n if selection == "below" else _default_capacity(n, hyper.reset_rate)
-        limit = limit if capacity is None else min(capacity, n)
+        limit = most_due(n, 1.0 if selection == "below" else hyper.reset_rate, capacity)
         if limit == 0 and not protected and (selection == "below" or capacity is None):
             masks[path] = torch.zeros(shape, dtype=torch.bool, device=born[name].device)
             continue
@@ -266,12 +265,6 @@ def _debiased(
         exponent = (step - born).to(utility.dtype).mul_(math.log(decay))
     # As in fcbp.cbp; in place where it may be, for the tensors are large.
     return utility / exponent.expm1_().neg_()
-
-
-def _default_capacity(n: int, rate: float | Tensor) -> int:
-    if isinstance(rate, Tensor):
-        return n
-    return min(math.floor(rate * n) + 1, n) if rate else 0
 
 
 def _lots(key: Int64[Tensor, ""], n: int) -> Int32[Tensor, "n"]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fcbp import random
 from fcbp.data import Dataset
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.streams.tasks.builders import builder
 from fcbp.streams.tasks.engine import Choose, Common, Context, Kind, Table, whole
 from fcbp.streams.tasks.examples import pick
@@ -260,8 +260,7 @@ class _Examples:
 
 
 def _check_numbering(numbering: str) -> None:
-    if numbering not in get_args(Numbering):
-        raise unknown("numbering", numbering, get_args(Numbering))
+    check_option("numbering", numbering, Numbering)
 
 
 def _numbered(numbering: Numbering, of_task: Tensor, of_arrival: Tensor, of_class: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.data import Dataset
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.streams.base import Spec, Stream
 from fcbp.streams.bit_flipping import check_length
 from fcbp.streams.tasks.examples import Augmentation, Normalise, Pixels, constants, pick
@@ -108,8 +108,7 @@ class Common:
             raise ValueError(f"{both}; expected one of them, and None for the other")
         if not whole(self.gradual, 0):
             raise ValueError(f"gradual is {self.gradual!r}; expected a number of batches, 0 or more")
-        if self.normalise not in get_args(Normalise):
-            raise unknown("normalise", self.normalise, get_args(Normalise))
+        check_option("normalise", self.normalise, Normalise)
         for field in fields(self):
             if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
                 raise ValueError(f"{field.name} is {getattr(self, field.name)!r}; expected True or False")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fcbp import random
 from fcbp.data import Dataset
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.streams.tasks.builders import builder
 from fcbp.streams.tasks.engine import CHANGE, Common, Context, Kind, subset_of, whole
 from fcbp.streams.tasks.shuffle import Domain, domain, shuffle
@@ -131,8 +131,7 @@ def random_labels(data: Dataset, common: Common, *, subset: int | None = None, l
     """
     size, part = _subset(data, subset)
     classes = len(data.classes)
-    if labels not in get_args(Drawn):
-        raise unknown("labels", labels, get_args(Drawn))
+    check_option("labels", labels, Drawn)
     among = domain(size)
 
     def choose(context: Context, task: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,7 @@
+"""``python -m fcbp`` is the ``fcbp`` command."""
+
+import sys
+
+from fcbp.cli import main
+
+sys.exit(main())

@@ -1,0 +1,79 @@
+"""Running means and variances of observations and returns, as pure functions.
+
+>>> import torch
+>>> statistics = update_statistics(start_statistics(torch.zeros(2)), torch.tensor([[0.0, 2.0], [2.0, 2.0]]))
+>>> statistics.mean
+tensor([1., 2.])
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fcbp.checks import arguments
+
+__all__ = ["Statistics", "normalised", "start_statistics", "update_statistics"]
+
+
+class Statistics(NamedTuple):
+    """Mean and variance of all that was seen, by coordinate."""
+
+    mean: Float[Tensor, "*coordinates"]
+    variance: Float[Tensor, "*coordinates"]
+    count: Float[Tensor, ""]
+    """How many were seen, float64."""
+
+
+@arguments
+def start_statistics(like: Float[Tensor, "*coordinates"]) -> Statistics:
+    """The statistics of nothing: mean 0, variance 1.
+
+    Args:
+        like: of the shape and the dtype of what will be seen.
+    """
+    return Statistics(torch.zeros_like(like), torch.ones_like(like), torch.zeros_like(like.sum(), dtype=torch.float64))
+
+
+@arguments
+def update_statistics(statistics: Statistics, seen: Float[Tensor, "samples *coordinates"]) -> Statistics:
+    """The statistics with some more samples (Chan, Golub and LeVeque, 1983), as Gymnasium's ``RunningMeanStd``.
+
+    Gymnasium begins with 1e-4 samples of variance 1, and this with none.
+
+    Args:
+        statistics: of what was seen before.
+        seen: the samples.
+    """
+    number = len(seen)
+    mean, variance = seen.mean(0), seen.var(0, correction=0)
+    count = statistics.count + number
+    share = (number / count).to(mean.dtype)
+    away = mean - statistics.mean
+    together = (1 - share) * statistics.variance + share * variance + share * (1 - share) * away.square()
+    return Statistics(statistics.mean + share * away, together, count)
+
+
+@arguments
+def normalised(
+    x: Float[Tensor, "*samples"],
+    statistics: Statistics,
+    *,
+    centred: bool = True,
+    bound: float = 10.0,
+    eps: float = 1e-8,
+) -> Float[Tensor, "*samples"]:
+    """Samples over their standard deviation.
+
+    Args:
+        x: the samples.
+        statistics: of them.
+        centred: whether the mean is subtracted: of rewards it is not.
+        bound: the greatest size of a result.
+        eps: added to the variance.
+    """
+    away = x - statistics.mean if centred else x
+    return (away / (statistics.variance + eps).sqrt()).clamp(-bound, bound)

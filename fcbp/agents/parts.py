@@ -1,0 +1,254 @@
+"""The parts of an agent that are named, resolved and checked before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fcbp import envs, initializers, learner, methods, optim
+from fcbp.agents.networks import draw_weights
+from fcbp.checks import arguments
+from fcbp.envs import Environment
+from fcbp.envs.changes import Change
+from fcbp.methods import Kind, Method
+from fcbp.methods.base import parameters_of
+from fcbp.names import lookup
+from fcbp.units import UnitGroup, find_units
+
+__all__ = ["AgentLearner", "World", "check_numbers", "check_whole", "make_agent_learner", "make_world"]
+
+ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
+"""The optimiser's numbers."""
+
+
+@arguments
+def check_whole(least: int = 1, **given: Any) -> None:
+    """Check whole numbers.
+
+    Raises:
+        ValueError: one is no whole number, or below ``least``.
+
+    Example:
+        >>> check_whole(copies=0)
+        Traceback (most recent call last):
+        ValueError: copies is 0; expected a whole number, 1 or more
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
+
+
+@arguments
+def check_numbers(settings: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Check numbers that are plain: tensors are not read.
+
+    Args:
+        settings: a member's numbers.
+        ranges: the least and the greatest value of each.
+
+    Raises:
+        ValueError: one is out of its range.
+
+    Example:
+        >>> check_numbers({"discount": 2.0}, {"discount": (0, 1)})
+        Traceback (most recent call last):
+        ValueError: discount is 2.0; expected a number from 0 to 1
+    """
+    for name, (low, high) in ranges.items():
+        value = settings[name]
+        if not isinstance(value, Tensor) and not low <= value <= high:
+            words = f"a number from {low:g} to {high:g}" if high < math.inf else f"a number, {low:g} or more"
+            raise ValueError(f"{name} is {value}; expected {words}")
+
+
+class World(NamedTuple):
+    """An environment, how it changes, and the numbers that members may have different."""
+
+    environment: Environment
+    change: Change
+    task_length: int | None
+    """Steps of the program of a level; ``None`` where nothing changes."""
+    numbers: dict[str, float]
+    """Those of the physics, and of the rule of change where it takes a tensor for one."""
+
+    def physics(self, settings: Mapping[str, Any]) -> Any:
+        """A member's numbers of the physics, before any change."""
+        return self.environment.physics._replace(
+            **{name: settings[name] for name in self.environment.physics._fields if name in self.numbers}
+        )
+
+    def level(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The level of a step of the program, whether it begins with that step, and whether it ends with it."""
+        if self.task_length is None:
+            never = torch.zeros_like(step, dtype=torch.bool)
+            return torch.zeros_like(step), never, never
+        place = step % self.task_length
+        return self.change.level(step), (place == 0) & (step > 0), place == self.task_length - 1
+
+
+@arguments
+def make_world(
+    environment: str | Environment,
+    change: str | Change,
+    task_length: int | None,
+    change_options: Mapping[str, Any],
+    time_limit: int | None,
+) -> World:
+    """Look up the environment and its rule of change.
+
+    Raises:
+        ValueError: a name is unknown or an option does not fit; levels have no length; the time limit is below 1.
+    """
+    if time_limit is not None:
+        check_whole(time_limit=time_limit)
+    found = envs.get(environment, **({} if time_limit is None else {"time_limit": time_limit}))
+    if task_length is not None:
+        check_whole(task_length=task_length)
+    named = isinstance(change, str)
+    if named and change != "none" and task_length is None:
+        raise ValueError(f"task_length is None and change is {change!r}; expected the number of steps of a level")
+    options = {"period": task_length, **change_options} if named else change_options
+    rule = envs.changes.get(change, found, **options)
+    if rule.period is not None:
+        task_length = rule.period
+    numbers = {name: float(value) for name, value in found.physics._asdict().items()}
+    return World(found, rule, task_length, numbers)
+
+
+class AgentLearner(NamedTuple):
+    """A learner, and what it is made of."""
+
+    learner: learner.Learner
+    units: tuple[UnitGroup, ...]
+    numbers: dict[str, Tensor]
+    """Numbers that members may have different, 0-d tensors."""
+    hyper: Callable[[Mapping[str, Any]], learner.LearnerHyperparams]
+    method: Method
+
+
+@arguments
+def make_agent_learner(
+    network: nn.Module,
+    observation_size: int,
+    loss: Callable[..., Any],
+    *,
+    method: str | Kind,
+    activation: str,
+    initializer: str,
+    head_scale: float,
+    schedule: str | None,
+    capacity: int | None,
+    measure: str | None,
+    step_size: float,
+    clip: float,
+    task_length: int | None,
+    taken: Sequence[str],
+    draw: Callable[[Tensor], dict[str, Tensor]] | None = None,
+) -> AgentLearner:
+    """Make the learner of an agent: Adam, and any method after each of its updates.
+
+    Args:
+        network: of the agent.
+        observation_size: numbers of an observation.
+        loss: of the network's output and the targets.
+        method: a name of :data:`fcbp.methods.METHODS`, or a kind.
+        activation: of the hidden units, which the initial weights follow.
+        initializer: how weights are drawn, at the start and by methods that do so too.
+        head_scale: times the policy's last layer.
+        schedule: a name of :data:`fcbp.optim.SCHEDULES`, or ``None``.
+        capacity: the most units of a group that are replaced at once.
+        measure: of utility; by default the method's.
+        step_size: default of the number.
+        clip: likewise, the bound on the gradients' norm.
+        task_length: of the levels, which methods that act on them need.
+        taken: names of numbers that the agent has already.
+        draw: ``key -> params``; by default :func:`draw_weights`.
+
+    Raises:
+        ValueError: a name is unknown, the method cannot be made, or it acts on levels and there are none.
+    """
+    kind = lookup("method", method, methods.METHODS) if isinstance(method, str) else method
+    initializers.get(initializer, _gain(activation))
+    if capacity is not None:
+        check_whole(0, capacity=capacity)
+    units = find_units(network, torch.zeros(1, observation_size))
+    built = _build(kind, initializer, activation, capacity, measure, units)
+    if built.reads_new_task and task_length is None:
+        raise ValueError(f"method is {method!r}, which acts where a level ends; expected a change, or a task_length")
+    make_schedule = None if schedule is None else lookup("schedule", schedule, optim.SCHEDULES)
+    of_method = dict(kind.hyperparams()._asdict())
+    of_optimizer = {name: value for name, value in ADAM.items() if name not in of_method}
+    of_schedule = {
+        name: float(p.default)
+        for name, p in (() if make_schedule is None else parameters_of(make_schedule).items())
+        if name is not None and isinstance(p.default, (int, float))
+    }
+    own = {"step_size": step_size, "clip": clip, **of_optimizer}
+    full = {
+        part: {name: f"{part}_{name}" if name in {*taken, *own, *before} else name for name in numbers}
+        for part, numbers, before in (("method", of_method, ()), ("schedule", of_schedule, of_method))
+    }
+
+    def optimizer(beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = 0.0) -> optim.Optimizer:
+        return optim.adam((beta1, beta2), eps=eps, weight_decay=weight_decay)
+
+    def draw_params(key: Tensor) -> dict[str, Tensor]:
+        return draw_weights(
+            network, key, initializer=initializer, nonlinearity=_gain(activation), head_scale=head_scale
+        )
+
+    made = learner.make_learner(
+        network,
+        units,
+        loss=loss,
+        optimizer=optimizer,
+        method=built,
+        draw=draw_params if draw is None else draw,
+        schedule=schedule,
+    )
+
+    def hyper(settings: Mapping[str, Any]) -> learner.LearnerHyperparams:
+        return learner.LearnerHyperparams(
+            settings["step_size"],
+            kind.hyperparams(**{name: settings[full["method"][name]] for name in of_method}),
+            {name: settings[name] for name in of_optimizer},
+            {name: settings[full["schedule"][name]] for name in of_schedule} or (),
+            settings["clip"],
+        )
+
+    numbers = {name: torch.tensor(float(value), dtype=torch.float32) for name, value in own.items()}
+    # Rates are sums of many small ones.
+    numbers |= {full["method"][n]: torch.tensor(float(v), dtype=torch.float64) for n, v in of_method.items()}
+    numbers |= {full["schedule"][n]: torch.tensor(v, dtype=torch.float32) for n, v in of_schedule.items()}
+    return AgentLearner(made, units, numbers, hyper, built)
+
+
+def _gain(activation: str) -> str:
+    return activation if activation in initializers.GAINS else "relu"
+
+
+def _build(
+    kind: Kind,
+    initializer: str,
+    activation: str,
+    capacity: int | None,
+    measure: str | None,
+    units: tuple[UnitGroup, ...],
+) -> Method:
+    options: dict[str, Any] = {}
+    if kind.initializer:
+        options["initializer"] = initializers.get(initializer, _gain(activation))
+    if kind.capacity and capacity is not None:
+        options["capacity"] = capacity
+    elif kind.capacity and "replacement_rate" in kind.hyperparams()._asdict():
+        # Rows are drawn for so many units at every update: a sixteenth of them is more than any published rate needs.
+        options["capacity"] = math.ceil(max(group.size for group in units) / 16)
+    if measure is not None:
+        if "measure" not in parameters_of(kind.build):
+            raise ValueError(f"measure is {measure!r}, which the method does not read; expected None")
+        options["measure"] = measure
+    return kind.build(**options)

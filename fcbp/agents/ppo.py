@@ -1,0 +1,404 @@
+"""Proximal policy optimisation as a program: a population of agents, each a pure step.
+
+Schulman, Wolski, Dhariwal, Radford and Klimov (arXiv 1707.06347). A step of the program is one iteration: a rollout in
+some copies of the environment, advantages, and some epochs of minibatches, with any method of :mod:`fcbp.methods` after
+each of their updates.
+
+>>> import fcbp
+>>> results = fcbp.sweep(
+...     fcbp.agents.ppo, fcbp.grid(seed=range(2), copies=[2], horizon=[8], minibatch=[8], hidden=[(8,)]), steps=2,
+...     progress=False,
+... )
+>>> results["episode_return"].dims[0]
+'seed'
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_args
+
+import optree
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from fcbp import loop, random
+from fcbp.agents import policies
+from fcbp.agents.advantages import advantages
+from fcbp.agents.measurements import VARIABLES, reset_counts, watch
+from fcbp.agents.networks import ActorCritic
+from fcbp.agents.normalisation import normalised, start_statistics, update_statistics
+from fcbp.agents.objective import Advantages, Batch, make_objective, standardised
+from fcbp.agents.parts import AgentLearner, World, check_numbers, check_whole, make_agent_learner, make_world
+from fcbp.agents.rollout import (
+    Copies,
+    Rollout,
+    Situation,
+    ended_episodes,
+    make_rollout,
+    new_level,
+    start_copies,
+)
+from fcbp.checks import arguments
+from fcbp.envs import Environment
+from fcbp.envs.changes import Change
+from fcbp.learner import LearnerState
+from fcbp.methods import Kind
+from fcbp.names import unknown
+from fcbp.program import Program
+from fcbp.units import forward_with_features
+
+__all__ = ["PPOState", "ppo"]
+
+NUMBERS = {
+    "discount": 0.99,
+    "trace_decay": 0.95,
+    "clip_range": 0.2,
+    "value_weight": 0.5,
+    "entropy_weight": 0.0,
+    "reward_scale": 1.0,
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "discount": (0, 1),
+    "trace_decay": (0, 1),
+    "clip_range": (1e-9, math.inf),
+    "value_weight": (0, math.inf),
+    "entropy_weight": (0, math.inf),
+    "reward_scale": (1e-30, math.inf),
+    "clip": (0, math.inf),
+}
+"""The least and the greatest value of a number."""
+WATCHED = 1000
+"""The most observations on which units and ranks are measured."""
+
+
+class PPOState(NamedTuple):
+    """All that an agent carries from iteration to iteration."""
+
+    copies: Copies
+    learner: LearnerState
+    of_observations: Any
+    """Statistics of the observations; ``()`` where they are not normalised."""
+    of_returns: Any
+    """Statistics of the discounted rewards, and these of each copy; ``()`` where rewards are not normalised."""
+    watched: Float[Tensor, "watched observation"]
+    """Observations of the last rollout, on which units are measured."""
+    key: Int64[Tensor, ""]
+    change_key: Int64[Tensor, ""]
+    """Of the rule of change, the same at every step."""
+    iteration: Int64[Tensor, ""]
+
+
+@arguments
+def ppo(
+    environment: str | Environment = "cartpole",
+    change: str | Change = "none",
+    task_length: int | None = None,
+    time_limit: int | None = None,
+    method: str | Kind = "bp",
+    policy: str | None = None,
+    hidden: tuple[int, ...] = (64, 64),
+    activation: str = "tanh",
+    shared: bool = False,
+    initializer: str = "lecun_uniform",
+    head_scale: float = 0.01,
+    copies: int = 8,
+    horizon: int = 128,
+    epochs: int = 4,
+    minibatch: int = 256,
+    schedule: str | None = None,
+    normalize_advantages: str = "minibatch",
+    normalize_observations: bool = False,
+    normalize_rewards: bool = False,
+    clip_values: bool = False,
+    bootstrap_truncated: bool = True,
+    capacity: int | None = None,
+    measure: str | None = None,
+    change_options: Mapping[str, Any] | None = None,
+) -> Program:
+    """Make the program of an agent; a step of it is an iteration, and each of its numbers may be swept.
+
+    The numbers are ``discount``, ``trace_decay``, ``clip_range``, ``value_weight``, ``entropy_weight``,
+    ``reward_scale``, ``step_size``, ``clip`` (the bound on the gradients' norm), Adam's ``beta1``, ``beta2``, ``eps``
+    and ``weight_decay``, those of the method, of the schedule and of the environment's physics. The loss is the
+    policy's, plus ``value_weight`` times the mean squared error of the values, less ``entropy_weight`` times the
+    entropy; a schedule counts updates.
+
+    Args:
+        environment: a name of :data:`fcbp.envs.ENVIRONMENTS`, or an environment
+        change: what changes from level to level: a name of :data:`fcbp.envs.CHANGES`, or a rule
+        task_length: iterations of a level
+        time_limit: steps after which an episode is truncated; by default the environment's
+        method: what runs after each update: a name of :data:`fcbp.methods.METHODS`, or a kind
+        policy: categorical, gaussian or squashed; by default as the environment's actions
+        hidden: units of each hidden layer
+        activation: activation of the hidden units
+        shared: whether policy and value function share their hidden layers
+        initializer: how weights are drawn, at the start and after a replacement
+        head_scale: times the initial weights of the policy's last layer
+        copies: environments that an agent acts in at once
+        horizon: steps of each copy in an iteration
+        epochs: passes over the steps of an iteration
+        minibatch: steps of a minibatch
+        schedule: factor of the step size over the updates
+        normalize_advantages: over each minibatch, over the whole batch, or plain
+        normalize_observations: by the running mean and variance
+        normalize_rewards: by the running variance of the discounted rewards
+        clip_values: whether the values are clipped as the ratios are
+        bootstrap_truncated: whether the value of the last observation stands for what a truncated episode lacks; false
+            takes a truncation for an ending, as the published code of Dohare et al. (Nature 2024) does
+        capacity: the most units of a group replaced at once; by default a sixteenth of the largest group for methods
+            with a replacement rate, and all for others
+        measure: of utility, where the method has one
+        change_options: further options of the rule of change, such as ``{"std": 2.0}``
+
+    Raises:
+        ValueError: a name is unknown, an option is out of range or does not fit the others.
+
+    Example:
+        >>> import fcbp
+        >>> program = ppo("cartpole", method="cbp", copies=2, horizon=8, minibatch=8)
+        >>> sorted(program.numbers)[:4]
+        ['beta1', 'beta2', 'cart_mass', 'clip']
+    """
+    check_whole(copies=copies, horizon=horizon, epochs=epochs, minibatch=minibatch)
+    _check_batch(copies * horizon, minibatch, normalize_advantages)
+    for size in hidden:
+        check_whole(hidden=size)
+    world = make_world(environment, change, task_length, change_options or {}, time_limit)
+    found = policies.get(policy, world.environment.actions)
+    size = world.environment.observation_size
+    network = ActorCritic(size, found.outputs, found.deviations, hidden=hidden, activation=activation, shared=shared)
+    built = make_agent_learner(
+        network,
+        size,
+        make_objective(found, normalize_advantages=normalize_advantages, clip_values=clip_values),  # type: ignore[arg-type]
+        method=method,
+        activation=activation,
+        initializer=initializer,
+        head_scale=head_scale,
+        schedule=schedule,
+        capacity=capacity,
+        measure=measure,
+        step_size=3e-4,
+        clip=0.5,
+        task_length=world.task_length,
+        taken=(*NUMBERS, *world.numbers),
+    )
+    agent = _Agent(
+        world,
+        built,
+        found,
+        forward_with_features(network, built.units),
+        (copies, horizon, epochs, minibatch),
+        normalize_advantages == "batch",
+        normalize_observations,
+        normalize_rewards,
+        bootstrap_truncated,
+    )
+    numbers = {name: torch.tensor(value) for name, value in {**NUMBERS, **world.numbers}.items()}
+    return Program(
+        agent.init,
+        agent.step,
+        agent.probe,
+        {**numbers, **built.numbers},
+        failed=agent.failed,
+        finite=("policy_loss", "value_loss"),
+        variables=VARIABLES,
+        per={"episode_return": "episodes", "episode_length": "episodes"},
+        task_length=world.task_length,
+        loops=True,
+    )
+
+
+def _check_batch(steps: int, minibatch: int, normalize_advantages: str) -> None:
+    if normalize_advantages not in get_args(Advantages):
+        raise unknown("normalize_advantages", normalize_advantages, get_args(Advantages))
+    if minibatch > steps:
+        raise ValueError(
+            f"minibatch is {minibatch}; expected at most the steps of an iteration, copies x horizon {steps}"
+        )
+    if steps % minibatch:
+        divisors = [n for n in range(1, steps + 1) if steps % n == 0]
+        near = min(divisors, key=lambda n: abs(n - minibatch))
+        raise ValueError(
+            f"minibatch is {minibatch}, which does not divide the steps of an iteration, copies x horizon {steps}; "
+            f"expected a number such as {near}"
+        )
+    if minibatch == 1 and normalize_advantages == "minibatch":
+        raise ValueError("minibatch is 1, whose advantage has no standard deviation; expected 2 or more")
+
+
+class _Agent:
+    """The functions of the program; what they close over is the same for all members."""
+
+    def __init__(
+        self,
+        world: World,
+        built: AgentLearner,
+        policy: policies.Policy,
+        forward: Callable[..., Any],
+        sizes: tuple[int, int, int, int],
+        standardise: bool,
+        of_observations: bool,
+        of_rewards: bool,
+        bootstrap_truncated: bool,
+    ) -> None:
+        self.world, self.built, self.policy, self.forward = world, built, policy, forward
+        self.copies, self.horizon, self.epochs, self.minibatch = sizes
+        self.standardise, self.bootstrap_truncated = standardise, bootstrap_truncated
+        self.of_observations, self.of_rewards = of_observations, of_rewards
+        self.rollout = make_rollout(world.environment, world.change, self._choose, policy.action)
+        self.update = self._make_update()
+
+    def init(self, key: Tensor, settings: Mapping[str, Any]) -> PPOState:
+        key, learner_key, change_key, start_key = random.split(key, 4).unbind()
+        iteration = torch.zeros_like(key)
+        physics = self.world.change.physics(self.world.physics(settings), change_key, iteration)
+        copies = start_copies(self.world.environment, random.split(start_key, self.copies), physics)
+        of_returns = (start_statistics(copies.score[0]), copies.score) if self.of_rewards else ()
+        rows = min(WATCHED, self.copies * self.horizon)
+        return PPOState(
+            copies,
+            self.built.learner.init(learner_key),
+            start_statistics(copies.observation[0]) if self.of_observations else (),
+            of_returns,
+            copies.observation.new_zeros((rows, self.world.environment.observation_size)),
+            key,
+            change_key,
+            iteration,
+        )
+
+    def step(self, state: PPOState, settings: Mapping[str, Any]) -> tuple[PPOState, dict[str, Tensor]]:
+        check_numbers(settings, RANGES)
+        key, noise_key, start_key, level_key, order_key = random.split(state.key, 5).unbind()
+        level, begins, ends = self.world.level(state.iteration)
+        physics = self.world.change.physics(self.world.physics(settings), state.change_key, level)
+        copies = new_level(self.world.environment, state.copies, begins, random.split(level_key, self.copies), physics)
+        params = state.learner.params
+        noise = self.policy.noise(noise_key, (self.horizon, self.copies))
+        situation = Situation(physics, state.change_key, level, (params, state.of_observations))
+        copies, rollout = self.rollout(copies, noise, start_key, situation, length=self.horizon)
+        of_observations, of_returns, rewards = self._statistics(state, rollout, settings)
+        observations, batch = self._batch(state, rollout, rewards, settings)
+        learner, told = self._learn(state.learner, observations, batch, ends, order_key, settings)
+        new = PPOState(
+            copies,
+            learner,
+            of_observations,
+            of_returns,
+            observations[: len(state.watched)].to(state.watched.dtype),
+            key,
+            state.change_key,
+            state.iteration + 1,
+        )
+        return new, {**ended_episodes(rollout), **told}
+
+    def probe(self, state: PPOState, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+        _, features, _ = self.forward(state.learner.params, {}, state.watched)
+        return watch(state.learner.params, features)
+
+    def failed(self, state: PPOState) -> Tensor:
+        parts = [leaf.abs().mean() for leaf in state.learner.params.values()]
+        parts += [state.copies.observation.abs().mean(), state.watched.abs().mean()]
+        return ~torch.stack(parts).isfinite().all()
+
+    # --- parts of a step --------------------------------------------------------------------------------
+
+    def _seen(self, observations: Tensor, statistics: Any) -> Tensor:
+        return normalised(observations, statistics) if self.of_observations else observations
+
+    def _choose(self, observations: Tensor, noise: Tensor, chooser: Any) -> tuple[Tensor, Tensor]:
+        params, statistics = chooser
+        output, _, *free = self.forward(params, {}, self._seen(observations, statistics))[0]
+        log_std = free[0] if free else ()
+        draws = torch.vmap(self.policy.draw, (0, None, 0))(output, log_std, noise)
+        return draws, torch.vmap(self.policy.log_density, (0, None, 0))(output, log_std, draws)
+
+    def _statistics(self, state: PPOState, rollout: Rollout, settings: Mapping[str, Any]) -> tuple[Any, Any, Tensor]:
+        """Those of observations and returns with this rollout's, and the rewards to learn from."""
+        of_observations, of_returns = state.of_observations, state.of_returns
+        if self.of_observations:
+            of_observations = update_statistics(of_observations, rollout.observations.flatten(0, 1))
+        rewards = settings["reward_scale"] * rollout.rewards
+        if self.of_rewards:
+            statistics, before = of_returns
+            ended = rollout.terminated | rollout.truncated
+            last, sums = loop.nested(
+                _discounted, before, (rollout.rewards, ended), settings["discount"], length=self.horizon
+            )
+            statistics = update_statistics(statistics, sums.flatten())
+            rewards = normalised(rewards, statistics, centred=False)
+            of_returns = statistics, last
+        return of_observations, of_returns, rewards
+
+    def _batch(
+        self, state: PPOState, rollout: Rollout, rewards: Tensor, settings: Mapping[str, Any]
+    ) -> tuple[Tensor, Batch]:
+        """The observations as the network saw them ``(samples, observation)``, and what the loss reads of them."""
+        shape = self.horizon * self.copies
+        both = torch.cat([rollout.observations, rollout.final_observations]).flatten(0, 1)
+        seen = self._seen(both, state.of_observations)
+        values, next_values = self.forward(state.learner.params, {}, seen)[0][1].reshape(2, self.horizon, -1).unbind()
+        gained = advantages(
+            rewards,
+            values,
+            next_values,
+            rollout.terminated,
+            rollout.truncated,
+            settings["discount"],
+            settings["trace_decay"],
+            bootstrap_truncated=self.bootstrap_truncated,
+        )
+        batch = Batch(rollout.draws, rollout.told, gained, gained + values, values)
+        flat: Any = optree.tree_map(lambda x: x.flatten(0, 1), batch)
+        if self.standardise:
+            flat = flat._replace(advantages=standardised(flat.advantages))
+        return seen[:shape], flat
+
+    def _learn(
+        self,
+        state: LearnerState,
+        observations: Tensor,
+        batch: Batch,
+        ends: Tensor,
+        key: Tensor,
+        settings: Mapping[str, Any],
+    ) -> tuple[LearnerState, dict[str, Tensor]]:
+        """The learner after all epochs, and what to tell of them."""
+        number = len(observations)
+        orders = torch.vmap(lambda one: random.permutation(one, number))(random.split(key, self.epochs)).flatten()
+        updates = self.epochs * number // self.minibatch
+
+        def cut(x: Tensor) -> Tensor:
+            return x[orders].unflatten(0, (updates, self.minibatch))
+
+        # Methods that make units or networks new with a task do so after the last update of a level, and so the next
+        # one begins with the new ones.
+        last = torch.arange(updates, device=ends.device) == updates - 1
+        minibatches: Any = optree.tree_map(cut, (observations, batch))
+        state, told = loop.nested(self.update, state, (*minibatches, ends & last), dict(settings), length=updates)
+        means = {name: x.mean(0) for name, x in told.items() if x.is_floating_point()}
+        return state, {**means, **{n: x.sum(0, dtype=torch.int32) for n, x in told.items() if n not in means}}
+
+    def _make_update(self) -> Callable[..., tuple[LearnerState, dict[str, Tensor]]]:
+        """``update(learner_state, (observations, batch, new_task), settings)``, one minibatch."""
+        built = self.built
+        signal = built.method.reads_new_task
+
+        def update(state: LearnerState, x: Any, settings: Mapping[str, Any]) -> tuple[LearnerState, dict[str, Tensor]]:
+            observations, batch, new_task = x
+            given = (observations, (batch, settings), *((new_task,) if signal else ()))
+            state, info = built.learner.step(state, given, built.hyper(settings))
+            return state, {**info["aux"], **reset_counts(info)}
+
+        return update
+
+
+def _discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
+    """The discounted sum of the rewards of each copy, which begins anew after an ending."""
+    reward, ended = x
+    total = discount * before + reward
+    return torch.where(ended, 0, total), total

@@ -1,0 +1,72 @@
+"""The backend that is chosen is the faster one: the sizes of published problems, as they were measured."""
+
+import weakref
+
+import optree
+import pytest
+import torch
+
+import fcbp
+from fcbp import lanes, loop
+from fcbp.loop import choice, cost
+
+# Microseconds per member and step, lanes and the compiled scan, on one core of a Zen 4 with 16 lanes.
+MEASURED = [
+    ((64, 100, 100, 100, 10), 1, 32, False, 3.9, 10.8),
+    ((64, 100, 100, 100, 10), 1, 32, True, 5.3, 57),
+    ((64, 100, 100, 100, 10), 32, 32, False, 50, 88),
+    ((64, 100, 100, 100, 10), 32, 32, True, 52, 106),
+    ((784, 100, 100, 100, 10), 1, 10, False, 24, 26),
+    ((784, 100, 100, 100, 10), 1, 10, True, 27, 120),
+    ((784, 300, 150, 10), 1, 20, True, 135, 350),
+    ((17, 64, 64, 6), 64, 64, False, 21, 54),
+    ((17, 64, 64, 6), 64, 64, True, 23, 54),
+]
+
+
+def drafted(sizes, batch, members, with_cbp):
+    model = fcbp.nets.mlp(sizes[0], sizes[1:-1], sizes[-1])
+    units = fcbp.find_units(model, torch.zeros(batch, sizes[0]))
+    method = fcbp.methods.cbp() if with_cbp else None
+    learner = fcbp.make_learner(model, units, loss="cross_entropy", method=method)
+    numbers = fcbp.Hyperparams(*(torch.full((members,), value) for value in (1e-4, 100.0, 0.99)))
+    hyper = fcbp.LearnerHyperparams(torch.full((members,), 0.003), method=numbers if with_cbp else ())
+
+    def step(carry, example):
+        state, info = learner.step(carry[0], example, carry[1])
+        return (state, carry[1]), info["loss"]
+
+    state = torch.vmap(learner.init)(torch.stack([fcbp.random.key(i) for i in range(members)]))
+    examples = torch.rand(1, members, batch, sizes[0]), torch.randint(sizes[-1], (1, members, batch))
+    return torch.vmap(step), (state, hyper), examples
+
+
+@pytest.fixture(autouse=True)
+def _machine(monkeypatch):
+    """The one that was measured on."""
+    monkeypatch.setattr(lanes.build, "lanes", lambda: 16)
+    monkeypatch.setattr(cost, "caches", lambda: cost.Caches(1 << 20, 32 << 20))
+    monkeypatch.setattr(choice, "_programs", weakref.WeakKeyDictionary())
+
+
+@pytest.mark.parametrize(("sizes", "batch", "members", "with_cbp", "ours", "theirs"), MEASURED)
+def test_the_faster_backend_is_chosen(sizes, batch, members, with_cbp, ours, theirs):
+    chosen = loop.explain(*drafted(sizes, batch, members, with_cbp)).backend
+    taken = ours if chosen == "lanes" else theirs
+    assert taken <= 1.1 * min(ours, theirs)
+
+
+@pytest.mark.parametrize(("sizes", "batch", "members", "with_cbp", "ours", "theirs"), MEASURED[::3])
+def test_estimates_are_of_the_measured_order(sizes, batch, members, with_cbp, ours, theirs):
+    step, carry, examples = drafted(sizes, batch, members, with_cbp)
+    leaves, spec = optree.tree_flatten(carry)
+    program, count = choice.lane_program(step, leaves, spec, examples)
+    for estimate, measured in zip(program.seconds(count), (ours, theirs), strict=True):
+        assert 0.5 < estimate / count * 1e6 / measured < 2
+
+
+def test_more_members_than_lanes_fill_change_the_choice():
+    shapes = (784, 300, 150, 10), 32
+    few, many = (loop.explain(*drafted(*shapes, members, False)) for members in (17, 32))
+    assert (few.backend, many.backend) == ("scan", "lanes")
+    assert "15 of 32 lanes idle" in few.reason
