@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.checks import arguments
+from fcbp.kinds import Count, Device, NonNegative
 from fcbp.names import lookup
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
 
 Initializer = Callable[..., Tensor]
 Scale = Callable[[int, int], float]  # (fan_in, fan_out) -> standard deviation at gain 1
-Device = torch.device | str | None
 
 GAINS: dict[str, float] = {
     "linear": 1.0,
@@ -103,12 +103,12 @@ def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: flo
     def initializer(
         key: Int64[Tensor, ""],
         shape: Sequence[int],
-        fan_in: int,
-        fan_out: int,
+        fan_in: Count,
+        fan_out: Count,
         dtype: torch.dtype = torch.float32,
         device: Device = None,
         *,
-        gain: float = default_gain,
+        gain: NonNegative = default_gain,
     ) -> Float[Tensor, "units *rest"]:
         key = key if device is None else key.to(device)
         # Half-precision draws would be a few hundred values with a mean off 0: drawn finer, then rounded.

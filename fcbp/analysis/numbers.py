@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from fcbp.analysis.members import Setting, bins_of, chosen_variable, main_variable, settings
 from fcbp.checks import arguments
+from fcbp.kinds import Fraction
 
 if TYPE_CHECKING:
     import xarray
@@ -51,7 +52,7 @@ def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
 
 
 @arguments
-def bootstrap(values: Float[np.ndarray, "seeds"], *, level: float = LEVEL, key: int = 0) -> tuple[float, float]:
+def bootstrap(values: Float[np.ndarray, "seeds"], *, level: Fraction = LEVEL, key: int = 0) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean (Efron and Tibshirani, 1993); NaN for less than two values.
 
     Args:
@@ -123,9 +124,8 @@ def summary(results: xarray.Dataset, variable: str | None = None, *, last: float
         ValueError: ``variable`` is not in ``results``, or ``last`` is no fraction.
     """
     _check_fraction(last)
-    named, variable = variable is not None, variable or main_variable(results)
-    if variable not in results.data_vars:
-        raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
+    named, variable = variable is not None, main_variable(results) if variable is None else variable
+    _check_variable(results, variable)
     bins = max(1, round(last * results.sizes[bins_of(results)]))
     rows = [_row(results.isel(at), setting, at, variable, last, bins) for at, setting in settings(results)]
     higher = is_higher_better(variable)
@@ -135,6 +135,11 @@ def summary(results: xarray.Dataset, variable: str | None = None, *, last: float
     # Of a program's own variable nobody knows which end is good.
     several = len(rows) > 1 and (named or variable == "loss")
     return [dataclasses.replace(row, best=several and row is best[row.method], higher=higher) for row in rows]
+
+
+def _check_variable(results: xarray.Dataset, variable: str) -> None:
+    if variable not in results.data_vars:
+        raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
 
 
 def _row(chosen: xarray.Dataset, setting: Setting, at: Setting, variable: str, last: float, bins: int) -> Row:
@@ -199,7 +204,7 @@ def compare(
     Raises:
         ValueError: ``variable`` is not in both, or they have no seed in common.
     """
-    variable = variable or main_variable(first)
+    variable = main_variable(first) if variable is None else variable
     sides = [(results, summary(results, variable, last=last)) for results in (first, second)]
     best = [_best(rows, is_higher_better(variable)) or rows[0] for _, rows in sides]
     pairs = [(best[0], best[1])]
@@ -264,6 +269,7 @@ def is_higher_better(variable: str) -> bool:
 @arguments
 def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[int, float]:
     """The end of the run of each seed of one setting."""
+    _check_variable(chosen, variable)
     ends = np.atleast_1d(end_of_run(chosen[variable], last).values).astype(float)
     if "seed" in chosen.coords:
         seeds = np.atleast_1d(chosen["seed"].values).tolist()

@@ -96,7 +96,11 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
     with one_line_errors():
         command: Any = tyro.extras.subcommand_cli_from_dict(
-            {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}, "data": Data},
+            {
+                "run": kinds,
+                **{name: positional(kind) for name, kind in COMMANDS.items()},
+                "data": Data,
+            },
             prog="fcbp",
             description="Continual Backpropagation, vmapped over seeds and settings.",
             args=list(words),

@@ -14,7 +14,8 @@ from fcbp.cli.bench import Bench
 from fcbp.cli.page import page
 from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
 from fcbp.cli.words import as_json, experiments_by_kind
-from fcbp.sweeps.files import expanded, write
+from fcbp.paths import expanded
+from fcbp.sweeps.files import write
 from fcbp.sweeps.folder import read_config
 
 __all__ = ["COMMANDS"]
@@ -114,10 +115,11 @@ class List:
     """as JSON"""
 
     def __call__(self) -> int:
-        if not (self.named or self.runs == Path("runs") or self.runs.is_dir()):
+        folder = expanded("--runs", self.runs)
+        if not (self.named or self.runs == Path("runs") or folder.is_dir()):
             raise ValueError(f"runs is {str(self.runs)!r}, which is no folder; expected one with run directories in it")
-        found = [path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}")]
-        found += [run for path in self.runs.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
+        found = [path.parent for path in folder.glob(f"*/{sweeps.CONFIG}")]
+        found += [run for path in folder.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
         paths = sorted(found)
         rows = [_described(path) for path in paths]
         if self.json:
@@ -128,7 +130,7 @@ class List:
             print("experiments")
             for name, experiment in experiments.EXPERIMENTS.items():
                 print(f"  {name}: {experiment.describe()}")
-        print(f"runs in {self.runs}/" if paths else f"no runs in {self.runs}/")
+        print(f"runs in {folder}/" if paths else f"no runs in {folder}/")
         if paths:
             columns = {name: [row.get(name, "") for row in rows] for name in rows[0]}
             print(analysis.columns(columns, left=True))
@@ -212,12 +214,14 @@ class Export:
                 "--wandb and a project"
             )
         results = sweeps.open(self.run)
-        for path, written in ((self.csv, export.to_csv), (self.parquet, export.to_parquet)):
+        tables = (("--csv", self.csv, export.to_csv), ("--parquet", self.parquet, export.to_parquet))
+        for flag, path, to_table in tables:
             if path is not None:
-                print(f"table     {written(results, path)}")
+                print(f"table     {to_table(results, expanded(flag, path))}")
         if self.tensorboard is not None:
-            number = export.to_tensorboard(results, self.tensorboard)
-            print(f"{number} members in {self.tensorboard}; to see them: tensorboard --logdir {self.tensorboard}")
+            target = expanded("--tensorboard", self.tensorboard)
+            number = export.to_tensorboard(results, target)
+            print(f"{number} members in {target}; to see them: tensorboard --logdir {target}")
         if self.wandb is not None:
             number = export.to_wandb(results, self.wandb)
             print(f"{number} members in wandb/; to send those that are offline: wandb sync --sync-all")

@@ -206,10 +206,14 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
 
 @arguments
 def variables_of(metric: Any) -> set[str]:
-    """The variables that a measurement may give."""
-    if metric in METRICS:
+    """The variables that a measurement may give.
+
+    Raises:
+        ValueError: there is no such measurement.
+    """
+    if isinstance(metric, str) and metric in METRICS:
         return {name for name in VARIABLES if name == metric or name.startswith(f"{metric}_quantile_")}
-    return {metric if metric in VARIABLES else metric_name(metric)}
+    return {metric if isinstance(metric, str) and metric in VARIABLES else metric_name(metric)}
 
 
 def metric_name(chosen: Any) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import optree
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +17,13 @@ from fcbp.addresses import is_address, load, name_of
 from fcbp.cbp import unit_activations
 from fcbp.checks import arguments
 from fcbp.experiment import parts, trial
+from fcbp.experiment.border import Borders, bordered, cutting, head_of, in_parts
 from fcbp.experiment.checks import check_examples, check_fit, check_network
 from fcbp.experiment.initial import module_params, stock_params
 from fcbp.experiment.measurements import ASKED, OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
 from fcbp.experiment.parts import Part
 from fcbp.experiment.settings import Experiment, loss_of
+from fcbp.kinds import Device
 from fcbp.methods import Method
 from fcbp.program import Program
 from fcbp.streams import Spec
@@ -49,10 +53,12 @@ class Assembled(NamedTuple):
     """Units of each group."""
     online: Mapping[str, Metric]
     """Functions of the online predictions by variable."""
+    borders: Borders | None = None
+    """What is done between tasks."""
 
 
-@arguments
-def build_program(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Program:
+@arguments(at_once=True)
+def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
     """The program that all of ``runs`` share.
 
     Args:
@@ -90,7 +96,7 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         name: torch.tensor(built.number_of(first, name), dtype=torch.float32 if name == "step_size" else torch.float64)
         for name in built.numbers
     }
-    return Program(
+    program = Program(
         init,
         step,
         probe,
@@ -100,10 +106,11 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         ("loss",),
         built.measurements,
     )
+    return program if built.borders is None else bordered(program, built.borders)
 
 
-@arguments
-def assemble(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Assembled:
+@arguments(at_once=True)
+def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
     if not runs:
         raise ValueError("runs is empty; expected at least one experiment")
@@ -119,6 +126,9 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     output = check_network(first, model, example[0], spec)
     online, held_out = metrics_of(first.metrics)
     check_fit(first, spec, loss, {**online, **held_out}, output, example[1], stream)
+    if stream.border.cut_unseen:
+        loss, online = cutting(loss), {name: cutting(metric) for name, metric in online.items()}
+        held_out = {name: metric and cutting(metric) for name, metric in held_out.items()}
     units, none_found = _units(first, model, example[0])
     if none_found is not None and parts.kind(first.method).capacity:
         raise none_found  # a method that replaces units would have nothing to do
@@ -145,7 +155,11 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     )
     built, tried = (_telling(made, first.metrics, loss, model) for made in (built, tried))
     names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
-    probe = _probe(first, model, units, loss, held_out)
+    # What is measured is a network in use: batch norm goes by its running averages.
+    evaluate = forward_with_features(copy.deepcopy(model).eval(), units)
+    probe = _probe(first, evaluate, units, loss, held_out)
+    head = head_of(model) if stream.border.zero_head else ()
+    borders = Borders(stream, built, evaluate, head) if stream.border else None
     assembled = Assembled(
         stream,
         built,
@@ -157,6 +171,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         {},
         tuple(group.size for group in units),
         online,
+        borders,
     )
     try:
         return assembled._replace(measurements=_measured(assembled, tried, first, device))
@@ -284,12 +299,11 @@ def _hyper(
 
 def _probe(
     run: Experiment,
-    model: nn.Module,
+    forward: Callable[..., Any],
     units: Sequence[UnitGroup],
     loss_function: learner.Loss,
     on_held_out: Mapping[str, Metric | None],
 ) -> Callable[..., dict[str, Tensor]]:
-    forward = forward_with_features(model, units)
     activation = _nonlinearity(run)
 
     def probe(
@@ -298,7 +312,7 @@ def _probe(
         batch: tuple[Tensor, ...],
         held_out: tuple[Tensor, ...] = (),
     ) -> dict[str, Tensor]:
-        inputs, targets = (part.flatten(0, 1) for part in batch[:2])
+        inputs, targets = optree.tree_map(lambda part: part.flatten(0, 1), tuple(batch[:2]))
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             output, features, _ = forward(params, state.buffers, inputs)
@@ -312,7 +326,7 @@ def _probe(
         found = measure(run.metrics, Seen(state, hyper, layers, gradient, activation))
         if on_held_out:
             inputs, targets = held_out
-            output, *_ = forward(state.params, state.buffers, inputs)
+            output = in_parts(forward, state, inputs)
             found |= _as_means(
                 {
                     name: _value(loss_function(output, targets)) if metric is None else metric(output, targets)

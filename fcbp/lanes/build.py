@@ -190,7 +190,7 @@ def _compile(compiler: str, flags: list[str], source: str, library: Path) -> Non
     seconds = _compile_seconds()
     with _workshop(library.parent) as workshop:
         code, made = workshop / "lanes.cpp", workshop / "lanes.so"
-        code.write_text(source)
+        code.write_text(source, encoding="utf-8")
         vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
         command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
         # The temporary folder is for what a compiler that is killed would leave.
@@ -306,7 +306,7 @@ def _answer(*command: str) -> str | BuildError:
 def _processor() -> str:
     """What ``-march=native`` stands for."""
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         kinds = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
         return "\n".join(sorted(kinds))
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
@@ -367,7 +367,7 @@ def _locked(path: Path) -> Iterator[None]:
 
     seconds = _compile_seconds()
     end = time.monotonic() + seconds
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -151,7 +151,7 @@ def make_learner(
     clipped = parts.clip_of(clip)
     _check_draws(draw=draw, redraw=redraw)
     model = copy.deepcopy(model)
-    check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
+    _check_fit(model, units)
     objective = _objective(forward_with_features(model, units), loss_function, with_output)
     update, adjust = given_what_it_takes(method.update), given_what_it_takes(method.adjust)
     begin = _beginning(model, units, make_optimizer({}), method, counts=schedule is not None)
@@ -201,6 +201,13 @@ def _check_draws(**draws: Any) -> None:
     for name, function in draws.items():
         if function is not None and (isinstance(function, nn.Module) or not callable(function)):
             raise ValueError(f"{name} is {function!r}; expected a function key -> params, or None")
+
+
+def _check_fit(model: nn.Module, units: tuple[UnitGroup, ...]) -> None:
+    try:
+        check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
+    except ValueError as error:
+        raise ValueError(f"model is a {type(model).__name__}, which units do not fit: {error}") from None
 
 
 def _named(units: tuple[UnitGroup, ...]) -> str:

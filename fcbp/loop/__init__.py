@@ -57,7 +57,7 @@ class Choice(NamedTuple):
 _programs: weakref.WeakKeyDictionary[Step, dict[Any, Program | None]] = weakref.WeakKeyDictionary()
 
 
-@arguments
+@arguments(at_once=True)
 def scan(
     step: Step,
     carry: Any,
@@ -212,7 +212,9 @@ def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
         The backend that :func:`scan` will then choose, and why lanes cannot be built, where nothing else stands
         against them: there is no compiler, or it fails.
     """
+    _check_step(step)
     leaves, spec = _carry_leaves(carry)
+    _check_xs(xs)
     found, count = _lane_program(step, leaves, spec, xs)
     if not found.reason_against(count) and found.build(step, count) is not None:
         return "lanes", ""
@@ -260,6 +262,7 @@ def source(step: Step, carry: Any, xs: Any = None) -> Source:
 def compiles(step: Step, carry: Any, xs: Any = None) -> bool:
     """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
     leaves, spec = _carry_leaves(carry)
+    _check_xs(xs)
     return _programs.get(step, {}).get(_signature(leaves, spec, xs), True) is not None
 
 
@@ -280,15 +283,20 @@ def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:
     return leaves, spec
 
 
+def _check_xs(xs: Any) -> None:
+    for i, leaf in enumerate(optree.tree_leaves(xs)):
+        if not isinstance(leaf, Tensor) or leaf.ndim == 0:
+            place = optree.tree_accessors(xs)[i].codify("xs")
+            raise ValueError(f"{place} is {leaf!r}; expected a tensor with a leading axis of steps")
+
+
 def _length(xs: Any, length: int | None) -> int:
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
         raise ValueError(f"length is {length!r}; expected a whole number of steps, 0 or more")
     if length is not None and length >= 1 << 63:
         raise ValueError(f"length is {shown(length)}; expected a whole number of steps below 2^63")
+    _check_xs(xs)
     for i, leaf in enumerate(optree.tree_leaves(xs)):
-        if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-            place = optree.tree_accessors(xs)[i].codify("xs")
-            raise ValueError(f"{place} is {leaf!r}; expected a tensor with a leading axis of steps")
         if length is None:
             length = leaf.shape[0]
         if leaf.shape[0] != length:

@@ -42,7 +42,7 @@ def named(step: Step) -> str:
 
 def tell(what: str, seconds: str) -> None:
     """Say what is about to be compiled: by the logger ``fcbp``, which writes to stderr unless told otherwise."""
-    logging.getLogger("fcbp").warning("compiling %s, once: it takes %s", what, seconds)
+    logging.getLogger("fcbp").warning("compiling %s (once; %s)", what, seconds)
 
 
 def over_pytrees(step: Step) -> Step:

@@ -17,6 +17,7 @@ from fcbp.cbp import (
     select_and_reset,
     update_utility,
 )
+from fcbp.cbp.state import check_counting
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.units import UnitGroup
@@ -37,7 +38,13 @@ def cbp(
     """Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.Hyperparams`.
 
     The options are those of :func:`fcbp.update_utility` and :func:`fcbp.select_and_reset`.
+
+    Raises:
+        ValueError: an option is unknown or out of its range.
     """
+    check_counting(rounding, rate_counts, capacity, "units")
+    utility.get(measure)
+    initializers.get(initializer)
 
     def update(
         state: CBPState,

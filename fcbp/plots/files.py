@@ -14,6 +14,7 @@ from fcbp import analysis
 from fcbp.analysis import Setting
 from fcbp.checks import arguments
 from fcbp.experiment import ASKED, PER_STEP, Experiment, variables_of
+from fcbp.paths import expanded
 from fcbp.plots.charts import heat, histogram, learning_curves, methods, sensitivity
 from fcbp.plots.parts import MOST_LINES, add_legend, add_legend_below, matplotlib, what_is_drawn
 from fcbp.sweeps import files
@@ -30,9 +31,10 @@ MOST_PANELS = 12
 
 
 @arguments
-def save(results: xarray.Dataset, folder: Path) -> list[Path]:
+def save(results: xarray.Dataset, folder: Path | str) -> list[Path]:
     """Draw what the results allow into PNG files in ``folder``: learning curves, the methods at their best, sensitivity
     to each swept number, tables of two numbers, units replaced, utilities and ages."""
+    folder = expanded("folder", folder)
     several_methods = len({row.method for row in analysis.summary(results)}) > 1
     drawn = _few(results)
     pictures = [("learning_curves.png", curves_picture(drawn))]
