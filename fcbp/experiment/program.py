@@ -112,11 +112,7 @@ def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
 @arguments(at_once=True)
 def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
-    if not runs:
-        raise ValueError("runs is empty; expected at least one experiment")
-    first = runs[0]
-    if len({run.program_key() for run in runs}) > 1:
-        raise ValueError("runs have different program keys; expected experiments that share one program")
+    first = _of_one_program(runs)
     stream_part, network_part, schedule_part, optimizer_part, method_part = first.parts()
     stream, example = _stream(first, stream_part)
     spec = stream.spec
@@ -134,9 +130,7 @@ def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
         raise none_found  # a method that replaces units would have nothing to do
     model = model.to(device)
     method = _method(runs, max((group.size for group in units), default=0))
-    signal = parts.stream_kind(first.stream).task_signal
-    if method.reads_new_task and signal is not None:
-        stream, _ = _stream(first, stream_part, **{signal: True})
+    stream = _telling_tasks(first, stream_part) if method.reads_new_task else stream
     make = functools.partial(
         learner.make_learner,
         model,
@@ -178,6 +172,20 @@ def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     except ValueError as error:
         # A method that needs no units runs without; of another the reasons why there are none help most.
         raise (error if none_found is None else none_found) from None
+
+
+def _of_one_program(runs: Sequence[Experiment]) -> Experiment:
+    if not runs:
+        raise ValueError("runs is empty; expected at least one experiment")
+    if len({run.program_key() for run in runs}) > 1:
+        raise ValueError("runs have different program keys; expected experiments that share one program")
+    return runs[0]
+
+
+def _telling_tasks(run: Experiment, part: Part) -> streams.Stream:
+    """The stream, whose batches say when a new task begins where it has a setting for that."""
+    signal = parts.stream_kind(run.stream).task_signal
+    return _stream(run, part, **({} if signal is None else {signal: True}))[0]
 
 
 def _stream(run: Experiment, part: Part, **more: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
