@@ -104,7 +104,13 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
 
 @arguments
 def assemble(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Assembled:
-    """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
+    """Assemble the learner, the stream and the measurements of experiments that share a program.
+
+    See :func:`build_program`.
+
+    Raises:
+        ValueError: there is no experiment, they do not share a program, or a part does not suit the others.
+    """
     if not runs:
         raise ValueError("runs is empty; expected at least one experiment")
     first = runs[0]
