@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,13 @@ from torch import Tensor
 
 from fcbp import random as prng
 from fcbp.checks import arguments
+from fcbp.kinds import shown
 
 __all__ = ["Members", "Range", "grid", "linear", "listed", "log", "paired", "random", "sobol"]
+
+
+MOST = 1_000_000
+"""Members of a sweep at most: it lists them before it starts, which for more takes minutes and much memory."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +81,9 @@ class Range:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"range is {self.low!r} to {self.high!r}; expected two finite numbers, low below high")
+            raise ValueError(f"low is {self.low!r} and high {self.high!r}; expected two finite numbers, low below high")
         if self.logarithmic and self.low <= 0:
-            raise ValueError(f"range is {self.low!r} to {self.high!r}; expected positive numbers for a logarithmic one")
+            raise ValueError(f"low is {self.low!r}; expected positive numbers for a logarithmic one")
 
     def at(self, part: float) -> float:
         """The value at a place between 0 and 1."""
@@ -116,6 +121,7 @@ def grid(**values: Any) -> Members:
         [{'seed': 0, 'step_size': 0.1}, {'seed': 1, 'step_size': 0.1}]
     """
     axes = _axes(values)
+    _check_product(axes)
     return Members(axes, tuple(dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())))
 
 
@@ -161,6 +167,7 @@ def listed(settings: Iterable[Mapping[str, Any]], **crossed: Any) -> Members:
     for name in axes:
         if any(name in row for row in rows):
             raise ValueError(f"{name} is crossed and in settings; expected it in one of them")
+    _check_product({"settings": rows, **axes})
     points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
     members = tuple({**row, **point} for row in rows for point in points)
     return Members({"setting": tuple(range(len(rows))), **axes}, members)
@@ -212,8 +219,9 @@ def sobol(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members
 
 
 def _drawn(number: int, seed: Any, values: Mapping[str, Any], places: Any) -> Members:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"number is {number!r}; expected a whole number of settings, 1 or more")
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= MOST:
+        raise ValueError(f"number is {shown(number)}; expected a whole number of settings, 1 or more, at most {MOST:,}")
+    _check_product({"number": range(number), "seed": _several("seed", seed)})
     choices = {n: value if isinstance(value, Range) else _several(n, value) for n, value in values.items()}
     if not any(isinstance(choice, Range) or len(choice) > 1 for choice in choices.values()):
         raise ValueError("nothing varies; expected a setting with a range, such as step_size=log(1e-3, 1e-1)")
@@ -242,17 +250,35 @@ def _several(name: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, (Tensor, np.ndarray)):
         value = value.tolist()
     alone = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
-    values = tuple(plain(v) for v in ([value] if alone else value))
+    values = tuple(plain(v) for v in itertools.islice([value] if alone else value, MOST + 1))
     if not values:
         raise ValueError(f"{name} is {value!r}; expected at least one value")
+    if len(values) > MOST:
+        raise ValueError(f"{name} is {shown(value)}; expected at most {MOST:,} values")
+    for seed in values if name == "seed" else ():
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+            raise ValueError(f"seed is {shown(seed)}; expected a whole number, 0 or more and below 2^63")
+    for part in values:
+        if isinstance(part, (Mapping, Set)) or (isinstance(part, float) and math.isnan(part)):
+            raise ValueError(f"{name} is {shown(part)}; expected a setting's value")
     return values
+
+
+def _check_product(axes: Mapping[str, Sequence[Any]]) -> None:
+    """Check that settings crossed with one another are not too many members."""
+    number = math.prod(map(len, axes.values()))
+    if number > MOST:
+        names, sizes = " and ".join(axes), " x ".join(f"{len(axis):,}" for axis in axes.values())
+        raise ValueError(f"{names} are {sizes} values, {number:,} members; expected at most {MOST:,}")
 
 
 def plain(value: Any) -> Any:
     """Of a number of NumPy's or torch's, Python's; of a list, such as the units of several layers, a tuple."""
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):  # a named tuple is an object: a stream
         return tuple(map(plain, value))
-    return value.item() if isinstance(value, (Tensor, np.generic)) else value
+    if isinstance(value, Tensor):
+        return value.item() if value.numel() == 1 else value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _axes(values: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:

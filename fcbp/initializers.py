@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.checks import arguments
+from fcbp.kinds import Count, Device, NonNegative
 from fcbp.names import lookup
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
 
 Initializer = Callable[..., Tensor]
 Scale = Callable[[int, int], float]  # (fan_in, fan_out) -> standard deviation at gain 1
-Device = torch.device | str | None
 
 GAINS: dict[str, float] = {
     "linear": 1.0,
@@ -96,6 +96,17 @@ def _fan_mean(fan_in: int, fan_out: int) -> float:
     return math.sqrt(2.0 / (fan_in + fan_out))
 
 
+ARGUMENTS = """Args:
+    key: a key.
+    shape: of the result, ``(units, *rest)``.
+    fan_in: inputs of an output.
+    fan_out: outputs of an input.
+    dtype: of the result.
+    device: of the result; by default the key's.
+    gain: factor of the standard deviation, which follows the activation.
+"""
+
+
 def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: float, doc: str) -> Initializer:
     default_gain = gain
 
@@ -103,12 +114,12 @@ def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: flo
     def initializer(
         key: Int64[Tensor, ""],
         shape: Sequence[int],
-        fan_in: int,
-        fan_out: int,
+        fan_in: Count,
+        fan_out: Count,
         dtype: torch.dtype = torch.float32,
         device: Device = None,
         *,
-        gain: float = default_gain,
+        gain: NonNegative = default_gain,
     ) -> Float[Tensor, "units *rest"]:
         key = key if device is None else key.to(device)
         # Half-precision draws would be a few hundred values with a mean off 0: drawn finer, then rounded.
@@ -116,7 +127,7 @@ def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: flo
         return draw(key, shape, gain * scale(fan_in, fan_out), fine).to(dtype)
 
     initializer.__name__ = initializer.__qualname__ = name
-    initializer.__doc__ = doc
+    initializer.__doc__ = f"{doc}\n\n{ARGUMENTS}"
     return initializer
 
 

@@ -20,7 +20,7 @@ from fcbp.names import lookup
 
 __all__ = ["LOSSES", "Loss", "cross_entropy", "get", "mse"]
 
-Loss = Callable[..., Any]
+Loss = Callable[..., Any] | nn.Module
 
 
 @arguments

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from fcbp.cbp import CBPState, Hyperparams, bias_correction
 from fcbp.checks import arguments
+from fcbp.kinds import Finite, Fraction, NonNegative, SomeTensors
 
 __all__ = [
     "Spectrum",
@@ -39,6 +40,7 @@ __all__ = [
     "error",
     "gradient_magnitude",
     "mature_fraction",
+    "plasticity",
     "rank",
     "saturated_units",
     "spectrum",
@@ -57,7 +59,7 @@ Activation = Float[Tensor, "*samples units"]
 
 
 @arguments
-def squared_error(output: Float[Tensor, "..."], targets: Float[Tensor, "..."]) -> Float[Tensor, ""]:
+def squared_error(output: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean squared difference."""
     return (output - targets).square().mean()
 
@@ -100,7 +102,7 @@ def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
 
 
 @arguments
-def dormant_units(activation: Activation, threshold: float | Tensor = 0.025) -> Bool[Tensor, "units"]:
+def dormant_units(activation: Activation, threshold: NonNegative | Float[Tensor, ""] = 0.025) -> Bool[Tensor, "units"]:
     """Units whose mean absolute activation is at most ``threshold`` times their layer's.
 
     Sokar, Agarwal, Castro and Evci, "The dormant neuron phenomenon in deep reinforcement learning" (ICML 2023),
@@ -116,7 +118,7 @@ def dormant_units(activation: Activation, threshold: float | Tensor = 0.025) -> 
 
 @arguments
 def saturated_units(
-    activation: Activation, lower: float, upper: float, tolerance: float = 0.05
+    activation: Activation, lower: Finite, upper: Finite, tolerance: NonNegative = 0.05
 ) -> Bool[Tensor, "units"]:
     """Units of a bounded activation that lie at one of its ends on every sample.
 
@@ -136,7 +138,7 @@ def saturated_units(
 
 
 @arguments
-def weight_magnitude(params: Any) -> Float[Tensor, ""]:
+def weight_magnitude(params: SomeTensors) -> Float[Tensor, ""]:
     """Mean absolute value over every element of a pytree."""
     leaves = optree.tree_leaves(params)
     totals = [leaf.abs().sum() for leaf in leaves]
@@ -144,15 +146,43 @@ def weight_magnitude(params: Any) -> Float[Tensor, ""]:
 
 
 @arguments
-def gradient_magnitude(grads: Any) -> Float[Tensor, ""]:
+def gradient_magnitude(grads: SomeTensors) -> Float[Tensor, ""]:
     """Mean absolute gradient over every element of a pytree."""
     return weight_magnitude(grads)
 
 
 @arguments
-def update_magnitude(before: Any, after: Any) -> Float[Tensor, ""]:
-    """Mean absolute change over every element of two pytrees, such as the parameters before and after a step."""
+def update_magnitude(before: SomeTensors, after: SomeTensors) -> Float[Tensor, ""]:
+    """Mean absolute change over every element of two pytrees, such as the parameters before and after a step.
+
+    Raises:
+        ValueError: they have different structures, or a leaf is no tensor.
+    """
+    if optree.tree_structure(before) != optree.tree_structure(after):
+        raise ValueError(
+            f"after has the structure {optree.tree_structure(after)}; expected that of before, "
+            f"{optree.tree_structure(before)}"
+        )
     return weight_magnitude(optree.tree_map(torch.sub, after, before))
+
+
+@arguments
+def plasticity(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """How much of the loss on some examples a step on these examples takes away: ``1 - after / before``, from 0 to 1.
+
+    Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in continual learning" (ICLR 2024),
+    Eq. 8; as their code (``mohmdelsayed/upgd`` b75e90a, ``core/run/run_stats.py``) has it, over ``max(before, 1e-8)``
+    and clipped.
+
+    Args:
+        before: the loss on the examples before the step, 0 or more.
+        after: the loss on the same examples after it.
+
+    Example:
+        >>> plasticity(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.5, 3.0, 0.0]))
+        tensor([0.7500, 0.0000, 1.0000])
+    """
+    return (1 - after / before.clamp(min=1e-8)).clamp(0, 1)
 
 
 class Summary(NamedTuple):
@@ -203,7 +233,13 @@ def mature_fraction(state: CBPState, hyper: Hyperparams) -> Float[Tensor, ""]:
 
 @arguments
 def units_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
-    """How many units a learner's step replaced: what is true in the masks of ``info["replaced"]``."""
+    """How many units a learner's step replaced: what is true in the masks of ``info["replaced"]``.
+
+    Raises:
+        ValueError: ``info`` has none.
+    """
+    if "replaced" not in info:
+        raise ValueError(f"info has {', '.join(map(str, info)) or 'nothing'}; expected 'replaced', as a learner's has")
     return _number_true(info["replaced"])
 
 
@@ -259,7 +295,9 @@ def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
 
 
 @arguments
-def rank(matrix: Float[Tensor, "samples features"] | Spectrum, tolerance: float | None = None) -> Float[Tensor, ""]:
+def rank(
+    matrix: Float[Tensor, "samples features"] | Spectrum, tolerance: NonNegative | None = None
+) -> Float[Tensor, ""]:
     """How many singular values exceed ``tolerance`` times the largest.
 
     Args:
@@ -293,7 +331,9 @@ def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Floa
 
 
 @arguments
-def approximate_rank(matrix: Float[Tensor, "samples features"] | Spectrum, fraction: float = 0.99) -> Float[Tensor, ""]:
+def approximate_rank(
+    matrix: Float[Tensor, "samples features"] | Spectrum, fraction: Fraction = 0.99
+) -> Float[Tensor, ""]:
     """How many of the largest singular values hold 99 % of the sum of their squares.
 
     Yang, Zhang, Xu and Katabi, "Harnessing structures for value-based planning and reinforcement learning" (ICLR 2020).
@@ -307,7 +347,7 @@ def approximate_rank(matrix: Float[Tensor, "samples features"] | Spectrum, fract
 
 
 @arguments
-def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: float = 0.01) -> Float[Tensor, ""]:
+def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: Fraction = 0.01) -> Float[Tensor, ""]:
     """How many of the largest singular values hold ``1 - delta`` of their sum.
 
     Kumar, Agarwal, Ghosh and Levine, "Implicit under-parameterization inhibits data-efficient deep reinforcement

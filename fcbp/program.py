@@ -61,6 +61,10 @@ class Program:
         task_length: steps of a task, where the program has tasks and no stream; ``bin="task"`` makes each a bin.
         loops: whether ``step`` runs loops of its own (:func:`fcbp.loop.nested`): they are then compiled, and not the
             step around them.
+        next_border: ``next_border(step)``: the first number of steps after ``step`` at which ``border`` is called, the
+            same for all members; ``None`` where it never is again.
+        border: ``border(carry, problem, step) -> carry``, called between two steps, after a bin that ends there is
+            measured; ``problem`` is the stream's state, ``step`` the number of steps so far, a plain number.
 
     Raises:
         ValueError: an argument is of another kind than described, or a name collides with a dimension of results.
@@ -77,6 +81,8 @@ class Program:
     per: Mapping[str, str] = field(default_factory=dict)
     task_length: int | None = None
     loops: bool = False
+    next_border: Callable[[int], int | None] | None = None
+    border: Callable[[Any, Any, int], Any] | None = None
 
     def __post_init__(self) -> None:
         functions = {"init": self.init, "step": self.step}

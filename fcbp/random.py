@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fcbp.checks import arguments
+from fcbp.kinds import Device
 
 __all__ = [
     "bernoulli",
@@ -118,7 +119,7 @@ def _is_integer(value: object) -> bool:
 
 
 @arguments
-def key(seed: int | Tensor, device: torch.device | str | None = None) -> Int64[Tensor, "..."]:
+def key(seed: Integral | Tensor, device: Device = None) -> Int64[Tensor, "..."]:
     """A key from a seed.
 
     Args:

@@ -6,9 +6,18 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from fcbp.checks import arguments
+
 Path = tuple[str | int, ...]
 
-__all__ = ["Path", "get", "replace", "show"]
+__all__ = ["NoSuchPath", "Path", "get", "replace", "show"]
+
+
+class NoSuchPath(KeyError, ValueError):
+    """A path that a tree does not have: a missing key, and a wrong argument."""
+
+    def __str__(self) -> str:
+        return f"path is {self.args[0]!r}; expected one that the tree has"
 
 
 def _child(node: Any, entry: str | int) -> Any:
@@ -20,25 +29,37 @@ def _child(node: Any, entry: str | int) -> Any:
             return node[entry]
         if entry in getattr(node, "_fields", ()):
             return getattr(node, str(entry))
-    raise KeyError(entry)
+    raise NoSuchPath(entry)
 
 
+@arguments
 def get(tree: Any, path: Path) -> Any:
     """The subtree at ``path``: keys of mappings, positions of sequences, fields of named tuples.
 
     Raises:
-        KeyError: there is nothing at ``path``.
+        NoSuchPath: there is nothing at ``path``; it is a ``KeyError`` and a ``ValueError``.
     """
     for entry in path:
         try:
             tree = _child(tree, entry)
         except KeyError:
-            raise KeyError(path) from None
+            raise NoSuchPath(path) from None
     return tree
 
 
+@arguments
 def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
-    """``tree`` with ``updates`` in place of its own leaves; containers on the way are new, the rest is shared."""
+    """``tree`` with ``updates`` in place of its own leaves; containers on the way are new, the rest is shared.
+
+    Raises:
+        NoSuchPath: there is nothing at one of the paths.
+    """
+    for path in updates:
+        get(tree, path)
+    return _replaced(tree, updates)
+
+
+def _replaced(tree: Any, updates: Mapping[Path, Any]) -> Any:
     if not updates:
         return tree
     if () in updates:
@@ -46,7 +67,7 @@ def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
     below: dict[str | int, dict[Path, Any]] = {}
     for path, value in updates.items():
         below.setdefault(path[0], {})[path[1:]] = value
-    new = {entry: replace(_child(tree, entry), rest) for entry, rest in below.items()}
+    new = {entry: _replaced(_child(tree, entry), rest) for entry, rest in below.items()}
     if isinstance(tree, Mapping):
         out = {**tree, **new}
         if isinstance(tree, defaultdict):
@@ -57,6 +78,7 @@ def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
     return type(tree)(new.get(i, child) for i, child in enumerate(tree))
 
 
+@arguments
 def show(path: Path) -> str:
     """``path`` for a message: ``0.weight``, ``layers/0/weight``."""
     return "/".join(map(str, path))

@@ -466,7 +466,11 @@ METHOD_ROWS: list[MethodRow] = [
     ),
     *(
         MethodRow(name, build, lambda i: methods.NoHyperparams(), methods.NoHyperparams(), signalled=True)
-        for name, build in (("head-reset", methods.head_reset), ("full-reset", methods.full_reset))
+        for name, build in (
+            ("head-reset", methods.head_reset),
+            ("full-reset", methods.full_reset),
+            ("fresh", methods.fresh),
+        )
     ),
     MethodRow(
         "redo",

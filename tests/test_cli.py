@@ -409,7 +409,7 @@ def test_places_reach_the_sweep(swept, capsys, tmp_path):
         (["run", "bit-flipping", "--method", "bp", "cpb"], "method is 'cpb'.*did you mean .*'cbp'"),
         (["run", "bit-flipping", "--resume"], "--resume is given without --out; expected the directory of the run"),
         (["run", "none.yaml"], "none.yaml"),
-        (["export", "nowhere"], "expected --tensorboard and a folder"),
+        (["export", "nowhere"], "--tensorboard and a folder"),
         (["resume", "nowhere"], "run is 'nowhere', which holds no config.json"),
         (["compare", "nowhere", "nowhere"], "run is 'nowhere', which holds no results.zarr"),
         (["run", "bit-flipping", "--hidden"], r"hidden is \(\)"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 import warnings
+import weakref
 
 import optree
 import pytest
@@ -453,6 +454,21 @@ def test_a_library_is_kept_and_found_again(cache, monkeypatch):
     assert build.build(source(3))() == 3
 
 
+def test_one_message_says_what_is_compiled_and_for_whom(cache, caplog):
+    def learner_step(carry, x):
+        return carry * 1.25 + x, ()
+
+    carry, xs = torch.ones(5), torch.ones(3, 5)
+    for _ in range(2):
+        loop.scan(torch.vmap(learner_step), carry, xs)
+    (record,) = caplog.records
+    assert record.name == "fcbp"
+    assert re.search("compiling lanes of .*learner_step for 5 members", record.getMessage())
+    # Another step with the same source: it is compiled already.
+    loop.scan(torch.vmap(lambda carry, x: (carry * 1.25 + x, ())), carry, xs)
+    assert len(caplog.records) == 1
+
+
 def test_flags_and_processor_are_part_of_the_key(cache, monkeypatch):
     build.build(source(1), "-O0")
     build.build(source(1), "-O1")
@@ -793,3 +809,47 @@ def test_no_number_depends_on_the_machines_registers(shape):
         program = dataclasses.replace(drafted, source=source, plan=plan).compile()
         results.append(optree.tree_leaves(program(leaves, xs, 4)))
     assert all(map(torch.equal, *results))
+
+
+MACHINES = {"x86-64": "", "x86-64-v3": "avx2", "x86-64-v4": "avx512f"}
+"""Processors without AVX, with AVX2 and with AVX-512, and what one that runs their programs must have."""
+
+
+def on_machines(names, machine, monkeypatch, step, carry, xs):
+    """The results of programs that are compiled for several kinds of processors."""
+    flags = build._processor().split()
+    results = []
+    for name in names:
+        if MACHINES[name] and MACHINES[name] not in flags:
+            pytest.skip(f"this processor has no {MACHINES[name]}")
+        machine(name)
+        monkeypatch.setattr(choice, "_programs", weakref.WeakKeyDictionary())
+        results.append(optree.tree_leaves(loop.scan(step, carry, xs, backend="lanes")))
+    return results
+
+
+def test_a_learner_has_the_same_bits_with_avx2_and_avx512(machine, monkeypatch):
+    model = fcbp.nets.mlp(6, (9, 7), 3, activation="tanh")
+    units = fcbp.find_units(model, torch.zeros(1, 6))
+    learner = fcbp.make_learner(model, units, loss="cross_entropy", method=fcbp.methods.cbp())
+    hyper = fcbp.LearnerHyperparams(0.05, method=fcbp.Hyperparams(0.05, 2.0, 0.9))
+
+    def step(state, example):
+        state, info = learner.step(state, example, hyper)
+        return state, info["loss"]
+
+    state = torch.vmap(learner.init)(torch.stack([fcbp.random.key(i) for i in range(19)]))
+    xs = torch.randn(40, 19, 5, 6), torch.randint(3, (40, 19, 5))
+    first, second = on_machines(("x86-64-v3", "x86-64-v4"), machine, monkeypatch, torch.vmap(step), state, xs)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_sums_of_products_have_the_same_bits_on_every_processor(machine, monkeypatch):
+    def step(w, x):
+        h = torch.relu(x @ w)
+        return w - 0.01 * (x.T @ h), (h.sum(0) / 3, (x.double() @ w.double()).sqrt())
+
+    carry, xs = torch.randn(19, 6, 5), torch.randn(4, 19, 7, 6)
+    first, *others = on_machines(MACHINES, machine, monkeypatch, torch.vmap(step), carry, xs)
+    for other in others:
+        assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(first, other, strict=True))

@@ -14,7 +14,7 @@ ROOT = Path(fcbp.__file__).parent
 
 # A module imports only from lower layers and from its own; a package is one module here.
 LAYERS = [
-    {"checks", "random", "tree", "names", "concrete", "designs", "addresses", "show", "version"},
+    {"checks", "kinds", "paths", "random", "tree", "names", "concrete", "designs", "addresses", "show", "version"},
     {"units", "utility", "initializers", "losses", "data", "envs"},
     {"cbp", "weights", "optim", "methods", "metrics"},
     {"learner", "nets", "streams", "program", "stateful"},
@@ -22,7 +22,8 @@ LAYERS = [
     {"agents"},
     {"rehearsal", "experiment", "sweep", "sweeps"},
     {"analysis"},
-    {"plots", "cli"},
+    {"plots", "tuning", "export"},
+    {"bench", "cli"},
     {"__main__"},
 ]
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

@@ -290,11 +290,9 @@ def test_the_head_of_several_consumers_is_all_of_them_and_of_a_chain_the_last():
         (methods.swr(pruning="threshold"), SWRHyperparams(-1), "factor is -1; expected a number, 0 or more"),
         (methods.swr(), SWRHyperparams(period=0), "period is 0; expected a whole number of steps, 1 or more"),
         (methods.swr(), SWRHyperparams(decay_rate=1), r"decay_rate is 1; expected a number in \[0, 1\)"),
-        (methods.swr("gradients"), SWRHyperparams(), "utility is 'gradients'; expected one of.*'gradient'"),
         (methods.swr(initializer="kaiming_uniform"), SWRHyperparams(), "expected two axes or more"),
         (methods.swr(), NoHyperparams(), r"hyper is NoHyperparams\(\); expected SWRHyperparams"),
         (methods.cbp_weights(), fcbp.weights.Hyperparams(2.0), r"reset_rate is 2\.0; expected"),
-        (methods.cbp_weights(selection="low"), fcbp.weights.Hyperparams(), "selection is 'low'; .*'lowest'"),
         (methods.head_reset(), NoHyperparams(), "new_task is None; head-reset needs to know .*task_signal=True"),
         (methods.full_reset(), NoHyperparams(), "new_task is None; full-reset needs to know .*task_signal=True"),
     ],
@@ -307,6 +305,10 @@ def test_numbers_out_of_range_options_and_signals_that_are_missing(method, hyper
 def test_options_of_the_builders():
     with pytest.raises(ValueError, match="pruning is 'treshold'; expected one of proportional, threshold"):
         methods.swr(pruning="treshold")
+    with pytest.raises(ValueError, match=r"utility is 'gradients'; expected one of.*'gradient'"):
+        methods.swr("gradients")
+    with pytest.raises(ValueError, match=r"selection is 'low'; .*'lowest'"):
+        methods.cbp_weights(selection="low")
     params = contract.params(0)
     with pytest.raises(ValueError, match=r"head names '4\.weight'; expected some of 0\.bias, "):
         methods.head_reset(["4.weight"]).init(UNITS, params, fcbp.random.key(0))

@@ -293,7 +293,7 @@ CALLS: dict[str, dict[str, Any]] = {
     },
 }
 WITHOUT_ARGUMENTS = {
-    *("data.default_root", "data.names", "methods.backprop", "methods.full_reset", "methods.l2"),
+    *("data.default_root", "data.names", "methods.backprop", "methods.fresh", "methods.full_reset", "methods.l2"),
     *("methods.weight_decay", "experiment.setting_names"),
 }
 ELSEWHERE = {"loop.check_carry", "data.fetch", "nets.resnet18"}
@@ -362,12 +362,14 @@ def call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
     return function(*before, given[variadic[0]], **rest)
 
 
-def outcome(run: Callable[[], Any], argument: str) -> str:
-    """What came of a call with a wrong value."""
+def outcome(run: Callable[[], Any], argument: str, value: Any) -> str:
+    """What came of a call with a wrong value; a file that is not there is an ``OSError`` that names the file."""
     try:
         run()
     except ValueError as error:
         return "names it" if argument in str(error) else f"ValueError without the name: {error}"
+    except FileNotFoundError as error:
+        return "no such file" if str(value) in str(error) else f"FileNotFoundError without the file: {error}"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "accepted"

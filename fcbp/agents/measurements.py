@@ -23,6 +23,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "episodes": ("episodes that ended", "1"),
     "policy_loss": ("loss of the policy", "1"),
     "value_loss": ("mean squared error of the values", "1"),
+    "value": ("mean value of the actions taken", "1"),
     "entropy": ("entropy of the policy", "1"),
     "divergence": ("estimate of the divergence of the new policy from the old", "1"),
     "clipped_fraction": ("fraction of the ratios beyond the bound", "1"),

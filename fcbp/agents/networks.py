@@ -13,7 +13,7 @@ from fcbp import initializers, random
 from fcbp.checks import arguments
 from fcbp.nets import mlp
 
-__all__ = ["ActorCritic", "draw_weights"]
+__all__ = ["ActionValues", "ActorCritic", "draw_weights"]
 
 
 class ActorCritic(nn.Module):
@@ -70,6 +70,33 @@ class ActorCritic(nn.Module):
         else:
             found = self.policy(observations), self.value(observations)[..., 0]
         return (*found, self.log_std) if hasattr(self, "log_std") else found
+
+
+class ActionValues(nn.Module):
+    """The value of each action in a state.
+
+    Args:
+        observation_size: numbers of an observation.
+        actions: how many there are.
+        hidden: units of each hidden layer.
+        activation: as of :class:`ActorCritic`.
+
+    Example:
+        >>> import torch
+        >>> ActionValues(4, 2)(torch.zeros(5, 4)).shape
+        torch.Size([5, 2])
+    """
+
+    @arguments
+    def __init__(
+        self, observation_size: int, actions: int, *, hidden: Sequence[int] = (64, 64), activation: str = "relu"
+    ):
+        super().__init__()
+        self.value = mlp(observation_size, hidden, actions, activation=activation)
+
+    def forward(self, observations: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch actions"]:
+        found: Tensor = self.value(observations)
+        return found
 
 
 @arguments

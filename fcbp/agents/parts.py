@@ -81,6 +81,14 @@ class World(NamedTuple):
             **{name: settings[name] for name in self.environment.physics._fields if name in self.numbers}
         )
 
+    def level(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The level of a step of the program, whether it begins with that step, and whether it ends with it."""
+        if self.task_length is None:
+            never = torch.zeros_like(step, dtype=torch.bool)
+            return torch.zeros_like(step), never, never
+        place = step % self.task_length
+        return self.change.level(step), (place == 0) & (step > 0), place == self.task_length - 1
+
 
 @arguments
 def make_world(

@@ -274,7 +274,7 @@ class _Agent:
     def step(self, state: PPOState, settings: Mapping[str, Any]) -> tuple[PPOState, dict[str, Tensor]]:
         check_numbers(settings, RANGES)
         key, noise_key, start_key, level_key, order_key = random.split(state.key, 5).unbind()
-        level, begins, ends = self._level(state.iteration)
+        level, begins, ends = self.world.level(state.iteration)
         physics = self.world.change.physics(self.world.physics(settings), state.change_key, level)
         copies = new_level(self.world.environment, state.copies, begins, random.split(level_key, self.copies), physics)
         params = state.learner.params
@@ -306,15 +306,6 @@ class _Agent:
         return ~torch.stack(parts).isfinite().all()
 
     # --- parts of a step --------------------------------------------------------------------------------
-
-    def _level(self, iteration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The level, whether it begins with this iteration, and whether it ends with it."""
-        length = self.world.task_length
-        if length is None:
-            never = torch.zeros_like(iteration, dtype=torch.bool)
-            return torch.zeros_like(iteration), never, never
-        place = iteration % length
-        return self.world.change.level(iteration), (place == 0) & (iteration > 0), place == length - 1
 
     def _seen(self, observations: Tensor, statistics: Any) -> Tensor:
         return normalised(observations, statistics) if self.of_observations else observations

@@ -10,6 +10,7 @@ import numpy as np
 
 from fcbp.checks import arguments
 from fcbp.designs import plain
+from fcbp.names import unknown
 
 if TYPE_CHECKING:
     import xarray
@@ -20,6 +21,7 @@ __all__ = [
     "Setting",
     "apart",
     "bins_of",
+    "chosen_variable",
     "describe",
     "identity",
     "is_unset",
@@ -51,13 +53,27 @@ def main_variable(results: xarray.Dataset) -> str:
 
 
 @arguments
+def chosen_variable(results: xarray.Dataset) -> str:
+    """The variable that methods are compared by where none is named: the accuracy, or else the main one."""
+    return "accuracy" if "accuracy" in results.data_vars else main_variable(results)
+
+
+@arguments
 def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> Iterator[tuple[Setting, Setting]]:
     """Every setting: where it is (for ``isel``), and what sets it apart from the others.
 
     Args:
         results: a sweep's.
         over: the dimension that settings are averaged over.
+
+    Raises:
+        ValueError: ``results`` has no such dimension.
     """
+    _check_over(results, over)
+    return _settings(results, over)
+
+
+def _settings(results: xarray.Dataset | xarray.DataArray, over: str) -> Iterator[tuple[Setting, Setting]]:
     dims = [str(dim) for dim in results.dims if dim not in (over, *BINS)]
     names = apart(results, over)
     for index in itertools.product(*(range(results.sizes[dim]) for dim in dims)):
@@ -70,7 +86,11 @@ def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> lis
     """What differs between settings: the method first, the dimensions, and what sets listed settings apart.
 
     A setting that only one method has, and always with one value, says no more than the method does.
+
+    Raises:
+        ValueError: ``results`` has no dimension ``over``.
     """
+    _check_over(results, over)
     names = [str(dim) for dim in results.dims if dim not in (over, *BINS, *ROWS) and results.sizes[dim] > 1]
     for dim in ROWS:
         if results.sizes.get(dim, 1) > 1:
@@ -82,6 +102,11 @@ def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> lis
                     names.append(name)
             names = names or [dim]
     return sorted(names, key=lambda name: name != "method")
+
+
+def _check_over(results: xarray.Dataset | xarray.DataArray, over: str) -> None:
+    if over not in ("seed", *BINS, *results.dims):
+        raise unknown("over", over, map(str, results.dims))
 
 
 @arguments

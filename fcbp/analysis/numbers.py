@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from fcbp.analysis.members import Setting, bins_of, main_variable, settings
+from fcbp.analysis.members import Setting, bins_of, chosen_variable, main_variable, settings
 from fcbp.checks import arguments
+from fcbp.kinds import Fraction
 
 if TYPE_CHECKING:
     import xarray
@@ -28,12 +29,14 @@ __all__ = [
     "compare",
     "end_of_run",
     "experiment_of",
+    "is_higher_better",
+    "lost_plasticity",
     "summary",
 ]
 
 DRAWS = 10_000
 LEVEL = 0.95
-HIGHER = ("accuracy", "return")
+HIGHER = ("accuracy", "return", "plasticity")
 """Ends of the names of variables of which more is better."""
 COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
 
@@ -49,7 +52,7 @@ def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
 
 
 @arguments
-def bootstrap(values: Float[np.ndarray, "seeds"], *, level: float = LEVEL, key: int = 0) -> tuple[float, float]:
+def bootstrap(values: Float[np.ndarray, "seeds"], *, level: Fraction = LEVEL, key: int = 0) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean (Efron and Tibshirani, 1993); NaN for less than two values.
 
     Args:
@@ -121,18 +124,22 @@ def summary(results: xarray.Dataset, variable: str | None = None, *, last: float
         ValueError: ``variable`` is not in ``results``, or ``last`` is no fraction.
     """
     _check_fraction(last)
-    named, variable = variable is not None, variable or main_variable(results)
-    if variable not in results.data_vars:
-        raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
+    named, variable = variable is not None, main_variable(results) if variable is None else variable
+    _check_variable(results, variable)
     bins = max(1, round(last * results.sizes[bins_of(results)]))
     rows = [_row(results.isel(at), setting, at, variable, last, bins) for at, setting in settings(results)]
-    higher = variable.endswith(HIGHER)
+    higher = is_higher_better(variable)
     best = {
         method: _best((row for row in rows if row.method == method), higher) for method in {row.method for row in rows}
     }
     # Of a program's own variable nobody knows which end is good.
     several = len(rows) > 1 and (named or variable == "loss")
     return [dataclasses.replace(row, best=several and row is best[row.method], higher=higher) for row in rows]
+
+
+def _check_variable(results: xarray.Dataset, variable: str) -> None:
+    if variable not in results.data_vars:
+        raise ValueError(f"variable is {variable!r}; expected one of {', '.join(map(str, results.data_vars))}")
 
 
 def _row(chosen: xarray.Dataset, setting: Setting, at: Setting, variable: str, last: float, bins: int) -> Row:
@@ -203,9 +210,9 @@ def compare(
     Raises:
         ValueError: ``variable`` is not in both, or they have no seed in common.
     """
-    variable = variable or main_variable(first)
+    variable = main_variable(first) if variable is None else variable
     sides = [(results, summary(results, variable, last=last)) for results in (first, second)]
-    best = [_best(rows, variable.endswith(HIGHER)) or rows[0] for _, rows in sides]
+    best = [_best(rows, is_higher_better(variable)) or rows[0] for _, rows in sides]
     pairs = [(best[0], best[1])]
     pairs += [(a, b) for a in sides[0][1] for b in sides[1][1] if a.setting == b.setting and (a, b) != pairs[0]]
     return [_difference((first, a), (second, b), variable, last) for a, b in pairs]
@@ -225,8 +232,50 @@ def _difference(a: tuple[xarray.Dataset, Row], b: tuple[xarray.Dataset, Row], va
 
 
 @arguments
+def lost_plasticity(
+    results: xarray.Dataset, variable: str | None = None, *, baseline: str = "fresh", last: float = 0.2
+) -> list[Difference]:
+    """Of each method, at its best, the difference to learners begun anew with every task, paired by seed.
+
+    A network has lost plasticity where it ends worse than one that is new to the task (Dohare et al., Nature 2024,
+    Fig. 2). That is :func:`fcbp.methods.fresh`, itself at its best.
+
+    Args:
+        results: of a sweep over methods, of which one is the baseline.
+        variable: what is compared; by default the accuracy where it was measured, else the loss or the first variable.
+        baseline: the method that the others are compared with.
+        last: the fraction of the run that counts as its end.
+
+    Returns:
+        The baseline first and a method second, the best method first.
+
+    Raises:
+        ValueError: there is no such method in the results, or no such variable.
+    """
+    variable = variable or chosen_variable(results)
+    rows = best_of_each(summary(results, variable, last=last))
+    first = next((row for row in rows if row.method == baseline), None)
+    if first is None:
+        known = ", ".join(str(row.method) for row in rows)
+        raise ValueError(f"baseline is {baseline!r}; expected one of the methods that were run: {known}")
+    return [_difference((results, first), (results, row), variable, last) for row in rows if row is not first]
+
+
+@arguments
+def is_higher_better(variable: str) -> bool:
+    """Whether the best are those with the highest values: of accuracies, returns and plasticity; else the lowest.
+
+    Example:
+        >>> is_higher_better("test_accuracy"), is_higher_better("loss")
+        (True, False)
+    """
+    return variable.endswith(HIGHER)
+
+
+@arguments
 def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[int, float]:
     """The end of the run of each seed of one setting."""
+    _check_variable(chosen, variable)
     ends = np.atleast_1d(end_of_run(chosen[variable], last).values).astype(float)
     if "seed" in chosen.coords:
         seeds = np.atleast_1d(chosen["seed"].values).tolist()

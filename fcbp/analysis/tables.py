@@ -8,14 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fcbp.analysis.members import describe, main_variable, others, show
-from fcbp.analysis.numbers import COUNTS, LEVEL, Difference, Row, best_of_each, summary
+from fcbp.analysis.members import chosen_variable, describe, main_variable, others, show
+from fcbp.analysis.numbers import (
+    COUNTS,
+    LEVEL,
+    Difference,
+    Row,
+    best_of_each,
+    is_higher_better,
+    lost_plasticity,
+    summary,
+)
 from fcbp.checks import arguments
 
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["columns", "differences_table", "ranking", "table", "times"]
+__all__ = ["columns", "differences_table", "label", "lost_table", "ranking", "table", "times"]
 
 
 @arguments
@@ -110,6 +119,42 @@ def columns(cells: dict[str, list[str]], *, left: bool = False) -> str:
     adjust = str.ljust if left else str.rjust
     return "\n".join(
         "  ".join(adjust(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+@arguments
+def lost_table(
+    results: xarray.Dataset, variable: str | None = None, *, baseline: str = "fresh", last: float = 0.2
+) -> str:
+    """Whether plasticity is lost: a line for each method, with its difference to :func:`fcbp.methods.fresh`.
+
+    See :func:`lost_plasticity`. "lost" stands where the interval holds only values that are worse than the baseline's,
+    "better" where it holds only better ones.
+
+    Args:
+        results: a sweep's, of several methods.
+        variable: compared; by default the accuracy, or the loss.
+        baseline: name of the method that the others are compared with.
+        last: fraction of the run that counts as its end.
+    """
+    variable = variable or chosen_variable(results)
+    found = lost_plasticity(results, variable, baseline=baseline, last=last)
+    sign = 1 if is_higher_better(variable) else -1
+
+    def verdict(d: Difference) -> str:
+        return "" if not d.low * d.high > 0 else "better" if sign * d.mean > 0 else "lost"
+
+    return columns(
+        {
+            "method": [str(d.second["method"]) for d in found],
+            "at its best": [describe(others(d.second)) or "-" for d in found],
+            variable.replace("_", " "): [f"{d.ends[1]:.3f}" for d in found],
+            baseline: [f"{d.ends[0]:.3f}" for d in found],
+            "difference": [f"{d.mean:+.3f}" for d in found],
+            f"{LEVEL:.0%} interval": [f"{d.low:+.3f} to {d.high:+.3f}" if np.isfinite(d.low) else "" for d in found],
+            "seeds": [str(d.seeds) for d in found],
+            "plasticity": [verdict(d) for d in found],
+        }
     )
 
 

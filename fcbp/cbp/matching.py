@@ -258,8 +258,8 @@ def axes_of(moment: Moment, shape: Shape) -> dict[int, int]:
     where = f"opt_state has {tree.show(moment.path)} of shape {own} under the name of {tree.show(moment.parameter)}"
     if not choices or len(own) == len(shape):
         raise ValueError(
-            f"{where}; expected {shape}, or a row or a column of it: moments from before a parameter changed its shape "
-            "are made anew by the optimiser's init"
+            f"{where}; expected {shape}, as replaced, or a row or a column of it: moments from before a parameter "
+            "changed its shape are made anew by the optimiser's init"
         )
     if len(choices) > 1 and moment.side is None:
         raise ValueError(

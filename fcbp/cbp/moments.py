@@ -15,6 +15,7 @@ from fcbp.cbp.matching import Moment, Owners, axes_of, match, misfit, place_in, 
 from fcbp.cbp.state import Params, Replaced, check_by_group, check_groups
 from fcbp.checks import arguments
 from fcbp.concrete import is_nothing
+from fcbp.kinds import Finite, Tensors
 from fcbp.tree import Path
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice, put, update
@@ -24,7 +25,7 @@ __all__ = ["Fresh", "fresh_value", "reset_buffers", "reset_moments"]
 Plan = tuple[tuple[Path, tuple[tuple[str, Slice], ...]], ...]
 MOST_PLANS = 64
 
-Fresh = float | Tensor | Callable[[Path, Tensor], float | Tensor] | Any
+Fresh = Finite | Tensor | Callable[[Path, Tensor], float | Tensor] | Tensors
 """What a reset entry becomes: a number, a function ``(path, leaf) -> number or tensor like leaf``, or a pytree like the
 optimiser's state."""
 

@@ -91,7 +91,10 @@ def update_utility(
             incoming_grads=_weights(group, group.incoming, grads) if looks_at_grads else (),
             outgoing_grads=_weights(group, group.outgoing, grads) if looks_at_grads else (),
         )
-        util[name] = keep * util[name] + take_in * instantaneous(observation).to(util[name].dtype)
+        value = instantaneous(observation)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"measure is {measure!r}, which gives {value!r}; expected a tensor ({group.size},)")
+        util[name] = keep * util[name] + take_in * value.to(util[name].dtype)
     return state._replace(age=age, utility=util, mean_activation=mean, key=key)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fcbp import random, show, tree
 from fcbp.checks import arguments
+from fcbp.kinds import Tensors
 from fcbp.names import unknown
 from fcbp.units import UnitGroup, check_units
 
@@ -30,7 +31,7 @@ __all__ = [
     "init_state",
 ]
 
-Params = Any
+Params = Tensors
 Replaced = dict[str, Bool[Tensor, "units"]]
 
 

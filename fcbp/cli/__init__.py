@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcbp.cli.bench import Bench
 from fcbp.cli.data import DATA_COMMANDS
 from fcbp.cli.errors import one_line_errors
 from fcbp.cli.flags import flags_of, run_arguments
@@ -96,7 +97,12 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
     with one_line_errors():
         command: Any = tyro.extras.subcommand_cli_from_dict(
-            {"run": kinds, **{name: positional(kind) for name, kind in COMMANDS.items()}, "data": Data},
+            {
+                "run": kinds,
+                **{name: positional(kind) for name, kind in COMMANDS.items()},
+                "bench": positional(Bench),
+                "data": Data,
+            },
             prog="fcbp",
             description="Continual Backpropagation, vmapped over seeds and settings.",
             args=list(words),

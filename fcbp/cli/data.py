@@ -23,10 +23,11 @@ class List:
 
     def __call__(self) -> int:
         rows = [data.about(name, self.root) for name in data.names()]
+        root = data.default_root() if self.root is None else self.root
         if self.json:
-            print(as_json({"root": self.root or data.default_root(), "data": rows}))
+            print(as_json({"root": root, "data": rows}))
             return 0
-        print(f"data sets in {self.root or data.default_root()}")
+        print(f"data sets in {root}")
         print(analysis.columns({key: [row[key] for row in rows] for key in rows[0]}, left=True))
         return 0
 

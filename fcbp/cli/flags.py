@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -42,6 +43,8 @@ class Flag:
     """In words."""
     several: bool = False
     """Whether one value of the setting is several words."""
+    optional: bool = False
+    """Whether the default is none at all, which does not tell words from numbers."""
 
     @property
     def field(self) -> str:
@@ -70,6 +73,7 @@ def flags_of(subject: Experiment | FunctionMaker, own: Sequence[Part] = ()) -> l
             documents.get(name, ""),
             _default(name, default, all_parts),
             name in sequences,
+            default is None and name not in LENGTHS,
         )
         for name, default in experiments.setting_names(*own).items()
         if name != "seed"
@@ -128,6 +132,14 @@ def run_arguments(flags: Sequence[Flag]) -> type:
     fields: list[tuple[str, Any, Any]] = [
         ("experiment", Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=names)], dataclasses.MISSING),
         ("seeds", flag(int | None, "number of seeds, from 0 on", "10"), None),
+        ("tune_seeds", flag(int | None, "choose each method's setting on so many seeds", "all is one run"), None),
+        (
+            "report_seeds",
+            flag(int | None, "report the chosen on so many fresh seeds", "20 with --tune-seeds"),
+            None,
+        ),
+        ("choose_by", flag(str | None, "the variable by which settings are chosen", "accuracy, or loss"), None),
+        ("choose_over", flag(float, "the last fraction of the run whose mean is compared", "1, the whole run"), 1.0),
         ("grid", flag(bool, "try each method over its small grid of the numbers that are not given", "True"), True),
         ("out", flag(Path | None, "run directory, new or empty", "runs/NAME-TIME"), None),
         ("resume", flag(bool, "go on with the run in --out, where there is one", "False"), False),
@@ -172,6 +184,8 @@ def given(arguments: Any, flags: Sequence[Flag]) -> dict[str, tuple[Any, ...]]:
         values = getattr(arguments, flag.field, UNSET)
         if isinstance(values, Unset):
             continue
+        if flag.optional and flag.kind is str:
+            values = tuple(map(_number, values))
         if flag.several:
             values = (tuple(values),)
         if not values:
@@ -189,6 +203,14 @@ def _bin(value: str) -> int | str:
         return int(value)
     except ValueError:
         raise ValueError(f"--bin is {value!r}; expected a number of steps, or task") from None
+
+
+def _number(word: str) -> Any:
+    """A word as the number that it is, if it is one."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(word)
+    return word
 
 
 def _kind(name: str, default: Any, all_parts: Sequence[Part]) -> type:

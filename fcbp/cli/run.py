@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fcbp import addresses, analysis, designs, sweeps
+from fcbp import addresses, analysis, designs, sweeps, tuning
 from fcbp import experiment as experiments
 from fcbp.cli.flags import LENGTHS, Flag, given
 from fcbp.cli.subject import read
@@ -25,9 +25,10 @@ from fcbp.sweeps.makers import FunctionMaker
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["members_of", "notes_on_stderr", "print_tables", "report", "run"]
+__all__ = ["members_of", "notes_on_stderr", "print_tables", "report", "report_tuned", "run"]
 
 SEEDS = 10
+TUNE_SEEDS, REPORT_SEEDS = 3, 20
 MOST_SEEDS = 100_000
 """A sweep lists its members before it starts: more of them take minutes and the memory of the machine."""
 CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
@@ -41,6 +42,12 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
     if arguments.seeds is not None and not 1 <= arguments.seeds <= MOST_SEEDS:
         raise ValueError(
             f"--seeds is {arguments.seeds}; expected the number of seeds, 1 or more and at most {MOST_SEEDS:,}"
+        )
+    tuned = arguments.tune_seeds is not None or arguments.report_seeds is not None
+    if tuned and arguments.seeds is not None:
+        raise ValueError(
+            f"--seeds is {arguments.seeds} beside --tune-seeds or --report-seeds; expected these two, which name the "
+            "seeds of both sweeps"
         )
     subject, swept = read(arguments.experiment)
     values = {**swept, **given(arguments, flags)}
@@ -57,6 +64,24 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
         subject, members = _members_of_program(subject, values)
     name = f"{_short(arguments.experiment)}-{time.strftime('%Y%m%d-%H%M%S')}"
     place = fresh(Path("runs") / name) if arguments.out is None else nullcontext(expanded("--out", arguments.out))
+    how = {"accept_changes": arguments.accept_changes, "compile": arguments.compile, **places(arguments)}
+    how |= {"members_at_once": arguments.members_at_once, "notes": notes}
+    if tuned:
+        with place as out, notes_on_stderr():
+            done = tuning.tune(
+                subject,
+                [without_seed(settings, subject) for settings in members if _is_first(settings, members)],
+                tune_seeds=arguments.tune_seeds or TUNE_SEEDS,
+                report_seeds=arguments.report_seeds or REPORT_SEEDS,
+                variable=arguments.choose_by,
+                over=arguments.choose_over,
+                out=out,
+                resume=arguments.resume,
+                **lengths,
+                **how,
+            )
+        report_tuned(done, out)
+        return 0
     with place as out, notes_on_stderr():
         results = sweeps.sweep(
             subject,
@@ -64,14 +89,32 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
             **lengths,
             out=out,
             resume=arguments.resume,
-            accept_changes=arguments.accept_changes,
-            compile=arguments.compile,
-            **places(arguments),
-            members_at_once=arguments.members_at_once,
-            notes=notes,
+            **how,
         )
     report(results, out)
     return 0
+
+
+def _is_first(settings: Mapping[str, Any], members: Members) -> bool:
+    """Whether a member is that of its setting's first seed."""
+    return settings.get("seed") == next(iter(members)).get("seed")
+
+
+def without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
+    """A member's setting, with the experiment's method where it names none."""
+    method = {"method": subject.method} if isinstance(subject, Experiment) else {}
+    return {**method, **{name: value for name, value in settings.items() if name != "seed"}}
+
+
+def report_tuned(done: tuning.Tuned, out: Path) -> None:
+    """Print what was chosen and what came of it, and draw pictures."""
+    print(tuning.table(done))
+    for name, results in ((tuning.TUNE, done.tune), (tuning.REPORT, done.report)):
+        print(f"\n{name}: {duration(results.attrs['seconds'])}, {results.attrs['members_with_nan']} members with NaN")
+        if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
+            print(analysis.times(results))
+        print(f"data      {out / name / sweeps.STORE}")
+        draw(results, out / name)
 
 
 def _short(name: str) -> str:
@@ -202,6 +245,9 @@ def print_tables(results: xarray.Dataset) -> None:
     print(analysis.table(results))
     if len({row.method for row in analysis.summary(results)}) > 1:
         print(f"\n{analysis.ranking(results)}")
+    if len(methods := {row.method for row in analysis.summary(results)}) > 1 and "fresh" in methods:
+        print("\nloss of plasticity: the difference to fresh, paired by seed, last fifth of the run")
+        print(analysis.lost_table(results))
     if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
         print(f"\n{analysis.times(results)}")
     members = results[analysis.main_variable(results)].size // results.sizes[analysis.bins_of(results)]

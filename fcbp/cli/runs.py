@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from fcbp import analysis, sweeps
+from fcbp import analysis, export, sweeps, tuning
 from fcbp import experiment as experiments
 from fcbp.cli.about import Completion, Info
 from fcbp.cli.page import page
-from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report
+from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
 from fcbp.cli.words import as_json, experiments_by_kind
-from fcbp.sweeps.files import expanded, write
+from fcbp.paths import expanded
+from fcbp.sweeps.files import write
 from fcbp.sweeps.folder import read_config
 
 __all__ = ["COMMANDS"]
@@ -41,6 +40,11 @@ class Resume:
     """go on although the source of a part, or what can be compiled, has changed since the run began"""
 
     def __call__(self) -> int:
+        if tuning.is_tuned(self.run):
+            with notes_on_stderr():
+                done = tuning.resume(self.run, **places(self), accept_changes=self.accept_changes)
+            report_tuned(done, self.run)
+            return 0
         with notes_on_stderr():
             results = sweeps.resume(self.run, **places(self), accept_changes=self.accept_changes)
         report(results, self.run)
@@ -55,7 +59,8 @@ class Plot:
     """run directory, such as `fcbp ls` prints"""
 
     def __call__(self) -> int:
-        draw(_there(sweeps.open(self.run)), self.run)
+        for run in tuning.sweeps_of(self.run) if tuning.is_tuned(self.run) else (self.run,):
+            draw(_there(sweeps.open(run)), run)
         return 0
 
 
@@ -109,9 +114,12 @@ class List:
     """as JSON"""
 
     def __call__(self) -> int:
-        if not (self.named or self.runs == Path("runs") or self.runs.is_dir()):
+        folder = expanded("--runs", self.runs)
+        if not (self.named or self.runs == Path("runs") or folder.is_dir()):
             raise ValueError(f"runs is {str(self.runs)!r}, which is no folder; expected one with run directories in it")
-        paths = sorted(path.parent for path in self.runs.glob(f"*/{sweeps.CONFIG}"))
+        found = [path.parent for path in folder.glob(f"*/{sweeps.CONFIG}")]
+        found += [run for path in folder.glob("*") if tuning.is_tuned(path) for run in tuning.sweeps_of(path)]
+        paths = sorted(found)
         rows = [_described(path) for path in paths]
         if self.json:
             named = {"experiments": experiments_by_kind()} if self.named else {}
@@ -121,7 +129,7 @@ class List:
             print("experiments")
             for name, experiment in experiments.EXPERIMENTS.items():
                 print(f"  {name}: {experiment.describe()}")
-        print(f"runs in {self.runs}/" if paths else f"no runs in {self.runs}/")
+        print(f"runs in {folder}/" if paths else f"no runs in {folder}/")
         if paths:
             columns = {name: [row.get(name, "") for row in rows] for name in rows[0]}
             print(analysis.columns(columns, left=True))
@@ -190,33 +198,33 @@ class Export:
     """run directory, such as `fcbp ls` prints"""
     tensorboard: Path | None = None
     """folder to write TensorBoard's files to, a run for each member"""
+    csv: Path | None = None
+    """file to write a table to, a row for each member and bin"""
+    parquet: Path | None = None
+    """the same table as Parquet"""
+    wandb: str | None = None
+    """project of Weights & Biases, a run for each member; offline unless WANDB_MODE says otherwise"""
 
     def __call__(self) -> int:
-        if self.tensorboard is None:
-            raise ValueError("export has nothing to write; expected --tensorboard and a folder")
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise ImportError(
-                "the export needs tensorboardX; install it with: pip install 'fcbp[tensorboard]'"
-            ) from None
+        given = {name: getattr(self, name) for name in ("csv", "parquet", "tensorboard", "wandb")}
+        if not any(given.values()):
+            raise ValueError(
+                "export has nothing to write; expected --csv or --parquet and a file, --tensorboard and a folder, or "
+                "--wandb and a project"
+            )
         results = sweeps.open(self.run)
-        number = 0
-        for at, setting in analysis.settings(results, over="step"):
-            writer = SummaryWriter(str(self.tensorboard / _folder(setting)))
-            for name, values in results.isel(at).data_vars.items():
-                for step, value in zip(results["step"].values, values.values, strict=True):
-                    if np.isfinite(value):
-                        writer.add_scalar(str(name), float(value), int(step))
-            writer.close()
-            number += 1
-        print(f"{number} members in {self.tensorboard}; to see them: tensorboard --logdir {self.tensorboard}")
+        tables = (("--csv", self.csv, export.to_csv), ("--parquet", self.parquet, export.to_parquet))
+        for flag, path, to_table in tables:
+            if path is not None:
+                print(f"table     {to_table(results, expanded(flag, path))}")
+        if self.tensorboard is not None:
+            target = expanded("--tensorboard", self.tensorboard)
+            number = export.to_tensorboard(results, target)
+            print(f"{number} members in {target}; to see them: tensorboard --logdir {target}")
+        if self.wandb is not None:
+            number = export.to_wandb(results, self.wandb)
+            print(f"{number} members in wandb/; to send those that are offline: wandb sync --sync-all")
         return 0
-
-
-def _folder(setting: dict[str, Any]) -> str:
-    parts = [f"{name}={analysis.show(value)}" for name, value in setting.items()]
-    return ",".join(parts).replace("/", "_").replace(" ", "") or "run"
 
 
 def _there(results: Any) -> Any:

@@ -156,7 +156,7 @@ def _write(layout: Layout, name: str, path: Path) -> None:
                     writers[chunk.split, kind].append(values)
             _need_training(name, layout, writers["train", "inputs"].length if writers else 0)
         about = {"name": name, "version": VERSION, "files": [str(file) for file in layout.files]}
-        (part / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        (part / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         try:
             part.rename(path)
         except OSError:

@@ -13,6 +13,7 @@ from fcbp.data.catalogue import CATALOGUE, default_root
 from fcbp.data.loading import layout_of
 from fcbp.data.places import checksum
 from fcbp.names import lookup
+from fcbp.paths import expanded
 
 __all__ = ["FileState", "about", "check"]
 
@@ -49,8 +50,9 @@ def about(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, st
         ('yes', 'CC BY 4.0')
     """
     entry = lookup("name", name, CATALOGUE)
+    folder = expanded("root", root) if root is not None else default_root()
     try:
-        layout_of(name, Path(root).expanduser() if root is not None else default_root())
+        layout_of(name, folder)
         there = "yes"
     except FileNotFoundError:
         there = "no"
@@ -79,7 +81,7 @@ def check(name: str | None = None, root: str | os.PathLike[str] | None = None) -
         >>> [(line.name, line.state, line.detail) for line in check("digits")]
         [('digits', 'good', '1,437 + 360 examples of (1, 8, 8)')]
     """
-    folder = Path(root).expanduser() if root is not None else default_root()
+    folder = expanded("root", root) if root is not None else default_root()
     chosen: Iterable[str] = CATALOGUE
     if name is not None:
         lookup("name", name, CATALOGUE)

@@ -15,6 +15,7 @@ from fcbp.checks import arguments
 from fcbp.data.catalogue import CATALOGUE, Published, default_root
 from fcbp.data.places import checksum
 from fcbp.names import lookup
+from fcbp.paths import expanded
 
 __all__ = ["fetch"]
 
@@ -53,7 +54,7 @@ def fetch(name: str, root: str | os.PathLike[str] | None = None, *, progress: bo
         OSError: no server gives the file, the folder cannot be written, or the disk is full.
     """
     entry = lookup("name", name, CATALOGUE)
-    folder = Path(root).expanduser() if root is not None else default_root()
+    folder = expanded("root", root) if root is not None else default_root()
     if not entry.files:
         raise ValueError(f"{name} cannot be downloaded: {entry.hint}")
     for file in entry.files:

@@ -13,6 +13,7 @@ from fcbp.data.catalogue import CATALOGUE, default_root
 from fcbp.data.dataset import Dataset, Normalisation, Split
 from fcbp.data.layouts import Layout, Missing
 from fcbp.names import unknown
+from fcbp.paths import expanded
 
 __all__ = ["layout_of", "load"]
 
@@ -45,7 +46,9 @@ def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = Non
         ('3', 16)
     """
     name = os.fspath(name)
-    folder = Path(root).expanduser() if root is not None else default_root()
+    if name not in CATALOGUE and name.startswith("~"):
+        name = str(expanded("name", name))
+    folder = expanded("root", root) if root is not None else default_root()
     layout = layout_of(name, folder)
     entry = CATALOGUE.get(name)
     if name == "digits":
@@ -78,8 +81,10 @@ def layout_of(name: str, root: Path) -> Layout:
             return CATALOGUE[name].layout(root)
         except Missing as missing:
             raise FileNotFoundError(_what_to_type(name, root, str(missing))) from None
-    path = Path(name).expanduser()
-    if not name or (path.suffix != ".npz" and not path.is_dir()):
+    if not name:
+        raise _unknown(name)
+    path = expanded("name", name)
+    if path.suffix != ".npz" and not path.is_dir():
         raise _unknown(name)
     try:
         return imagenet.class_folder(path) if path.is_dir() else layouts.arrays(path)

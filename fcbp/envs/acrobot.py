@@ -86,13 +86,13 @@ def acrobot(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32)
 
     Args:
         time_limit: steps after which an episode is truncated, or ``None``.
-        dtype: of states and observations.
+        dtype: of states and observations, ``torch.float32`` or ``torch.float64``.
 
     Returns:
         An environment with cosine and sine of both angles and both velocities as its observation, and 3 actions.
 
     Raises:
-        ValueError: ``time_limit`` is no whole number, or below 1.
+        ValueError: ``time_limit`` is no whole number, or below 1; ``dtype`` is none of the two.
 
     Example:
         >>> import fcbp
@@ -117,6 +117,7 @@ def acrobot(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32)
         observation_size=6,
         actions=Discrete(3),
         time_limit=time_limit,
+        dtype=dtype,
     )
 
 

@@ -110,7 +110,6 @@ class Environment:
     """Steps after which an episode is truncated; ``None`` for no limit."""
 
 
-@arguments
 def check_whole(name: str, value: Any, *, optional: bool = False) -> None:
     """Check a number of steps.
 
@@ -192,6 +191,7 @@ def build(
     observation_size: int,
     actions: Actions,
     time_limit: int | None,
+    dtype: torch.dtype = torch.float32,
 ) -> Environment:
     """An environment from its movement alone: the checks, the count of the steps and the time limit are added.
 
@@ -199,7 +199,7 @@ def build(
         name: of the environment.
         draw: ``draw(key, physics) -> state``, a NamedTuple whose field ``steps`` is 0.
         move: ``move(state, action, physics) -> (state, reward, terminated)``; it leaves ``steps`` alone. Tensors of
-            ``physics`` come in the dtype of the state's first field.
+            ``physics`` come in ``dtype``.
         observe: ``observe(state, physics) -> observation``.
         physics: the NamedTuple of the numbers, with the defaults.
         ranges: for each number of the physics its range.
@@ -207,11 +207,15 @@ def build(
         observation_size: numbers of an observation.
         actions: what an action may be.
         time_limit: steps after which an episode is truncated, or ``None``.
+        dtype: of states and observations.
 
     Raises:
-        ValueError: ``time_limit`` is no whole number, or below 1; ``ranges`` does not name the numbers of ``physics``.
+        ValueError: ``time_limit`` is no whole number, or below 1; ``dtype`` is not one of two; ``ranges`` does not
+            name the numbers of ``physics``.
     """
     check_whole("time_limit", time_limit, optional=True)
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype is {dtype!r}; expected torch.float32 or torch.float64")
     if set(ranges) != set(physics._fields):
         raise ValueError(f"ranges has {sorted(ranges)}; expected the numbers of physics: {', '.join(physics._fields)}")
     for given in ranges.values():
@@ -225,7 +229,7 @@ def build(
     def step(state: Any, action: Tensor, physics: Any) -> tuple[Any, Tensor, Tensor, Tensor, Tensor]:
         _check_physics(physics, defaults, ranges)
         _check_action(action, actions)
-        physics = _in_dtype(physics, state[0].dtype)
+        physics = _in_dtype(physics, dtype)
         moved, reward, terminated = move(state, action, physics)
         moved = moved._replace(steps=state.steps + 1)
         truncated = moved.steps >= time_limit if time_limit is not None else torch.zeros_like(terminated)

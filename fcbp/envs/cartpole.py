@@ -76,13 +76,13 @@ def cartpole(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32
 
     Args:
         time_limit: steps after which an episode is truncated, or ``None``.
-        dtype: of states and observations.
+        dtype: of states and observations, ``torch.float32`` or ``torch.float64``.
 
     Returns:
         An environment with the observation ``(position, velocity, angle, angular_velocity)`` and 2 actions.
 
     Raises:
-        ValueError: ``time_limit`` is no whole number, or below 1.
+        ValueError: ``time_limit`` is no whole number, or below 1; ``dtype`` is none of the two.
 
     Example:
         >>> import fcbp
@@ -111,6 +111,7 @@ def cartpole(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32
         observation_size=4,
         actions=Discrete(2),
         time_limit=time_limit,
+        dtype=dtype,
     )
 
 

@@ -72,13 +72,13 @@ def mountain_car(*, time_limit: int | None = 200, dtype: torch.dtype = torch.flo
 
     Args:
         time_limit: steps after which an episode is truncated, or ``None``.
-        dtype: of states and observations.
+        dtype: of states and observations, ``torch.float32`` or ``torch.float64``.
 
     Returns:
         An environment with the observation ``(position, velocity)`` and 3 actions.
 
     Raises:
-        ValueError: ``time_limit`` is no whole number, or below 1.
+        ValueError: ``time_limit`` is no whole number, or below 1; ``dtype`` is none of the two.
 
     Example:
         >>> import fcbp
@@ -106,6 +106,7 @@ def mountain_car(*, time_limit: int | None = 200, dtype: torch.dtype = torch.flo
         observation_size=2,
         actions=Discrete(3),
         time_limit=time_limit,
+        dtype=dtype,
     )
 
 
@@ -118,13 +119,13 @@ def continuous_mountain_car(*, time_limit: int | None = 999, dtype: torch.dtype 
 
     Args:
         time_limit: steps after which an episode is truncated, or ``None``.
-        dtype: of states and observations.
+        dtype: of states and observations, ``torch.float32`` or ``torch.float64``.
 
     Returns:
         An environment with the observation ``(position, velocity)`` and one action, the engine's force.
 
     Raises:
-        ValueError: ``time_limit`` is no whole number, or below 1.
+        ValueError: ``time_limit`` is no whole number, or below 1; ``dtype`` is none of the two.
 
     Example:
         >>> import fcbp
@@ -153,6 +154,7 @@ def continuous_mountain_car(*, time_limit: int | None = 999, dtype: torch.dtype 
         observation_size=2,
         actions=Continuous((-1.0,), (1.0,)),
         time_limit=time_limit,
+        dtype=dtype,
     )
 
 

@@ -70,13 +70,13 @@ def pendulum(*, time_limit: int | None = 200, dtype: torch.dtype = torch.float32
 
     Args:
         time_limit: steps after which an episode is truncated, or ``None``.
-        dtype: of states and observations.
+        dtype: of states and observations, ``torch.float32`` or ``torch.float64``.
 
     Returns:
         An environment with the observation ``(cos angle, sin angle, angular_velocity)`` and one action, the torque.
 
     Raises:
-        ValueError: ``time_limit`` is no whole number, or below 1.
+        ValueError: ``time_limit`` is no whole number, or below 1; ``dtype`` is none of the two.
 
     Example:
         >>> import fcbp
@@ -101,6 +101,7 @@ def pendulum(*, time_limit: int | None = 200, dtype: torch.dtype = torch.float32
         observation_size=3,
         actions=Continuous((-2.0,), (2.0,)),
         time_limit=time_limit,
+        dtype=dtype,
     )
 
 

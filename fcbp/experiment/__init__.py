@@ -9,23 +9,27 @@
 equal :meth:`Experiment.program_key` share one of those programs, vmapped.
 """
 
+from fcbp.checks import arguments
 from fcbp.experiment.files import from_yaml, lines, load, read, to_yaml
 from fcbp.experiment.maker import ExperimentMaker, check
-from fcbp.experiment.measurements import METRICS, PER_STEP, VARIABLES, variables_of
-from fcbp.experiment.named import PROGRAMS, NamedProgram
+from fcbp.experiment.measurements import ASKED, METRICS, PER_STEP, VARIABLES, variables_of
+from fcbp.experiment.named import PROBLEMS, Problem
 from fcbp.experiment.parts import ACTIVATIONS, NETWORKS, OPTIMIZERS, STREAMS, NetworkKind, StreamKind
 from fcbp.experiment.program import Assembled, assemble, build_program
+from fcbp.experiment.programs import PROGRAMS, NamedProgram
 from fcbp.experiment.settings import Experiment, setting_names
 from fcbp.experiment.surprises import surprises
 from fcbp.names import lookup
 
 __all__ = [
     "ACTIVATIONS",
+    "ASKED",
     "EXPERIMENTS",
     "METRICS",
     "NETWORKS",
     "OPTIMIZERS",
     "PER_STEP",
+    "PROBLEMS",
     "PROGRAMS",
     "STREAMS",
     "VARIABLES",
@@ -34,6 +38,7 @@ __all__ = [
     "ExperimentMaker",
     "NamedProgram",
     "NetworkKind",
+    "Problem",
     "StreamKind",
     "assemble",
     "build_program",
@@ -49,28 +54,14 @@ __all__ = [
     "variables_of",
 ]
 
-_DIGITS = {
-    "network": "mlp",
-    "hidden": (100, 100),
-    "initial": "module",
-    "optimizer": "adam",
-    "step_size": 1e-3,
-    "measure": "contribution",
-    "batch_size": 16,
-    "bin": "task",
-    "metrics": ("accuracy", "test_accuracy", "dormant_units", "effective_rank", "weight_magnitude"),
-}
-
 EXPERIMENTS: dict[str, Experiment] = {
     "bit-flipping": Experiment(),
-    # 300 tasks of one pass over the 1,437 training images.
-    "permuted-digits": Experiment(stream="permuted-inputs", steps=300 * 89, **_DIGITS),
-    # 30 tasks of 100 passes over 240 images.
-    "random-label-digits": Experiment(stream="random-labels", subset=240, epochs=100, steps=30 * 1500, **_DIGITS),
+    **{name: problem.experiment for name, problem in PROBLEMS.items()},
 }
 """Named experiments; ``fcbp list`` prints them."""
 
 
+@arguments
 def get(name: str) -> Experiment:
     """The experiment of that name.
 

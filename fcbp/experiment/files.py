@@ -12,13 +12,14 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fcbp.checks import arguments, shown
 from fcbp.designs import plain
 from fcbp.experiment.settings import Experiment
+from fcbp.paths import expanded
 
 __all__ = ["from_yaml", "lines", "load", "read", "to_yaml"]
 
@@ -26,7 +27,7 @@ T = TypeVar("T")
 
 
 @arguments
-def to_yaml(experiment: Experiment, sweep: Mapping[str, Any] | None = None) -> str:
+def to_yaml(experiment: Experiment, sweep: Mapping[str, Sequence[Any]] | None = None) -> str:
     """An experiment as YAML; what has its default is written too, that of the parts as comments.
 
     Args:
@@ -43,7 +44,9 @@ def to_yaml(experiment: Experiment, sweep: Mapping[str, Any] | None = None) -> s
 
 @arguments
 def lines(
-    settings: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, sweep: Mapping[str, Any] | None = None
+    settings: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
 ) -> str:
     """Settings as YAML, a line each; ``defaults`` as comments."""
     found = [_line(name, value) for name, value in settings.items()]
@@ -114,8 +117,11 @@ def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
 
 def _of_file(parse: Callable[[str], T], path: Path | str) -> T:
     """A file's text, parsed, with the file's name in errors."""
+    file = expanded("path", path)
+    if file.is_dir():
+        raise ValueError(f"path is {str(path)!r}, which is a directory; expected a YAML file")
     try:
-        return parse(Path(path).read_text())
+        return parse(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

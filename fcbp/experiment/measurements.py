@@ -20,6 +20,7 @@ from fcbp.experiment import parts
 from fcbp.program import RESERVED
 
 __all__ = [
+    "ASKED",
     "AVERAGED",
     "METRICS",
     "OF_GRADIENTS",
@@ -113,10 +114,13 @@ PER_STEP = {
     "weights_reset": ("weights reset in the bin", "weights"),
     "reset_fraction": ("mean fraction of a unit that a step resets", "1"),
     "update_magnitude": ("mean absolute change of a weight in a step", "1"),
+    "plasticity": ("plasticity: share of a batch's loss that its step takes away", "1"),
 }
 """What is summed over the steps of a bin, or averaged: where a method resets units, single weights, or part of a unit;
-the last where it is asked for."""
-AVERAGED = ("loss", "reset_fraction", "update_magnitude")
+the last two where they are asked for."""
+ASKED = ("update_magnitude", "plasticity")
+"""Those of them that cost a pass of their own."""
+AVERAGED = ("loss", "reset_fraction", *ASKED)
 
 PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
     "inactive_units": _inactive_units,
@@ -147,7 +151,7 @@ ONLINE: dict[str, Metric] = {"accuracy": metrics.accuracy, "error": metrics.erro
 TEST = "test_"
 """The beginning of the name of a measurement on held-out examples: ``test_loss``, ``test_accuracy``."""
 
-METRICS = (*PROBES, "update_magnitude")
+METRICS = (*PROBES, *ASKED)
 """The names that the ``metrics`` of any experiment may have."""
 
 VARIABLES: Mapping[str, tuple[str, str]] = {
@@ -188,9 +192,7 @@ def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:
         found["weights_reset"] = number(info["reset_weights"])
     if "reset_fraction" in info:
         found["reset_fraction"] = torch.cat(list(info["reset_fraction"].values())).mean()
-    if "update_magnitude" in info:
-        found["update_magnitude"] = info["update_magnitude"]
-    return found
+    return found | {name: info[name] for name in ASKED if name in info}
 
 
 def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
@@ -204,10 +206,14 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
 
 @arguments
 def variables_of(metric: Any) -> set[str]:
-    """The variables that a measurement may give."""
-    if metric in METRICS:
+    """The variables that a measurement may give.
+
+    Raises:
+        ValueError: there is no such measurement.
+    """
+    if isinstance(metric, str) and metric in METRICS:
         return {name for name in VARIABLES if name == metric or name.startswith(f"{metric}_quantile_")}
-    return {metric if metric in VARIABLES else metric_name(metric)}
+    return {metric if isinstance(metric, str) and metric in VARIABLES else metric_name(metric)}
 
 
 def metric_name(chosen: Any) -> str:

@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from fcbp import addresses, initializers, nets, optim, streams
+from fcbp import addresses, initializers, optim, streams
+from fcbp.experiment import networks
 from fcbp.experiment.over_data import OVER_DATA
 from fcbp.methods import METHODS, Kind, Method
 from fcbp.names import unknown
-from fcbp.streams import Spec
 
 __all__ = [
     "ACTIVATIONS",
@@ -80,67 +80,6 @@ class NetworkKind:
     saturated units follow; or that activation itself."""
 
 
-def _mlp(
-    spec: Spec, *, hidden: tuple[int, ...] = (5,), activation: str = "relu", norm: str | None = None
-) -> nn.Sequential:
-    """A multilayer perceptron of the inputs, flattened.
-
-    Args:
-        hidden: units of each hidden layer
-        activation: activation of the hidden units
-        norm: "layer" for a layer norm before each activation
-    """
-    size = 1
-    for n in spec.input_shape:
-        size *= n
-    built = nets.mlp(size, hidden, spec.outputs, activation=activation, norm=norm)
-    return built if len(spec.input_shape) == 1 else nn.Sequential(nn.Flatten(), *built)
-
-
-def _images(spec: Spec, network: str, *, size: int | None = None) -> None:
-    shape = spec.input_shape
-    if len(shape) != 3 or shape[0] != 3 or (size is not None and shape[1:] != (size, size)):
-        wanted = f"(3, {size}, {size})" if size else "(3, height, width)"
-        raise ValueError(f"network is {network!r}, which takes images {wanted}; the stream's inputs are {shape}")
-
-
-def _conv_net(spec: Spec, *, activation: str = "relu") -> nn.Module:
-    """The network of continual ImageNet: three convolutions, three linear layers, 32x32 images.
-
-    Args:
-        activation: activation of the hidden units
-    """
-    _images(spec, "conv-net", size=32)
-    return nets.ConvNet(spec.outputs, activation)
-
-
-def _resnet18(spec: Spec, *, norm: bool = True) -> nn.Module:
-    """The ResNet-18 of class-incremental CIFAR-100, for images.
-
-    Args:
-        norm: whether convolutions are followed by batch norm
-    """
-    _images(spec, "resnet18")
-    return nets.resnet18(spec.outputs, norm=norm)
-
-
-def _vision_transformer(spec: Spec, *, patch: int = 4, width: int = 192, depth: int = 6, heads: int = 3) -> nn.Module:
-    """A small vision transformer, for square images.
-
-    Args:
-        patch: height and width of a patch
-        width: features of a token
-        depth: encoder blocks
-        heads: attention heads a block
-    """
-    shape = spec.input_shape
-    if len(shape) != 3 or shape[1] != shape[2]:
-        raise ValueError(f"network is 'vision-transformer', which takes square images; the stream's inputs are {shape}")
-    return nets.VisionTransformer(
-        spec.outputs, image=shape[1], patch=patch, channels=shape[0], width=width, depth=depth, heads=heads
-    )
-
-
 def _adam(
     beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = 0.0
 ) -> optim.Optimizer:  # one setting a number, so that each can be swept
@@ -156,10 +95,12 @@ STREAMS: dict[str, StreamKind] = {
     **{name: StreamKind(build, task_signal="task_signal") for name, build in OVER_DATA.items()},
 }
 NETWORKS: dict[str, NetworkKind] = {
-    "mlp": NetworkKind(_mlp, activation="activation"),
-    "conv-net": NetworkKind(_conv_net, activation="activation"),
-    "resnet18": NetworkKind(_resnet18, activation="relu"),
-    "vision-transformer": NetworkKind(_vision_transformer, activation="gelu"),
+    "mlp": NetworkKind(networks.mlp, activation="activation"),
+    "conv-net": NetworkKind(networks.conv_net, activation="activation"),
+    "lenet": NetworkKind(networks.lenet, activation="activation"),
+    "cnn16": NetworkKind(networks.cnn16, activation="activation"),
+    "resnet18": NetworkKind(networks.resnet18, activation="relu"),
+    "vision-transformer": NetworkKind(networks.vision_transformer, activation="gelu"),
 }
 OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"sgd": optim.sgd, "adam": _adam, "adamw": _adamw}
 

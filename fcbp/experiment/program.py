@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import optree
 import torch
 from torch import Tensor, nn
 
@@ -15,11 +17,13 @@ from fcbp.addresses import is_address, load, name_of
 from fcbp.cbp import unit_activations
 from fcbp.checks import arguments
 from fcbp.experiment import parts, trial
+from fcbp.experiment.border import Borders, bordered, cutting, head_of, in_parts
 from fcbp.experiment.checks import check_examples, check_fit, check_network
-from fcbp.experiment.initial import module_params
-from fcbp.experiment.measurements import OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
+from fcbp.experiment.initial import module_params, stock_params
+from fcbp.experiment.measurements import ASKED, OF_GRADIENTS, VARIABLES, Metric, Seen, measure, metrics_of, per_step
 from fcbp.experiment.parts import Part
 from fcbp.experiment.settings import Experiment, loss_of
+from fcbp.kinds import Device
 from fcbp.methods import Method
 from fcbp.program import Program
 from fcbp.streams import Spec
@@ -49,10 +53,12 @@ class Assembled(NamedTuple):
     """Units of each group."""
     online: Mapping[str, Metric]
     """Functions of the online predictions by variable."""
+    borders: Borders | None = None
+    """What is done between tasks."""
 
 
-@arguments
-def build_program(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Program:
+@arguments(at_once=True)
+def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
     """The program that all of ``runs`` share.
 
     Args:
@@ -90,7 +96,7 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         name: torch.tensor(built.number_of(first, name), dtype=torch.float32 if name == "step_size" else torch.float64)
         for name in built.numbers
     }
-    return Program(
+    program = Program(
         init,
         step,
         probe,
@@ -100,10 +106,11 @@ def build_program(runs: Sequence[Experiment], device: torch.device | str | None 
         ("loss",),
         built.measurements,
     )
+    return program if built.borders is None else bordered(program, built.borders)
 
 
-@arguments
-def assemble(runs: Sequence[Experiment], device: torch.device | str | None = None) -> Assembled:
+@arguments(at_once=True)
+def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     """Assemble the learner, the stream and the measurements of experiments that share a program.
 
     See :func:`build_program`.
@@ -125,6 +132,9 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
     output = check_network(first, model, example[0], spec)
     online, held_out = metrics_of(first.metrics)
     check_fit(first, spec, loss, {**online, **held_out}, output, example[1], stream)
+    if stream.border.cut_unseen:
+        loss, online = cutting(loss), {name: cutting(metric) for name, metric in online.items()}
+        held_out = {name: metric and cutting(metric) for name, metric in held_out.items()}
     units, none_found = _units(first, model, example[0])
     if none_found is not None and parts.kind(first.method).capacity:
         raise none_found  # a method that replaces units would have nothing to do
@@ -139,6 +149,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         units,
         loss=loss,
         draw=_draw(first, network_part, spec, model),
+        redraw=_redraw(first, network_part, spec, model) if method.renews else None,
         with_output=bool(online),
         schedule=_schedule(first, schedule_part),
     )
@@ -148,10 +159,17 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         optimizer=optimizer if optimizer_part.is_named else _tried(optimizer, optimizer_part.name),
         method=method if method_part.is_named else trial.tried_method(method_part.name, method),
     )
-    if "update_magnitude" in first.metrics:
-        built, tried = (made._replace(step=_telling_change(made.step)) for made in (built, tried))
+    if set(ASKED).intersection(first.metrics):
+        seen = functools.partial(
+            _telling, metrics_asked=first.metrics, loss=loss, forward=forward_with_features(model, ())
+        )
+        built, tried = (made._replace(step=seen(made.step)) for made in (built, tried))
     names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
-    probe = _probe(first, model, units, loss, held_out)
+    # What is measured is a network in use: batch norm goes by its running averages.
+    evaluate = forward_with_features(copy.deepcopy(model).eval(), units)
+    probe = _probe(first, evaluate, units, loss, held_out)
+    head = head_of(model) if stream.border.zero_head else ()
+    borders = Borders(stream, built, evaluate, head) if stream.border else None
     assembled = Assembled(
         stream,
         built,
@@ -163,6 +181,7 @@ def assemble(runs: Sequence[Experiment], device: torch.device | str | None = Non
         {},
         tuple(group.size for group in units),
         online,
+        borders,
     )
     try:
         return assembled._replace(measurements=_measured(assembled, tried, first, device))
@@ -249,6 +268,11 @@ def _draw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable
     return draw_params
 
 
+def _redraw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]] | None:
+    """The rule of the initial parameters in operations that compile; ``None`` where it is so already, or cannot be."""
+    return stock_params(lambda: _network_again(run, part, spec), model) if run.initial == "module" else None
+
+
 def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
     return part.build(spec, **run.options(part))
 
@@ -285,12 +309,11 @@ def _hyper(
 
 def _probe(
     run: Experiment,
-    model: nn.Module,
+    forward: Callable[..., Any],
     units: Sequence[UnitGroup],
     loss_function: learner.Loss,
     on_held_out: Mapping[str, Metric | None],
 ) -> Callable[..., dict[str, Tensor]]:
-    forward = forward_with_features(model, units)
     activation = _nonlinearity(run)
 
     def probe(
@@ -299,7 +322,7 @@ def _probe(
         batch: tuple[Tensor, ...],
         held_out: tuple[Tensor, ...] = (),
     ) -> dict[str, Tensor]:
-        inputs, targets = (part.flatten(0, 1) for part in batch[:2])
+        inputs, targets = optree.tree_map(lambda part: part.flatten(0, 1), tuple(batch[:2]))
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             output, features, _ = forward(params, state.buffers, inputs)
@@ -313,7 +336,7 @@ def _probe(
         found = measure(run.metrics, Seen(state, hyper, layers, gradient, activation))
         if on_held_out:
             inputs, targets = held_out
-            output, *_ = forward(state.params, state.buffers, inputs)
+            output = in_parts(forward, state, inputs)
             found |= _as_means(
                 {
                     name: _value(loss_function(output, targets)) if metric is None else metric(output, targets)
@@ -354,14 +377,21 @@ def _measured(
     return {name: VARIABLES.get(name, (name.replace("_", " "), "1")) for name in names}
 
 
-def _telling_change(step: Callable[..., Any]) -> Callable[..., Any]:
-    """A learner's step whose ``info`` has the mean absolute change of its parameters."""
+def _telling(
+    step: Callable[..., Any], metrics_asked: Sequence[Any], loss: learner.Loss, forward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """A learner's step whose ``info`` has the mean absolute change of its parameters, or its plasticity."""
 
     def telling(
         state: learner.LearnerState, batch: tuple[Tensor, ...], hyper: learner.LearnerHyperparams
     ) -> tuple[learner.LearnerState, dict[str, Any]]:
         new, info = step(state, batch, hyper)
-        return new, {**info, "update_magnitude": metrics.update_magnitude(state.params, new.params)}
+        if "update_magnitude" in metrics_asked:
+            info = {**info, "update_magnitude": metrics.update_magnitude(state.params, new.params)}
+        if "plasticity" in metrics_asked:
+            output, *_ = forward(new.params, state.buffers, batch[0])
+            info = {**info, "plasticity": metrics.plasticity(info["loss"], _value(loss(output, batch[1])))}
+        return new, info
 
     return telling
 

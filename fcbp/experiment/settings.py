@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from fcbp import initializers, losses
 from fcbp.addresses import name_of
 from fcbp.checks import arguments, shown
@@ -15,6 +17,7 @@ from fcbp.designs import plain
 from fcbp.experiment import parts
 from fcbp.experiment.measurements import METRICS, metric_name
 from fcbp.experiment.parts import Part
+from fcbp.kinds import LARGEST
 from fcbp.names import unknown
 from fcbp.program import RESERVED
 
@@ -23,6 +26,17 @@ __all__ = ["Experiment", "set_names", "setting_names", "unread"]
 SHORT_FOR = {"lr": "step_size", "learning_rate": "step_size", "loss": "loss_function", "rho": "replacement_rate"}
 """Names that people try, and the settings that they mean."""
 INITIAL = ("drawn", "module")
+ROLES = ("stream", "network", "schedule", "optimizer", "method")
+BELOW_1 = math.nextafter(1, 0)
+RANGES: dict[str, tuple[float, float, str]] = {
+    "init_scale": (0, LARGEST, "a finite number, 0 or more"),
+    "clip": (0, math.inf, "a number, 0 or more"),
+    "momentum": (0, 1, "a number in [0, 1]"),
+    "beta1": (0, BELOW_1, "a number in [0, 1)"),
+    "beta2": (0, BELOW_1, "a number in [0, 1)"),
+    "replacement_rate": (0, 1, "a number in [0, 1]"),
+}
+"""Where numbers are that no part of an experiment checks under their names."""
 BY_NETWORK = ("hidden", "activation")
 """Fields that are options of the network: their defaults are the network's."""
 
@@ -89,7 +103,10 @@ class Experiment:
         own = dict(settings.pop("settings", ()))
         given = {name: plain(value) for name, value in settings.items()}
         for name, value in given.items():
+            _check_value(name, value)
             (fields if name in fields else own)[name] = value
+        if not isinstance(fields["metrics"], tuple):
+            raise ValueError(f"metrics is {shown(fields['metrics'])}; expected names, such as ('accuracy',)")
         fields |= _defaults_of_parts(fields, given)
         object.__setattr__(self, "settings", tuple(sorted(own.items())))
         fields["settings"] = self.settings
@@ -146,11 +163,30 @@ class Experiment:
         return f"Experiment({', '.join(f'{k}={v!r}' for k, v in (changed | dict(self.settings)).items())})"
 
     def replace(self, **settings: Any) -> Experiment:
-        """The experiment with other settings; a default that follows the network or the stream follows the new one."""
+        """The experiment with other settings.
+
+        A default that follows the network or the stream follows the new one; what is set of a part that another takes
+        the place of, and that nothing reads any more, is left out.
+        """
         now = {name: getattr(self, name) for name in FIELDS}
         following = {n: v for n, v in _defaults_of_parts(now, {}).items() if now[n] == v}
         kept = {name: value for name, value in now.items() if name not in following}
-        return Experiment(**{**kept, "settings": self.settings, **settings})
+        gone = self._unread_after({name: settings[name] for name in ROLES if name in settings})
+        kept = {name: value for name, value in kept.items() if name not in gone}
+        own = tuple((name, value) for name, value in self.settings if name not in gone)
+        return Experiment(**{**kept, "settings": own, **settings})
+
+    def _unread_after(self, changes: Mapping[str, Any]) -> set[str]:
+        """What is set of the parts that ``changes`` take the place of, and that nothing reads then."""
+        changes = {name: chosen for name, chosen in changes.items() if chosen != getattr(self, name)}
+        if not changes:
+            return set()
+        own = {n for p in _parts_that_exist(self) if p.role in changes for n in (*p.defaults, *BY_NETWORK)}
+        then = Experiment(**{**{name: getattr(self, name) for name in ROLES}, **changes})
+        if not own or not _parts_that_exist(then):
+            return set()
+        names = [name for name, _ in self.settings] + [*BY_NETWORK]
+        return {n for n in names if n.rpartition(".")[2] in own and not then.reads(n)}
 
     def parts(self) -> tuple[Part, Part, Part, Part, Part]:
         """Stream, network, schedule, optimiser and method.
@@ -186,6 +222,20 @@ class Experiment:
             numbers |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
         return {name: value for name, value in numbers.items() if value is not None}
 
+    def _check_numbers(self) -> None:
+        *_, schedule, optimizer, method = self.parts()
+        given = {"step_size": self.step_size, "init_scale": self.init_scale}
+        given |= {} if self.clip is None else {"clip": self.clip}
+        for part in (schedule, optimizer, method):
+            given |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
+        for name, value in given.items():
+            whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+            if not whole and (not isinstance(value, float) or math.isnan(value)):
+                raise ValueError(f"{name} is {shown(value)}; expected a number")
+            low, high, words = RANGES.get(name.rpartition(".")[2], (-math.inf, math.inf, ""))
+            if not low <= value <= high:
+                raise ValueError(f"{name} is {value!r}; expected {words}")
+
     def setting(self, part: Part, name: str) -> Any:
         """The value of a part's setting."""
         settings = dict(self.settings)
@@ -220,25 +270,16 @@ class Experiment:
         if "activation" in network.options and network.name in parts.NETWORKS:
             closed["activation"] = parts.ACTIVATIONS
         for name, names in closed.items():
-            if getattr(self, name) not in names:
+            if getattr(self, name) not in tuple(names):
                 raise unknown(name, getattr(self, name), names)
         self._check_lengths()
-        for name, value in (*self.numbers().items(), ("init_scale", self.init_scale)):
-            whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-            if not whole and (not isinstance(value, float) or math.isnan(value)):
-                raise ValueError(f"{name} is {shown(value)}; expected a number")
-            if name == "momentum" and not 0 <= value <= 1:
-                raise ValueError(f"momentum is {value!r}; expected a number in [0, 1]")
-        if not 0 <= self.init_scale < math.inf:
-            raise ValueError(f"init_scale is {self.init_scale!r}; expected a finite number, 0 or more")
+        self._check_numbers()
         for part in self.parts():
             for name, default in part.options.items():
                 if isinstance(default, bool) and not isinstance(self.setting(part, name), bool):
                     raise ValueError(f"{name} is {self.setting(part, name)!r}; expected True or False")
         if network.name == "mlp":
             _check_hidden(self.hidden)
-        if not isinstance(self.metrics, tuple):
-            raise ValueError(f"metrics is {self.metrics!r}; expected a tuple of names, such as ('accuracy',)")
         _check_metric_names(self.metrics)
         for part in self.parts():
             _check_option_names(part)
@@ -276,6 +317,19 @@ class Experiment:
 
 FIELDS = tuple(f.name for f in dataclasses.fields(Experiment) if f.name != "settings")
 """The settings that every experiment reads."""
+
+
+def _check_value(name: str, value: Any) -> None:
+    """Check that a value may be a setting's: a number, a word, a list of these, or an object."""
+    try:
+        hash(value)
+        good = not isinstance(value, (Tensor, bytes, complex))
+    except TypeError:
+        good = False
+    if not good:
+        raise ValueError(f"{name} is {shown(value)}; expected a number, a word, or a list of them")
+    for part in value if isinstance(value, tuple) else ():
+        _check_value(name, part)
 
 
 def _parts_that_exist(run: Experiment) -> tuple[Part, ...]:

@@ -84,6 +84,14 @@ class Lanes:
         """Elements that a step of one block computes."""
         return sum(node.args[0].size if node.kind == "reduce" else node.size for node in self.plan.order)
 
+    def is_built(self) -> bool:
+        """Whether compiling takes no time, for it was done before.
+
+        Raises:
+            BuildError: as :meth:`compile`.
+        """
+        return self.elements == "vectors" and build.is_built(self.source, OPTIMIZE)
+
     def compile(self) -> Program:
         """The program, which serves every length and every number of members.
 

@@ -26,7 +26,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Arguments", "BuildError", "Launch", "build", "cache_folder", "check_compiler", "lanes", "launcher"]
+__all__ = [
+    "Arguments",
+    "BuildError",
+    "Launch",
+    "build",
+    "cache_folder",
+    "check_compiler",
+    "is_built",
+    "lanes",
+    "launcher",
+]
 
 # Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
 # where the source says so.
@@ -89,17 +99,14 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     Raises:
         BuildError: see there.
     """
-    compiler, version = _compiler()
     flags = [optimize, MACHINE, *FLAGS]
-    parts = (source, *flags, version, _processor())
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:40]
-    folder = _folder()
-    library = folder / f"{key}.so"
+    library = _library(source, flags)
+    folder = library.parent
     try:
         with _locked(folder / "lock"):
             _clear(folder)
             if not library.exists():
-                _compile(compiler, flags, source, library)
+                _compile(_compiler()[0], flags, source, library)
         _check_owner(library)
     except OSError as error:
         raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
@@ -108,6 +115,21 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     except (OSError, AttributeError) as error:
         library.unlink(missing_ok=True)  # broken: made anew the next time
         raise BuildError(f"cannot load {library}: {error}") from error
+
+
+def is_built(source: str, optimize: str = "-O3") -> bool:
+    """Whether a source is compiled, now or by an earlier process.
+
+    Raises:
+        BuildError: there is no compiler, or no directory to keep programs in.
+    """
+    return _library(source, [optimize, MACHINE, *FLAGS]).exists()
+
+
+def _library(source: str, flags: Sequence[str]) -> Path:
+    """The file of a compiled source."""
+    parts = (source, *flags, _compiler()[1], _processor())
+    return _folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.so"
 
 
 def launcher(source: str, optimize: str, work: int) -> Launch:
@@ -168,7 +190,7 @@ def _compile(compiler: str, flags: list[str], source: str, library: Path) -> Non
     seconds = _compile_seconds()
     with _workshop(library.parent) as workshop:
         code, made = workshop / "lanes.cpp", workshop / "lanes.so"
-        code.write_text(source)
+        code.write_text(source, encoding="utf-8")
         vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
         command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
         # The temporary folder is for what a compiler that is killed would leave.
@@ -284,7 +306,7 @@ def _answer(*command: str) -> str | BuildError:
 def _processor() -> str:
     """What ``-march=native`` stands for."""
     with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         kinds = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
         return "\n".join(sorted(kinds))
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
@@ -345,7 +367,7 @@ def _locked(path: Path) -> Iterator[None]:
 
     seconds = _compile_seconds()
     end = time.monotonic() + seconds
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -60,7 +60,9 @@ def workspace(lowered: Lowered, plan: Plan) -> int:
 @cache
 def prelude(elements: str) -> str:
     """What a program starts with."""
-    return "\n".join((Path(__file__).parent / f"{name}.hpp").read_text() for name in ("scalars", elements, "generic"))
+    return "\n".join(
+        (Path(__file__).parent / f"{name}.hpp").read_text(encoding="utf-8") for name in ("scalars", elements, "generic")
+    )
 
 
 def _vector(node: Node) -> str:

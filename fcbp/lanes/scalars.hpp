@@ -62,12 +62,11 @@ template <class T> INLINE T neg(T a) { return -a; }
 INLINE int neg(int a) { return sub(0, a); }
 INLINE int64 neg(int64 a) { return sub((int64)0, a); }
 
-// The product is not rounded where the machine can do so; the only place where operations are contracted.
+// The product is not rounded: on no machine, also where that takes a function. The only place where operations are
+// contracted.
 template <class T> INLINE T multiply_add(T a, T b, T c) { return add(mul(a, b), c); }
-#ifdef __CUDACC__
-INLINE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
-INLINE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
-#endif
+INLINE float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
+INLINE double multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
 
 INLINE int shift_left(int a, int b) { return (uint32)a << b; }
 INLINE int shift_right(int a, int b) { return a >> b; }

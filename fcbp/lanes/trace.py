@@ -44,6 +44,8 @@ class Traced(NamedTuple):
     y_spec: optree.PyTreeSpec
     carried: int
     """Leaves of the carry: the first of the results."""
+    graph: str
+    """The traced operations, a line each."""
 
 
 def members_of(step: Step) -> Members:
@@ -120,7 +122,8 @@ def trace(
         inputs += [("x", i, members.shared_x) for i in range(len(x_leaves))]
         assert y_spec is not None
         low = lower(graph.graph, inputs, constants)
-        return Traced(low, [getattr(graph, name).detach() for name in constants], y_spec, len(leaves))
+        values = [getattr(graph, name).detach() for name in constants]
+        return Traced(low, values, y_spec, len(leaves), str(graph.graph))
 
     try:
         with _WithoutValues():

@@ -136,6 +136,12 @@ INLINE F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {_mm512_fmadd_pd(a.lo, b.lo, c.lo), _mm512_fmadd_pd(a.hi, b.hi, c.hi)}; }
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 INLINE F multiply_add(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
+INLINE HD multiply_add(HD a, HD b, HD c) { return (HD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+INLINE D multiply_add(D a, D b, D c) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
+#else
+INLINE F multiply_add(F a, F b, F c) { F r; EACH r[l] = multiply_add(a[l], b[l], c[l]); return r; }
+INLINE HD multiply_add(HD a, HD b, HD c) { HD r; for (int l = 0; l < HALF; l++) r[l] = multiply_add(a[l], b[l], c[l]); return r; }
+INLINE D multiply_add(D a, D b, D c) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
 #endif
 
 // In a register, where the compiler would load an element anew for each of its uses.

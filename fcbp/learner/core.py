@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import optree
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from fcbp import losses, random, show
@@ -32,10 +32,15 @@ from fcbp.learner.draws import Params, draw_params
 from fcbp.losses import Loss
 from fcbp.methods import Kind, Method
 from fcbp.methods.base import given_what_it_takes
+from fcbp.methods.checks import need_signal
 from fcbp.optim import Optimizer
 from fcbp.units import UnitGroup, check_units, forward_with_features
 
 __all__ = ["Learner", "LearnerHyperparams", "LearnerState", "make_learner"]
+
+
+RENEWAL = 2
+"""What a member's key draws of its later beginnings, beside the two keys of the first."""
 
 
 class LearnerHyperparams(NamedTuple):
@@ -67,6 +72,8 @@ class LearnerState(NamedTuple):
     """The method's state."""
     step: Any = ()
     """Steps so far, int32; ``()`` in a learner without a schedule."""
+    renewal: Any = ()
+    """Of a learner that begins anew with every task: the key of the new ones, and how many there were; else ``()``."""
 
 
 @show.by_fields
@@ -94,6 +101,7 @@ def make_learner(
     with_output: bool = False,
     schedule: str | Callable[..., Any] | None = None,
     clip: float | Tensor | None = None,
+    redraw: Callable[[Int64[Tensor, ""]], Params] | None = None,
 ) -> Learner:
     """Make a learner from its parts.
 
@@ -116,6 +124,8 @@ def make_learner(
         clip: the bound on the global norm of the gradients that the optimiser is given
             (:func:`fcbp.optim.clip_by_global_norm`), the method's share included; ``hyper.clip`` takes its place.
             Utilities and other measures read the gradients as they were.
+        redraw: ``key -> params`` for a method that begins anew with every task (:func:`fcbp.methods.fresh`); by default
+            ``draw``. It is called in every step, so that it must be pure, and should be cheap.
 
     Raises:
         ValueError: an argument is unknown or of another kind than described, or a group does not fit the model. In a
@@ -139,26 +149,26 @@ def make_learner(
     method = parts.method_of("bp" if method is None else method)
     scheduled = parts.schedule_of(schedule)
     clipped = parts.clip_of(clip)
-    if draw is not None and (isinstance(draw, nn.Module) or not callable(draw)):
-        raise ValueError(f"draw is {draw!r}; expected a function key -> params, or None")
+    _check_draws(draw=draw, redraw=redraw)
     model = copy.deepcopy(model)
-    check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
+    _check_fit(model, units)
     objective = _objective(forward_with_features(model, units), loss_function, with_output)
     update, adjust = given_what_it_takes(method.update), given_what_it_takes(method.adjust)
-    initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    begin = _beginning(model, units, make_optimizer({}), method, counts=schedule is not None)
 
     def init(key: Int64[Tensor, ""]) -> LearnerState:
-        draw_key, method_key = random.split(key).unbind()
-        params = draw_params(model, draw_key) if draw is None else draw(draw_key)
-        buffers = {name: buffer.clone() for name, buffer in initial_buffers.items()}
-        opt_state = make_optimizer({}).init(params)
-        count = () if schedule is None else torch.zeros((), dtype=torch.int32, device=key.device)
-        return LearnerState(params, buffers, opt_state, method.init(units, params, method_key), count)
+        state = begin(key, draw)
+        if not method.renews:
+            return state
+        return state._replace(renewal=(random.fold_in(key, RENEWAL), torch.zeros_like(key)))
 
     def step(
         state: LearnerState, batch: tuple[Tensor, ...], hyper: LearnerHyperparams
     ) -> tuple[LearnerState, dict[str, Any]]:
         inputs, targets, *signal = batch
+        if method.renews:
+            new_task = need_signal(signal[0] if signal else None, "a method that begins anew (fresh)")
+            state = _renewed(state, new_task, begin, draw if redraw is None else redraw)
         grads, (value, (features, buffers, told)) = _gradient(objective, state.params, state.buffers, inputs, targets)
         step_size, count = scheduled(hyper.step_size, state.step, hyper.schedule)
         given = {
@@ -175,13 +185,61 @@ def make_learner(
         params, opt_state, buffers, method_state, info = update(
             method_state, params, opt_state, buffers, grads=grads, previous=state.params, **given
         )
-        return LearnerState(params, buffers, opt_state, method_state, count), {"loss": value, **told, **info}
+        new = LearnerState(params, buffers, opt_state, method_state, count, state.renewal)
+        return new, {"loss": value, **told, **info}
 
-    groups = ", ".join(f"{group.name} ({group.size})" for group in units) or "none"
-    described = {"model": model, "units": groups, "loss": loss_function, "optimizer": make_optimizer({})}
+    described = {"model": model, "units": _named(units), "loss": loss_function, "optimizer": make_optimizer({})}
     described |= {"method": method, "schedule": schedule, "clip": clip}
     step.parts = {k: v for k, v in described.items() if v is not None}  # type: ignore[attr-defined]
     return Learner(init, step)
+
+
+Draw = Callable[[Int64[Tensor, ""]], Params]
+
+
+def _check_draws(**draws: Any) -> None:
+    for name, function in draws.items():
+        if function is not None and (isinstance(function, nn.Module) or not callable(function)):
+            raise ValueError(f"{name} is {function!r}; expected a function key -> params, or None")
+
+
+def _check_fit(model: nn.Module, units: tuple[UnitGroup, ...]) -> None:
+    try:
+        check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
+    except ValueError as error:
+        raise ValueError(f"model is a {type(model).__name__}, which units do not fit: {error}") from None
+
+
+def _named(units: tuple[UnitGroup, ...]) -> str:
+    return ", ".join(f"{group.name} ({group.size})" for group in units) or "none"
+
+
+def _beginning(
+    model: nn.Module, units: tuple[UnitGroup, ...], optimizer: Optimizer, method: Method, *, counts: bool
+) -> Callable[[Int64[Tensor, ""], Draw | None], LearnerState]:
+    """``(key, draw) -> state``: a learner that has not learned yet; ``counts`` says whether it counts its steps."""
+    initial_buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+
+    def begin(key: Int64[Tensor, ""], draw: Draw | None) -> LearnerState:
+        draw_key, method_key = random.split(key).unbind()
+        params = draw_params(model, draw_key) if draw is None else draw(draw_key)
+        buffers = {name: buffer.clone() for name, buffer in initial_buffers.items()}
+        count = torch.zeros((), dtype=torch.int32, device=key.device) if counts else ()
+        return LearnerState(params, buffers, optimizer.init(params), method.init(units, params, method_key), count)
+
+    return begin
+
+
+def _renewed(
+    state: LearnerState, new_task: Bool[Tensor, ""], begin: Callable[..., LearnerState], draw: Draw | None
+) -> LearnerState:
+    """Where a new task begins, a learner that has not learned yet; elsewhere the state."""
+    key, tasks = state.renewal
+    tasks = tasks + new_task.to(tasks.dtype)
+    new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())
+    old: Any = state._replace(renewal=())
+    chosen: Any = optree.tree_map(lambda a, b: torch.where(new_task, a, b), new, old, none_is_leaf=True)
+    return chosen._replace(renewal=(key, tasks))
 
 
 def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Callable[..., Any]:

@@ -71,7 +71,7 @@ def schedule_of(given: str | Callable[..., Any] | None) -> Callable[[Any, Any, A
 def clip_of(given: float | Tensor | None) -> Callable[[Any, Any], Any]:
     """A function ``(grads, hyper.clip) -> grads``; the bound in ``hyper`` goes before the one ``given``."""
     if given is not None:
-        check_number("clip", given)
+        check_number("clip", given, infinite=True)
 
     def clipped(grads: Any, own: Any) -> Any:
         bound = given if isinstance(own, tuple) and not own else own

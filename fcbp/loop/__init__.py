@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from fcbp.checks import arguments, shown
-from fcbp.loop.members import check_members, over_pytrees
+from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
 from fcbp.names import unknown
 
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
+    from fcbp.loop.text import Source
 
 __all__ = [
     "PARALLEL_FROM",
@@ -30,6 +31,7 @@ __all__ = [
     "nested",
     "prepare",
     "scan",
+    "source",
 ]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
@@ -55,7 +57,7 @@ class Choice(NamedTuple):
 _programs: weakref.WeakKeyDictionary[Step, dict[Any, Program | None]] = weakref.WeakKeyDictionary()
 
 
-@arguments
+@arguments(at_once=True)
 def scan(
     step: Step,
     carry: Any,
@@ -74,8 +76,9 @@ def scan(
     and pass numbers that change through ``carry``: what ``step`` closes over is a constant of the program. Gradients do
     not flow through a compiled loop.
 
-    Learners of up to half a million numbers, weights and activations together, run in lanes (:mod:`fcbp.lanes`) of
-    themselves: eight or so members to a vector, the whole run in one call, several times faster than the compiled scan.
+    Where :mod:`fcbp.lanes` are the faster way, members run as lanes of vectors: 4, 8 or 16 members to a vector, as the
+    processor has it, the whole run in one call. A model of what both ways compute and load decides, from the sizes of
+    the step, the number of members and the machine's caches.
     That takes one member's step: pass ``torch.vmap(step)`` itself, not a function that calls it. A member's numbers are
     then the same to the bit whatever members are beside it. :func:`explain` says whether lanes suit a step, and if not,
     why.
@@ -86,7 +89,8 @@ def scan(
         xs: a pytree of tensors that share their leading axis; ``None`` is an empty one.
         length: number of steps; needed where ``xs`` has no tensors.
         compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 10 seconds for lanes and
-            10 to 60 seconds for the compiled scan. Where it fails, a warning says why and the next backend runs.
+            10 to 60 seconds for the compiled scan; before, the logger ``"fcbp"`` says what is compiled. Where it fails,
+            a warning says why and the next backend runs.
         backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default what :func:`explain` says.
 
     Returns:
@@ -115,14 +119,14 @@ def scan(
     if backend == "lanes":
         found, _ = _lane_program(step, leaves, spec, xs, insist=True)
         if not found.why_not:
-            done = found.run(leaves, xs, length)
+            done = found.run(step, leaves, xs, length)
             if done is not None:
                 return done
         raise ValueError(f"backend is 'lanes', in which this step cannot run: {found.why_not}")
     if backend is None and length > 1:
         found, count = _lane_program(step, leaves, spec, xs)
         if not found.reason_against(count):
-            done = found.run(leaves, xs, length)
+            done = found.run(step, leaves, xs, length)
             if done is not None:
                 return done
             warnings.warn(
@@ -138,6 +142,8 @@ def scan(
         try:
             if key not in programs:
                 _check_compiler(leaves)
+                members = f" for {len(leaves[0])} members" if leaves and leaves[0].ndim and is_vmapped(step) else ""
+                tell(f"the scan of {named(step)}{members}", "10 to 60 seconds")
                 programs[key] = build(over_pytrees(step), leaves, spec, xs)
             program = programs[key]
             if program is not None:
@@ -206,17 +212,57 @@ def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
         The backend that :func:`scan` will then choose, and why lanes cannot be built, where nothing else stands
         against them: there is no compiler, or it fails.
     """
+    _check_step(step)
     leaves, spec = _carry_leaves(carry)
+    _check_xs(xs)
     found, count = _lane_program(step, leaves, spec, xs)
-    if not found.reason_against(count) and found.build() is not None:
+    if not found.reason_against(count) and found.build(step, count) is not None:
         return "lanes", ""
     return "scan", found.why_not if found.unbuilt else ""
+
+
+@arguments
+def source(step: Step, carry: Any, xs: Any = None) -> Source:
+    """One member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
+
+    Args:
+        step: as for :func:`scan`.
+        carry: as for :func:`scan`.
+        xs: as for :func:`scan`, of at least one step.
+
+    Returns:
+        The four forms as text; printed, one below the other.
+
+    Raises:
+        ValueError: the step cannot run in lanes; the message names the operation and the line. Otherwise as
+            :func:`scan`.
+
+    Example:
+        >>> def step(total, x):
+        ...     return total + x, ()
+        >>> print(source(torch.vmap(step), torch.zeros(100), torch.zeros(10, 100)).nodes)
+        n0   leaf carry0        float32 ()
+        n1   leaf x0            float32 ()
+        n2   map add(n0, n1)    float32 ()
+    """
+    from fcbp.loop.text import written
+
+    _check_step(step)
+    leaves, spec = _carry_leaves(carry)
+    check_members(step, carry, xs)
+    if optree.tree_leaves(xs) and _length(xs, None) == 0:
+        raise ValueError("xs has 0 steps; expected at least 1, whose shapes are those of every step")
+    found, _ = _lane_program(step, leaves, spec, xs, insist=True)
+    if found.draft is None:
+        raise ValueError(f"step cannot run in lanes: {found.why_not}")
+    return written(found.draft)
 
 
 @arguments
 def compiles(step: Step, carry: Any, xs: Any = None) -> bool:
     """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
     leaves, spec = _carry_leaves(carry)
+    _check_xs(xs)
     return _programs.get(step, {}).get(_signature(leaves, spec, xs), True) is not None
 
 
@@ -237,15 +283,20 @@ def _carry_leaves(carry: Any) -> tuple[list[Tensor], optree.PyTreeSpec]:
     return leaves, spec
 
 
+def _check_xs(xs: Any) -> None:
+    for i, leaf in enumerate(optree.tree_leaves(xs)):
+        if not isinstance(leaf, Tensor) or leaf.ndim == 0:
+            place = optree.tree_accessors(xs)[i].codify("xs")
+            raise ValueError(f"{place} is {leaf!r}; expected a tensor with a leading axis of steps")
+
+
 def _length(xs: Any, length: int | None) -> int:
     if length is not None and (isinstance(length, bool) or not isinstance(length, int)):
         raise ValueError(f"length is {length!r}; expected a whole number of steps, 0 or more")
     if length is not None and length >= 1 << 63:
         raise ValueError(f"length is {shown(length)}; expected a whole number of steps below 2^63")
+    _check_xs(xs)
     for i, leaf in enumerate(optree.tree_leaves(xs)):
-        if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-            place = optree.tree_accessors(xs)[i].codify("xs")
-            raise ValueError(f"{place} is {leaf!r}; expected a tensor with a leading axis of steps")
         if length is None:
             length = leaf.shape[0]
         if leaf.shape[0] != length:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fcbp import lanes
 from fcbp.loop import cost
+from fcbp.loop.members import named, tell
 from fcbp.loop.program import check_carry
 
 __all__ = ["LaneProgram", "lane_program"]
@@ -67,18 +68,20 @@ class LaneProgram:
         idle = f", {blocks * width - count} of {blocks * width} lanes idle" if count < blocks * width else ""
         return f"{used}{idle}; {self.draft.work} elements a step"
 
-    def build(self) -> lanes.Program | None:
+    def build(self, step: Step, count: int) -> lanes.Program | None:
         """The program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
         assert self.draft is not None
         try:
+            if self.program is None and not self.draft.is_built():
+                tell(f"lanes of {named(step)} for {self.reason_for(count)}", "a few seconds")
             self.program = self.program or self.draft.compile()
         except lanes.BuildError as error:
             self.draft, self.why_not, self.unbuilt = None, str(error), True
         return self.program
 
-    def run(self, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
+    def run(self, step: Step, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
         """Run the program; ``None`` where it cannot be compiled."""
-        program = self.build()
+        program = self.build(step, len(leaves[0]) if self.draft is not None and self.draft.population else 1)
         if program is None:
             return None
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +12,19 @@ from torch import Tensor
 
 from fcbp.loop.program import check_carry
 
-__all__ = ["check_members", "over_pytrees"]
+__all__ = ["check_members", "is_vmapped", "named", "over_pytrees", "tell"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
+def is_vmapped(step: Step) -> bool:
+    """Whether a step is a ``torch.vmap`` of one."""
+    return getattr(step, "__code__", None) is torch.vmap(lambda x: x).__code__
+
+
 def _member_of(step: Step) -> Any:
     """One member's step and how it is vmapped; ``None`` of a step that is no ``torch.vmap``, or one of another kind."""
-    if getattr(step, "__code__", None) is not torch.vmap(lambda x: x).__code__:
+    if not is_vmapped(step):
         return None
     from fcbp import lanes  # slow to import, and of vmapped steps alone
 
@@ -26,6 +32,17 @@ def _member_of(step: Step) -> Any:
         return lanes.members_of(step)
     except lanes.Unsupported:
         return None
+
+
+def named(step: Step) -> str:
+    """What to call a step; of a vmapped one the function under it."""
+    inner = getattr(step, "__wrapped__", step)
+    return str(getattr(inner, "__qualname__", type(inner).__name__))
+
+
+def tell(what: str, seconds: str) -> None:
+    """Say what is about to be compiled: by the logger ``fcbp``, which writes to stderr unless told otherwise."""
+    logging.getLogger("fcbp").warning("compiling %s (once; %s)", what, seconds)
 
 
 def over_pytrees(step: Step) -> Step:

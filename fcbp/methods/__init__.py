@@ -7,6 +7,7 @@ from fcbp.methods.cbp_weights import cbp_weights
 from fcbp.methods.ccbp import CCBPHyperparams, CCBPState, ccbp
 from fcbp.methods.chain import chain, chain_kinds
 from fcbp.methods.cpr import CPRHyperparams, CPRState, cpr
+from fcbp.methods.fresh import fresh
 from fcbp.methods.l2 import L2Hyperparams, l2
 from fcbp.methods.l2_init import L2InitHyperparams, L2InitState, l2_init
 from fcbp.methods.redo import RedoHyperparams, redo
@@ -51,6 +52,7 @@ __all__ = [
     "chain",
     "chain_kinds",
     "cpr",
+    "fresh",
     "full_reset",
     "head_reset",
     "keep_gradients",

@@ -68,6 +68,9 @@ class Method(NamedTuple):
     gradients that it returns; ``params`` are those before that step."""
     reads_new_task: bool = False
     """Whether the method acts on ``new_task``, so that batches must say when a new task begins."""
+    renews: bool = False
+    """Whether a learner begins anew with every task: before the first batch it makes its whole state again, as ``init``
+    does, from a key of that task."""
 
 
 @dataclass(frozen=True)

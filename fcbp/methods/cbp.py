@@ -17,6 +17,7 @@ from fcbp.cbp import (
     select_and_reset,
     update_utility,
 )
+from fcbp.cbp.state import check_counting
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.units import UnitGroup
@@ -45,7 +46,13 @@ def cbp(
         rounding: how a fraction of a unit becomes whole units.
         rate_counts: which units the replacement rate is a fraction of.
         capacity: the most units of a group that a step replaces; by default all of them.
+
+    Raises:
+        ValueError: an option is unknown or out of its range.
     """
+    check_counting(rounding, rate_counts, capacity, "units")
+    utility.get(measure)
+    initializers.get(initializer)
 
     def update(
         state: CBPState,

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import initializers, tree
+from fcbp.cbp.state import check_counting
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.units import UnitGroup
@@ -20,6 +21,9 @@ from fcbp.weights import (
     select_and_reset,
     update_utility,
 )
+from fcbp.weights.core import check_selection, check_utility
+from fcbp.weights.draws import check_initializer
+from fcbp.weights.state import check_management
 
 __all__ = ["cbp_weights"]
 
@@ -63,6 +67,11 @@ def cbp_weights(
         >>> info["reset_weights"]["w"]
         tensor([[False,  True], [False, False]])
     """
+    check_utility(utility)
+    check_management(managed, maturity)
+    check_selection(selection)
+    check_initializer(initializer, {})
+    check_counting(rounding, rate_counts, capacity, "weights")
 
     def init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""]) -> WeightsState:
         return init_state(params, key, managed=managed, maturity=maturity, protect=protect)
@@ -71,7 +80,12 @@ def cbp_weights(
         state: WeightsState, params: Any, opt_state: Any, buffers: Any, *, grads: Any, hyper: Hyperparams, **_: Any
     ) -> tuple[Any, Any, Any, WeightsState, dict[str, Any]]:
         moments = opt_state if scale_by_moments else None
-        state = update_utility(state, params, grads, hyper, utility=utility, moments=moments)
+        try:
+            state = update_utility(state, params, grads, hyper, utility=utility, moments=moments)
+        except ValueError as error:
+            if scale_by_moments and str(error).startswith("moments"):
+                raise ValueError(f"scale_by_moments is True, and {error}") from error
+            raise
         params, state, masks = select_and_reset(
             state,
             params,

@@ -229,7 +229,8 @@ def _chain(methods: tuple[Method, ...], entries: Callable[[Any], Sequence[Any]])
             info = _together(info, done)
         return params, opt_state, buffers, tuple(new), info
 
-    return Method(init, update, adjust, any(method.reads_new_task for method in methods))
+    reads_new_task, renews = (any(getattr(method, name) for method in methods) for name in ("reads_new_task", "renews"))
+    return Method(init, update, adjust, reads_new_task, renews)
 
 
 def _together(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:

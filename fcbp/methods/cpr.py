@@ -141,7 +141,10 @@ def cpr(
             rate, sharpness, threshold = (
                 cast_like(value, u) for value in (hyper.rate, hyper.sharpness, hyper.threshold)
             )
-            r = rate * share(sharpness * (u - threshold))
+            shared = share(sharpness * (u - threshold))
+            if not isinstance(shared, Tensor):
+                raise ValueError(f"transform is {transform!r}, which gives {shared!r}; expected a tensor")
+            r = rate * shared
             fraction[group.name] = torch.where(event & (r > 0), r, 0)
             utility[group.name] = u.masked_fill(event, 1)
         params = reset_partially(params, fraction, draws, units=units, draw=draw)

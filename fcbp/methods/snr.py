@@ -172,7 +172,7 @@ def _limit(threshold: Int32[Tensor, "units"], hyper: SNRHyperparams) -> Int32[Te
 
 
 def _whole(like: Int32[Tensor, "units"], value: float | Tensor) -> int | Tensor:
-    return value.to(like.dtype) if isinstance(value, Tensor) else int(value)
+    return value.to(like.dtype) if isinstance(value, Tensor) else min(int(value), torch.iinfo(like.dtype).max)
 
 
 def _threshold(

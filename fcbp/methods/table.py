@@ -12,6 +12,7 @@ from fcbp.methods.cbp import cbp
 from fcbp.methods.cbp_weights import cbp_weights
 from fcbp.methods.ccbp import CCBPHyperparams, ccbp
 from fcbp.methods.cpr import CPRHyperparams, cpr
+from fcbp.methods.fresh import fresh
 from fcbp.methods.l2 import L2Hyperparams, l2
 from fcbp.methods.l2_init import L2InitHyperparams, l2_init
 from fcbp.methods.redo import RedoHyperparams, redo
@@ -27,6 +28,7 @@ __all__ = ["METHODS"]
 
 METHODS: dict[str, Kind] = {
     "bp": Kind("plain backpropagation", backprop),
+    "fresh": Kind("a new learner with every task, of which batches have to tell: the from-scratch arm", fresh),
     "cbp": Kind(
         "Continual Backpropagation: replace mature units of low utility",
         cbp,

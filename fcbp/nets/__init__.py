@@ -3,7 +3,7 @@
 They are drawn as ``torch.nn`` draws: from the global generator, when made.
 """
 
-from fcbp.nets.conv import ConvNet
+from fcbp.nets.conv import ConvNet, PlainConvNet, cnn16, lenet
 from fcbp.nets.mlp import ACTIVATIONS, CReLU, Fourier, mlp
 from fcbp.nets.ppo import Actor, Critic
 from fcbp.nets.resnet import ResNet, resnet18
@@ -16,9 +16,12 @@ __all__ = [
     "ConvNet",
     "Critic",
     "Fourier",
+    "PlainConvNet",
     "ResNet",
     "TransformerEncoder",
     "VisionTransformer",
+    "cnn16",
+    "lenet",
     "mlp",
     "resnet18",
 ]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fcbp.checks import arguments, check_elements
+from fcbp.kinds import Count
 from fcbp.names import lookup, unknown
 
 __all__ = ["ACTIVATIONS", "CReLU", "Fourier", "mlp"]
@@ -63,9 +64,9 @@ DOUBLING: dict[str, type[nn.Module]] = {"crelu": CReLU, "fourier": Fourier}
 
 @arguments
 def mlp(
-    input_size: int,
-    hidden_sizes: Sequence[int],
-    output_size: int,
+    input_size: Count,
+    hidden_sizes: Sequence[Count],
+    output_size: Count,
     *,
     activation: str = "relu",
     norm: str | None = None,
@@ -98,7 +99,8 @@ def mlp(
     layers: list[nn.Module] = []
     size = input_size
     for width in hidden_sizes:
-        check_elements("hidden_sizes", hidden_sizes, size, width)
+        is_input = not layers and size > width
+        check_elements(*(("input_size", size) if is_input else ("hidden_sizes", hidden_sizes)), size, width)
         layers += [nn.Linear(size, width), *([nn.LayerNorm(width)] if norm else []), make()]
         size = 2 * width if activation in DOUBLING else width
     check_elements("output_size", output_size, size, output_size)

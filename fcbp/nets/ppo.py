@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fcbp.checks import arguments
+from fcbp.kinds import Count, Finite
 from fcbp.nets.mlp import mlp
 
 __all__ = ["Actor", "Critic"]
@@ -46,12 +47,12 @@ class Actor(nn.Module):
     @arguments
     def __init__(
         self,
-        observation_size: int,
-        action_size: int,
-        hidden_sizes: Sequence[int] = (256, 256),
+        observation_size: Count,
+        action_size: Count,
+        hidden_sizes: Sequence[Count] = (256, 256),
         *,
         activation: str = "relu",
-        log_std: float = 0.0,
+        log_std: Finite = 0.0,
     ):
         super().__init__()
         self.mean_net = _lecun(mlp(observation_size, hidden_sizes, action_size, activation=activation))
@@ -79,7 +80,9 @@ class Critic(nn.Module):
     """
 
     @arguments
-    def __init__(self, observation_size: int, hidden_sizes: Sequence[int] = (256, 256), *, activation: str = "relu"):
+    def __init__(
+        self, observation_size: Count, hidden_sizes: Sequence[Count] = (256, 256), *, activation: str = "relu"
+    ):
         super().__init__()
         self.value_net = _lecun(mlp(observation_size, hidden_sizes, 1, activation=activation))
 

@@ -47,7 +47,9 @@ class ResNet(nn.Module):
         blocks: blocks of each stage; stages after the first halve the image and double the channels.
         classes: outputs.
         width: channels of the first stage.
-        norm: whether convolutions are followed by batch norm.
+        norm: whether convolutions are followed by batch norm. In training it normalises by the batch's own mean and
+            variance, of which the running averages are kept in the buffers; in ``eval`` mode by these averages.
+        channels: of an image.
 
     Example:
         >>> model = ResNet(blocks=(1, 1), classes=10, width=4)
@@ -56,20 +58,20 @@ class ResNet(nn.Module):
     """
 
     @arguments
-    def __init__(self, blocks: Sequence[int], classes: int, *, width: int = 64, norm: bool = True):
+    def __init__(self, blocks: Sequence[int], classes: int, *, width: int = 64, norm: bool = True, channels: int = 3):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1)
         self.bn1: nn.Module = nn.BatchNorm2d(width) if norm else nn.Identity()
-        channels = width
+        inputs = width
         for stage, count in enumerate(blocks):
             outputs = width * 2**stage
             layers = []
             for i in range(count):
-                layers.append(BasicBlock(channels, outputs, stride=2 if stage > 0 and i == 0 else 1, norm=norm))
-                channels = outputs
+                layers.append(BasicBlock(inputs, outputs, stride=2 if stage > 0 and i == 0 else 1, norm=norm))
+                inputs = outputs
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
         self.stages = len(blocks)
-        self.fc = nn.Linear(channels, classes)
+        self.fc = nn.Linear(inputs, classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nonlinearity = "relu" if isinstance(module, nn.Conv2d) else "linear"
@@ -77,7 +79,7 @@ class ResNet(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         x = F.relu(self.bn1(self.conv1(images)))
         for stage in range(self.stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
@@ -85,11 +87,17 @@ class ResNet(nn.Module):
 
 
 @arguments
-def resnet18(classes: int = 100, *, norm: bool = True) -> ResNet:
+def resnet18(classes: int = 100, *, norm: bool = True, width: int = 64, channels: int = 3) -> ResNet:
     """The ResNet-18 of Dohare et al. (Nature 2024): two blocks in each of four stages, 64 to 512 channels.
+
+    Args:
+        classes: outputs.
+        norm: whether convolutions are followed by batch norm.
+        width: channels of the first stage.
+        channels: of the images.
 
     Example:
         >>> sum(p.numel() for p in resnet18(classes=100).parameters())
         11224932
     """
-    return ResNet((2, 2, 2, 2), classes, norm=norm)
+    return ResNet((2, 2, 2, 2), classes, norm=norm, width=width, channels=channels)

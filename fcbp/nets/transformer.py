@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fcbp.checks import arguments
+from fcbp.checks import arguments, check_elements
+from fcbp.kinds import Count
 
 __all__ = ["TransformerEncoder", "VisionTransformer"]
 
@@ -63,8 +64,10 @@ class TransformerEncoder(nn.Module):
     """
 
     @arguments
-    def __init__(self, width: int, depth: int, heads: int, hidden: int | None = None):
+    def __init__(self, width: Count, depth: Count, heads: Count, hidden: Count | None = None):
         super().__init__()
+        check_elements("depth", depth, depth, width)
+        check_elements("width", width, width, width)
         self.blocks = nn.Sequential(*(EncoderBlock(width, heads, hidden or 4 * width) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         for module in self.modules():
@@ -104,15 +107,15 @@ class VisionTransformer(nn.Module):
     @arguments
     def __init__(
         self,
-        classes: int,
+        classes: Count,
         *,
-        image: int = 32,
-        patch: int = 4,
-        channels: int = 3,
-        width: int = 192,
-        depth: int = 6,
-        heads: int = 3,
-        hidden: int | None = None,
+        image: Count = 32,
+        patch: Count = 4,
+        channels: Count = 3,
+        width: Count = 192,
+        depth: Count = 6,
+        heads: Count = 3,
+        hidden: Count | None = None,
     ):
         super().__init__()
         if image % patch:

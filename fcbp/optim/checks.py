@@ -17,8 +17,15 @@ __all__ = ["Number", "check_floats", "check_like", "check_number", "check_state"
 Number = float | Tensor
 
 
-def check_number(name: str, value: Any, *, least: float = 0.0, below: float = math.inf) -> None:
+def check_number(name: str, value: Any, *, least: float = 0.0, below: float = math.inf, infinite: bool = False) -> None:
     """Check a number: plain, from ``least`` up to, without, ``below``; or a 0-d tensor, whose value is not read.
+
+    Args:
+        name: the argument.
+        value: its value.
+        least: the least it may be.
+        below: what it is below.
+        infinite: whether it may be infinite as well: a bound that bounds nothing.
 
     Raises:
         ValueError: it is neither.
@@ -29,12 +36,12 @@ def check_number(name: str, value: Any, *, least: float = 0.0, below: float = ma
             raise ValueError(
                 f"{name} is a tensor {tuple(value.shape)} of {value.dtype}; expected {words}, or a 0-d tensor (vmap it)"
             )
-    elif isinstance(value, bool) or not isinstance(value, numbers.Real) or not _is_in(float(value), least, below):
+    elif (
+        isinstance(value, bool)
+        or not isinstance(value, numbers.Real)
+        or not (least <= value < below or (infinite and value == math.inf))
+    ):
         raise ValueError(f"{name} is {value!r}; expected {words}")
-
-
-def _is_in(value: float, least: float, below: float) -> bool:
-    return least <= value < below or value == below == math.inf
 
 
 def check_floats(name: str, given: Any) -> None:

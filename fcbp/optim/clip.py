@@ -65,7 +65,7 @@ def clip_by_global_norm(grads: Any, max_norm: Number) -> Any:
         >>> clip_by_global_norm({"w": torch.tensor([3.0, 0.0]), "b": torch.tensor(4.0)}, 1.0)
         {'w': tensor([0.6000, 0.0000]), 'b': tensor(0.8000)}
     """
-    check_number("max_norm", max_norm)
+    check_number("max_norm", max_norm, infinite=True)
     check_floats("grads", grads)
     if not optree.tree_leaves(grads):
         return grads

@@ -21,10 +21,12 @@ from typing import Any, NamedTuple
 
 import optree
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from fcbp import show
 from fcbp.checks import arguments
+from fcbp.kinds import Fraction
 from fcbp.optim.checks import Number, check_floats, check_like, check_number, check_state
 
 __all__ = ["OPTIMIZERS", "AdamState", "Optimizer", "SGDState", "adam", "adamw", "cast_like", "moving_average", "sgd"]
@@ -190,7 +192,9 @@ def cast_like(number: Number, leaf: Tensor) -> Number:
 
 
 @arguments
-def moving_average(beta: Number, old: Tensor, new: Tensor) -> Tensor:
+def moving_average(
+    beta: Fraction | Float[Tensor, ""], old: Float[Tensor, "*shape"], new: Float[Tensor, "*shape"]
+) -> Tensor:
     """``beta old + (1 - beta) new``; the difference is taken before rounding to the tensors' dtype."""
     return cast_like(beta, old) * old + cast_like(1 - beta, old) * new
 

@@ -1,7 +1,7 @@
 """Pictures of a sweep's results."""
 
-from fcbp.plots.charts import histogram, learning_curves, methods, sensitivity
+from fcbp.plots.charts import heat, histogram, learning_curves, methods, sensitivity
 from fcbp.plots.files import save
 from fcbp.plots.parts import PALETTE
 
-__all__ = ["PALETTE", "histogram", "learning_curves", "methods", "save", "sensitivity"]
+__all__ = ["PALETTE", "heat", "histogram", "learning_curves", "methods", "save", "sensitivity"]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["histogram", "learning_curves", "methods", "sensitivity"]
+__all__ = ["heat", "histogram", "learning_curves", "methods", "sensitivity"]
 
 
 @arguments
@@ -173,6 +173,69 @@ def sensitivity(
     if legend:
         ax.set_title(what_is_drawn(curves, over), fontsize="medium")
         add_legend(ax)
+    return ax
+
+
+@arguments
+def heat(
+    results: xarray.Dataset,
+    variable: str | None = None,
+    *,
+    across: str,
+    down: str,
+    over: str = "seed",
+    last: float = 0.2,
+    ax: Axes | None = None,
+) -> Axes:
+    """The end of the run as a table of two swept settings, its cells coloured: the mean over seeds.
+
+    Of settings that differ in a third thing as well, a cell has the best.
+
+    Args:
+        results: what :func:`fcbp.sweep` returned.
+        variable: one of its data variables; by default the loss, or the first where there is none.
+        across: the swept setting of the columns.
+        down: the swept setting of the rows.
+        over: the dimension that is averaged.
+        last: the fraction of the run that counts as its end.
+        ax: where to draw; by default a new figure.
+
+    Raises:
+        ValueError: ``variable``, ``across`` or ``down`` is not in ``results``, or no setting has both.
+        ImportError: the extra ``fcbp[plot]`` is not installed.
+    """
+    curves = variable_of(results, variable)
+    swept = analysis.apart(curves, over)
+    for name, value in (("across", across), ("down", down)):
+        if value not in swept:
+            raise ValueError(f"{name} is {value!r}; expected one of the swept settings, {', '.join(swept) or '(none)'}")
+    values = end_of_run(curves, last)
+    higher = analysis.is_higher_better(str(curves.name))
+    cells: dict[tuple[Any, Any], float] = {}
+    for at, setting in analysis.settings(values, over):
+        if across in setting and down in setting:
+            place, mean = (setting[down], setting[across]), float(mean_and_error(values.isel(at), over)[0])
+            known = cells.get(place, np.nan)
+            cells[place] = mean if np.isnan(known) or (mean > known) == higher else known
+    if not cells:
+        raise ValueError(
+            f"across is {across!r} and down is {down!r}, which no setting has both of; expected two that go together"
+        )
+    rows, columns = (sorted({place[i] for place in cells}) for i in (0, 1))
+    table = np.array([[cells.get((row, column), np.nan) for column in columns] for row in rows])
+    ax = axes_or_new(ax)
+    picture = ax.imshow(table, cmap="viridis" if higher else "viridis_r", aspect="auto")
+    middle = np.nanmean([np.nanmin(table), np.nanmax(table)]) if np.isfinite(table).any() else 0.0
+    for (i, j), value in np.ndenumerate(table):
+        dark = (value < middle) == higher
+        ax.text(
+            j, i, f"{value:.3g}" if np.isfinite(value) else "NaN", ha="center", va="center", color="w" if dark else "k"
+        )
+    ax.set_xticks(range(len(columns)), [analysis.show(value) for value in columns])
+    ax.set_yticks(range(len(rows)), [analysis.show(value) for value in rows])
+    ax.set_xlabel(across.replace("_", " "))
+    ax.set_ylabel(down.replace("_", " "))
+    ax.figure.colorbar(picture, ax=ax, label=f"{label_of(values)}, last {last:.0%} of the run")
     return ax
 
 

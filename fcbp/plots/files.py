@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,9 @@ import numpy as np
 from fcbp import analysis
 from fcbp.analysis import Setting
 from fcbp.checks import arguments
-from fcbp.experiment import PER_STEP, Experiment, variables_of
-from fcbp.plots.charts import histogram, learning_curves, methods, sensitivity
+from fcbp.experiment import ASKED, PER_STEP, Experiment, variables_of
+from fcbp.paths import expanded
+from fcbp.plots.charts import heat, histogram, learning_curves, methods, sensitivity
 from fcbp.plots.parts import MOST_LINES, add_legend, add_legend_below, matplotlib, what_is_drawn
 from fcbp.sweeps import files
 
@@ -29,9 +31,10 @@ MOST_PANELS = 12
 
 
 @arguments
-def save(results: xarray.Dataset, folder: Path) -> list[Path]:
+def save(results: xarray.Dataset, folder: Path | str) -> list[Path]:
     """Draw what the results allow into PNG files in ``folder``: learning curves, the methods at their best, sensitivity
-    to each swept number, units replaced, utilities and ages."""
+    to each swept number, tables of two numbers, units replaced, utilities and ages."""
+    folder = expanded("folder", folder)
     several_methods = len({row.method for row in analysis.summary(results)}) > 1
     drawn = _few(results)
     pictures = [("learning_curves.png", curves_picture(drawn))]
@@ -39,6 +42,8 @@ def save(results: xarray.Dataset, folder: Path) -> list[Path]:
         pictures.append(("methods.png", methods(results)))
     if numbers := _swept_numbers(results):
         pictures.append(("sensitivity.png", _sensitivity_picture(results, numbers)))
+        if pairs := _pairs(results, numbers):
+            pictures.append(("heat.png", _heat_picture(results, pairs)))
     if _any_reset(drawn):
         pictures.append(("replaced.png", replaced_picture(drawn)))
     if any("_quantile_" in str(name) for name in results.data_vars):
@@ -103,9 +108,7 @@ def _any_reset(results: xarray.Dataset) -> bool:
 
 def curves_picture(results: xarray.Dataset) -> Figure:
     # What was measured because someone asked for it is drawn as well: of a program all.
-    usual = {variable for metric in Experiment().metrics for variable in variables_of(metric)} | {*PER_STEP} - {
-        "update_magnitude"
-    }
+    usual = {variable for metric in Experiment().metrics for variable in variables_of(metric)} | {*PER_STEP} - {*ASKED}
     main = analysis.main_variable(results)
     asked = [name for name in map(str, results.data_vars) if name not in (*usual, main)]
     wanted = [name for name in dict.fromkeys((main, "inactive_units", "effective_rank", *asked)) if name in results]
@@ -123,6 +126,28 @@ def _sensitivity_picture(results: xarray.Dataset, numbers: Sequence[str]) -> Fig
         if len(numbers) > 1 or len(ax.get_legend_handles_labels()[1]) <= 8:
             add_legend(ax)
     figure.suptitle(what_is_drawn(results[analysis.main_variable(results)], "seed"), fontsize="medium")
+    return figure
+
+
+def _pairs(results: xarray.Dataset, numbers: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of swept numbers that some method crosses: two values or more of each."""
+    found = []
+    settings = [setting for _, setting in analysis.settings(results[analysis.main_variable(results)])]
+    for down, across in itertools.combinations(numbers, 2):
+        by_method: dict[Any, set[tuple[Any, Any]]] = {}
+        for setting in settings:
+            if down in setting and across in setting:
+                by_method.setdefault(setting.get("method"), set()).add((setting[down], setting[across]))
+        if any(len({a for a, _ in both}) > 1 and len({b for _, b in both}) > 1 for both in by_method.values()):
+            found.append((down, across))
+    return found[:MOST_PANELS]
+
+
+def _heat_picture(results: xarray.Dataset, pairs: Sequence[tuple[str, str]]) -> Figure:
+    figure, axes = _grid(len(pairs), 3)
+    for ax, (down, across) in zip(axes, pairs, strict=False):
+        heat(results, across=across, down=down, ax=ax)
+    figure.suptitle(what_is_drawn(results[analysis.main_variable(results)], "seed", "mean"), fontsize="medium")
     return figure
 
 

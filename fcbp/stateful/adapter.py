@@ -66,7 +66,7 @@ class ContinualBackprop:
         tensor(0)
     """
 
-    @arguments
+    @arguments(at_once=True)
     def __init__(
         self,
         model: nn.Module,

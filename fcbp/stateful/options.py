@@ -66,7 +66,7 @@ def choose(method: str | Method, hyper: Any, options: Mapping[str, Any]) -> Choi
             raise ValueError("hyper is None; expected the numbers of the method that was given, such as Hyperparams()")
         if options:
             raise ValueError(f"{next(iter(options))} is given beside a Method; expected hyper= with its numbers")
-        return Choice("custom", method, hyper, False)
+        return Choice("custom", _not_renewing("method", method), hyper, False)
     kind = lookup("method", method, METHODS)
     numbers = kind.hyperparams._fields  # type: ignore[attr-defined]
     keywords = list(inspect.signature(kind.build).parameters)
@@ -79,7 +79,17 @@ def choose(method: str | Method, hyper: Any, options: Mapping[str, Any]) -> Choi
         raise ValueError(f"hyper and {next(iter(given))} are both given; expected the numbers in one of them")
     measure = built.get("measure", "contribution")
     by_moments = method == "redo" or (method == "cbp" and isinstance(measure, str) and measure in OF_MOMENTS)
-    return Choice(method, kind.build(**built), kind.hyperparams(**given) if hyper is None else hyper, by_moments)
+    made = _not_renewing(f"method is {method!r}, which", kind.build(**built))
+    return Choice(method, made, kind.hyperparams(**given) if hyper is None else hyper, by_moments)
+
+
+def _not_renewing(about: str, method: Method) -> Method:
+    if method.renews:
+        raise ValueError(
+            f"{about} begins anew with every task, which a learner does (fcbp.make_learner); in a loop of torch make "
+            "the model, the optimiser and what wraps them again"
+        )
+    return method
 
 
 def reads(function: Callable[..., Any], keyword: str) -> bool:

@@ -20,8 +20,10 @@ def data_parallel(model: nn.Module, group: Any) -> tuple[nn.Module, Any]:
     """The module inside of a compiled or data-parallel one, and the processes that train it; ``None`` for one alone.
 
     Raises:
-        ValueError: the model's parameters are sharded.
+        ValueError: the model's parameters are sharded, or ``group`` is no process group.
     """
+    if group is not None and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+        raise ValueError(f"process_group is {group!r}; expected a process group of torch.distributed, or None")
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
             group = model.process_group if group is None else group

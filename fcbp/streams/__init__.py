@@ -3,6 +3,7 @@
 from fcbp.streams import tasks
 from fcbp.streams.base import Spec, Stream, from_sampler
 from fcbp.streams.bit_flipping import BitFlippingState, BitFlippingWindow, bit_flipping
+from fcbp.streams.border import Border, Calendar
 from fcbp.streams.tasks import (
     class_pairs,
     growing_classes,
@@ -16,6 +17,8 @@ from fcbp.streams.tasks import (
 __all__ = [
     "BitFlippingState",
     "BitFlippingWindow",
+    "Border",
+    "Calendar",
     "Spec",
     "Stream",
     "bit_flipping",

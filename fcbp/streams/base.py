@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcbp.checks import arguments
 from fcbp.names import check_option
+from fcbp.streams.border import Border, Calendar
 
 __all__ = ["Spec", "Stream", "from_sampler"]
 
@@ -82,6 +83,13 @@ class Stream(NamedTuple):
     named ``test_...``."""
     task_length: int | None = None
     """Batches of a task; ``None`` where tasks do not begin at batches that are known beforehand."""
+    calendar: Calendar | None = None
+    """When tasks and passes begin; ``None`` where that is not known beforehand."""
+    validation: Callable[[Any], tuple[Tensor, Tensor]] | None = None
+    """``validation(state) -> (inputs, targets)``: examples of the state's task that are set aside of those to learn
+    from."""
+    border: Border = Border()
+    """What experiments do to a learner between tasks."""
 
 
 @arguments

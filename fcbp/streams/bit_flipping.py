@@ -111,7 +111,9 @@ def bit_flipping(
     for name, size in sizes.items():
         if not _is_whole(size) or size < 1:
             raise ValueError(f"{name} is {size!r}; expected a whole number, 1 or more")
-    check_elements("input_bits", input_bits, input_bits, target_units)
+    check_elements("batch_size", batch_size, batch_size, input_bits)
+    largest = max("input_bits", "target_units", key=sizes.__getitem__)
+    check_elements(largest, sizes[largest], input_bits, target_units)
     if not _is_whole(flipping_bits) or not 0 <= flipping_bits <= input_bits:
         raise ValueError(f"flipping_bits is {flipping_bits!r}; expected 0 to input_bits = {input_bits}")
     if not math.isfinite(beta):

@@ -151,12 +151,15 @@ def run_chunk(
             _check_structure(task, programs[chunk.group].rehearsed.structure)
         side_by_side = programs[chunk.group]
         state, step = _start(task, side_by_side)
+        borders = plan.program(chunk.group, task.device).next_border
         yield Began(chunk.id, _backend(task, side_by_side.backend(state.carry), tried=False))
         with _threads(task.threads, state):
-            for bin, start, end in _cuts(plan, side_by_side.piece(state.carry)):
+            for bin, start, end in _cuts(plan, side_by_side.piece(state.carry), borders):
                 if end <= step:
                     continue
                 state, values = _advance(side_by_side, state, plan, bin, max(start, step), end)
+                if borders is not None and end < plan.steps and borders(end - 1) == end:
+                    state = state._replace(carry=side_by_side.border(state.carry, end))
                 step = end
                 yield Advanced(
                     chunk.id, step, time.monotonic() - began, _backend(task, side_by_side.backend(state.carry))
@@ -267,13 +270,18 @@ def _advance(
     return _State(carry, {name: torch.zeros_like(total) for name, total in totals.items()}, failed), values
 
 
-def _cuts(plan: Plan, most: int) -> Iterator[tuple[int, int, int]]:
-    """``(bin, start, end)`` of every piece."""
+def _cuts(plan: Plan, most: int, borders: Callable[[int], int | None] | None = None) -> Iterator[tuple[int, int, int]]:
+    """``(bin, start, end)`` of every piece; a piece ends where a bin does, and at the program's borders."""
     start = 0
+    border = borders(0) if borders else None
     for bin, last in enumerate(plan.ends):
-        for length in pieces(last - start, most):
-            yield bin, start, start + length
-            start += length
+        while start < last:
+            end = last if border is None else min(last, border)
+            for length in pieces(end - start, most):
+                yield bin, start, start + length
+                start += length
+            if borders and border == start:
+                border = borders(start)
 
 
 def _flat(state: _State) -> tuple[list[Tensor], Any]:

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import platform
-import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from fcbp.paths import expanded
 
 __all__ = [
     "Directory",
@@ -32,36 +33,10 @@ NO_LINK = sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NOFOLLOW", "O_NO
 """How every name is opened; a pipe that nobody writes to does not hold us up. (Windows has none of these.)"""
 PART = ".part"
 """The ending of a file that is being written."""
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 ATTEMPTS = 5
 """Attempts at a lock, which another process holds for a moment while it looks whether it is held."""
 PAUSE = 0.02
 """Seconds between two attempts."""
-
-
-def expanded(name: str, path: Any) -> Path:
-    """A path on this machine, ``~`` expanded.
-
-    Args:
-        name: the argument's name.
-        path: its value, a string or a path.
-
-    Raises:
-        ValueError: it is no path, or names a place that is not on this machine.
-    """
-    expected = "expected a path on this machine, such as 'runs/rates'"
-    try:
-        text = os.fspath(path)
-    except TypeError:
-        raise ValueError(f"{name} is {path!r}; {expected}") from None
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError(f"{name} is {path!r}; {expected}")
-    if URL.match(text):
-        raise ValueError(f"{name} is {str(path)!r}, which is a URL; {expected}: copy the finished run to where it goes")
-    try:
-        return Path(text).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{name} is {text!r}: {error}; {expected}") from None
 
 
 @contextlib.contextmanager

@@ -73,15 +73,15 @@ def available(device: str) -> int:
         (group / "memory.max", group / "memory.current"),
         (group / "memory/memory.limit_in_bytes", group / "memory/memory.usage_in_bytes"),
     ):
-        if most.is_file() and now.is_file() and most.read_text().strip() != "max":
-            limits.append(int(most.read_text()) - int(now.read_text()))
+        if most.is_file() and now.is_file() and most.read_text(encoding="utf-8").strip() != "max":
+            limits.append(int(most.read_text(encoding="utf-8")) - int(now.read_text(encoding="utf-8")))
     return max(0, min(limits))
 
 
 def _meminfo() -> int:
     info = Path("/proc/meminfo")
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

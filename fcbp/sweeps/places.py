@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fcbp.checks import check_device
 from fcbp.names import unknown
 
 __all__ = ["RETRIES", "Places", "check_whole", "choose", "cores"]
@@ -51,7 +52,7 @@ def choose(
     if device is not None and devices is not None:
         raise ValueError(f"device is {str(device)!r} and devices {devices!r}; expected one of them")
     threads = torch.get_num_threads()
-    one = str(device or "cpu")
+    one = "cpu" if device is None else str(device)
     elastic = backend is not None and devices is None
     if devices is None:
         chosen: tuple[str, ...] = ("cpu",) * cores() if elastic and device is None else (one,)
@@ -70,12 +71,7 @@ def choose(
     if len(chosen) > MOST[backend]:
         raise ValueError(f"devices has {len(chosen):,} names; expected at most {MOST[backend]:,}")
     for name in {*chosen}:
-        try:
-            found = torch.device(name)
-        except RuntimeError as error:
-            raise ValueError(f"device is {name!r}; expected one such as 'cpu' or 'cuda:0' ({error})") from None
-        if found.type == "cuda" and backend is None and (found.index or 0) >= torch.cuda.device_count():
-            raise ValueError(f"device is {name!r}; expected one that this machine has: it has no such GPU")
+        check_device("device" if devices is None else "devices", name, elsewhere=backend is not None)
     if address is not None:
         threads = 1  # the nodes' cores are another machine's
     elif len(chosen) > 1 or backend:

@@ -40,6 +40,8 @@ class Population(NamedTuple):
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
     backend: Callable[[Carry], Backend]
     """What ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
+    border: Callable[[Carry, int], Carry]
+    """``border(carry, step)``: the population at the program's border after so many steps."""
 
 
 def population(
@@ -86,10 +88,16 @@ def population(
             broken = broken | ~sums[name].isfinite()
         return broken if program.failed is None else broken | torch.vmap(program.failed)(carry.members)
 
+    def border(carry: Carry, step: int) -> Carry:
+        assert program.border is not None
+        at = program.border
+        problem: Any = optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), carry.problem)
+        return carry._replace(members=torch.vmap(lambda member, own: at(member, own, step))(carry.members, problem))
+
     advance = Advance(program, rehearsed, compile, threads)
     sums = dict.fromkeys(rehearsed.averaged, torch.float64) | dict.fromkeys(rehearsed.summed, torch.int64)
     probe = Probe(program, rehearsed)
-    return Population(start, advance, probe, failed, sums, rehearsed, advance.most_steps, advance.backend)
+    return Population(start, advance, probe, failed, sums, rehearsed, advance.most_steps, advance.backend, border)
 
 
 def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:

@@ -16,12 +16,12 @@ from fcbp.addresses import check_not_importing
 from fcbp.checks import arguments
 from fcbp.designs import Members, grid
 from fcbp.experiment import PROGRAMS, Experiment, ExperimentMaker
+from fcbp.paths import expanded
 from fcbp.program import Program
 from fcbp.rehearsal import rehearse_members
 from fcbp.sweeps import folder as folders
 from fcbp.sweeps import origins, places
 from fcbp.sweeps.execution import Execution
-from fcbp.sweeps.files import expanded
 from fcbp.sweeps.folder import Folder
 from fcbp.sweeps.makers import Maker
 from fcbp.sweeps.plan import Plan, compiling_for
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = ["resume", "sweep"]
 
+MOST_VALUES = 10**9
+"""Values of a measurement at most, of all members and bins: more take gigabytes."""
 
-@arguments
+
+@arguments(at_once=True)
 def sweep(
     experiment: str | Experiment | Program | Callable[..., Program] | Maker,
     members: Members | Mapping[str, Any],
@@ -150,7 +153,7 @@ def sweep(
         folder.release()
 
 
-@arguments
+@arguments(at_once=True)
 def resume(
     run: Path | str,
     *,
@@ -214,6 +217,11 @@ def _plan(
         steps, bin = steps or named.steps, bin or named.bin  # type: ignore[assignment]
     maker.check(members)
     steps, length, dimension = _lengths(steps, bin)
+    if (values := -(-steps // length) * len(members)) > MOST_VALUES and dimension == "step":
+        raise ValueError(
+            f"bin is {length:,} and steps {steps:,}: {values:,} values of each measurement; expected at most "
+            f"{MOST_VALUES:,}"
+        )
     plan = Plan(maker, members, steps, length, compiling_for(steps) if compile is None else compile, dimension)
     if compile is None and any(plan.program(group).loops for group in range(len(plan.groups))):
         # One of their steps is a hundred or more of others.

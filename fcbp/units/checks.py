@@ -24,7 +24,7 @@ def _check_slice(group: UnitGroup, role: str, s: Slice, params: Any) -> None:
     except KeyError:
         leaf = None
     if not isinstance(leaf, Tensor):
-        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)}")
+        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)} of params")
     if not leaf.is_floating_point():
         raise ValueError(f"{where} names a leaf of dtype {leaf.dtype}; expected a floating-point tensor")
     if not -leaf.ndim <= s.axis < leaf.ndim:
@@ -130,7 +130,7 @@ def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) ->
     except KeyError:
         bias = None
     if not isinstance(bias, Tensor):
-        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)}")
+        raise ValueError(f"{where} names no leaf; expected a path to a tensor such as {_some_paths(params)} of params")
     weight = tree.get(params, s.path)
     if tuple(bias.shape) != _outputs(s, weight):
         raise ValueError(

@@ -229,8 +229,9 @@ def trace(
         ) from error
     except Exception as error:
         raise ValueError(
-            f"{caller}: the forward failed on the example inputs at {_line(error)}: {type(error).__name__}: {error}. "
-            f"Expected inputs as the model's forward takes them. {_BY_HAND}"
+            f"{caller}: the forward failed on the example inputs at {_line(error)}: "
+            f"{type(error).__name__}: {error}. "
+            f"Expected inputs as the model's forward takes them (example_inputs, example_kwargs). {_BY_HAND}"
         ) from error
     _leave(tracer, output, outputs, caller)
     return ledger

@@ -14,6 +14,7 @@ from fcbp.cbp import bias_correction, most_due, pay, replacements_due
 from fcbp.cbp.state import check_counting, check_state
 from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
+from fcbp.kinds import Tensors
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw
 from fcbp.weights.few import few_lowest
@@ -24,7 +25,7 @@ from fcbp.weights.state import Hyperparams, WeightsState, check_hyperparams
 
 __all__ = ["select_and_reset", "update_utility"]
 
-Params = Any
+Params = Tensors
 
 UTILITIES = ("gradient", "magnitude", "random")
 SELECTIONS = ("lowest", "below", "random")
@@ -63,8 +64,7 @@ def update_utility(
     """
     check_state(state, WeightsState)
     check_hyperparams(hyper)
-    if utility not in UTILITIES:
-        raise unknown("utility", utility, UTILITIES)
+    check_utility(utility)
     weights = flat("params", params, state.born)
     gradients = flat("grads", grads, state.born) if utility == "gradient" else {}
     scale = scales(moments, state.born)
@@ -142,8 +142,7 @@ def select_and_reset(
     """
     check_state(state, WeightsState)
     check_hyperparams(hyper)
-    if selection not in SELECTIONS:
-        raise unknown("selection", selection, SELECTIONS)
+    check_selection(selection)
     check_counting(rounding, rate_counts, capacity, "weights")
     weights = flat("params", params, state.born)
     shapes = {tree.show(path): (path, leaf.shape) for path, leaf in leaves_of(params)}
@@ -313,3 +312,23 @@ def _put(
         slot = gone.cumsum(0, dtype=torch.int32) - 1
         values = values[slot.clamp(0, count - 1).to(torch.int64)]
     return torch.where(gone, values, weights)
+
+
+def check_utility(utility: str) -> None:
+    """Check that there is such a utility.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if utility not in UTILITIES:
+        raise unknown("utility", utility, UTILITIES)
+
+
+def check_selection(selection: str) -> None:
+    """Check that there is such a selection.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if selection not in SELECTIONS:
+        raise unknown("selection", selection, SELECTIONS)

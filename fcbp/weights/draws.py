@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fcbp import initializers, random
 from fcbp.checks import arguments
+from fcbp.kinds import Count, Device, Finite, NonNegative
 from fcbp.names import lookup
 
 __all__ = ["check_initializer", "constant", "draw", "normal", "quantile_table", "uniform"]
@@ -24,12 +25,12 @@ _QUANTILES = 1025
 def uniform(
     key: Int64[Tensor, ""],
     shape: tuple[int, ...],
-    fan_in: int,
-    fan_out: int,
+    fan_in: Count,
+    fan_out: Count,
     dtype: torch.dtype,
-    device: torch.device | None = None,
+    device: Device = None,
     *,
-    width: float = 0.05,
+    width: NonNegative = 0.05,
 ) -> Float[Tensor, "*shape"]:
     """Draw uniformly within ``width`` of 0; ``functools.partial(uniform, width=0.1)`` makes another width.
 
@@ -50,12 +51,12 @@ def uniform(
 def normal(
     key: Int64[Tensor, ""],
     shape: tuple[int, ...],
-    fan_in: int,
-    fan_out: int,
+    fan_in: Count,
+    fan_out: Count,
     dtype: torch.dtype,
-    device: torch.device | None = None,
+    device: Device = None,
     *,
-    std: float = 0.1,
+    std: NonNegative = 0.1,
 ) -> Float[Tensor, "*shape"]:
     """Draw from a normal distribution around 0.
 
@@ -75,12 +76,12 @@ def normal(
 def constant(
     key: Int64[Tensor, ""],
     shape: tuple[int, ...],
-    fan_in: int,
-    fan_out: int,
+    fan_in: Count,
+    fan_out: Count,
     dtype: torch.dtype,
-    device: torch.device | None = None,
+    device: Device = None,
     *,
-    value: float = 0.0,
+    value: Finite = 0.0,
 ) -> Float[Tensor, "*shape"]:
     """Fill with one value.
 

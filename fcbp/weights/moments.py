@@ -13,6 +13,7 @@ from fcbp import tree
 from fcbp.cbp.matching import axes_of, match
 from fcbp.cbp.moments import Fresh, fresh_value
 from fcbp.checks import arguments
+from fcbp.kinds import Tensors
 from fcbp.weights.leaves import flat, leaves_of
 
 __all__ = ["reset_moments", "scales"]
@@ -20,7 +21,7 @@ __all__ = ["reset_moments", "scales"]
 
 @arguments
 @torch.no_grad()
-def reset_moments(opt_state: Any, replaced: Any, *, fresh: Fresh = 0.0) -> Any:
+def reset_moments(opt_state: Any, replaced: Tensors, *, fresh: Fresh = 0.0) -> Any:
     """Reset what an optimiser remembers of the reset weights: moments and per-element step counts.
 
     Every tensor shaped like a parameter under that parameter's name is reset, wherever it lies, as by

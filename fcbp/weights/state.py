@@ -13,11 +13,12 @@ from torch import Tensor
 from fcbp import random, show, tree
 from fcbp.cbp.state import check_number, check_params
 from fcbp.checks import arguments
+from fcbp.kinds import Tensors
 from fcbp.names import unknown
 from fcbp.weights.draws import quantile_table
 from fcbp.weights.leaves import leaves_of
 
-__all__ = ["Hyperparams", "WeightsState", "check_hyperparams", "init_state"]
+__all__ = ["Hyperparams", "WeightsState", "check_hyperparams", "check_management", "init_state"]
 
 
 class Hyperparams(NamedTuple):
@@ -84,9 +85,21 @@ def check_hyperparams(hyper: Hyperparams) -> None:
         raise ValueError(f"release_fraction is {release}; expected at least protect_fraction, {protect}")
 
 
+def check_management(managed: Any, maturity: str) -> None:
+    """Check the options of :func:`init_state`.
+
+    Raises:
+        ValueError: one is unknown.
+    """
+    if maturity not in ("steps", "outliers"):
+        raise unknown("maturity", maturity, ("outliers", "steps"))
+    if not callable(managed) and managed not in ("matrices", "all"):
+        raise unknown("managed", managed, ("all", "matrices"))
+
+
 @arguments
 def init_state(
-    params: Any,
+    params: Tensors,
     key: Int64[Tensor, ""],
     *,
     managed: str | Callable[[tree.Path, Tensor], bool] = "matrices",
@@ -112,10 +125,7 @@ def init_state(
     """
     random.check_key(key)
     check_params(params)
-    if maturity not in ("steps", "outliers"):
-        raise unknown("maturity", maturity, ("outliers", "steps"))
-    if not callable(managed) and managed not in ("matrices", "all"):
-        raise unknown("managed", managed, ("all", "matrices"))
+    check_management(managed, maturity)
     chosen: dict[str, Tensor] = {}
     for path, leaf in leaves_of(params):
         name = tree.show(path)

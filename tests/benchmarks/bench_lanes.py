@@ -12,10 +12,10 @@ import pytest
 import torch
 from bench_first_call import FIRST_CALL, in_a_fresh_process
 from bench_main_job import compiled, fastest_jax, original
+from conftest import Contestant
 from table import Row
 
 import fcbp
-from conftest import Contestant
 from fcbp.experiment import build_program
 from fcbp.lanes import build
 from fcbp.lanes.emit import prelude

@@ -9,7 +9,6 @@ import original_style
 import problems
 import pytest
 import torch
-
 from conftest import Contestant
 
 LENGTH = {1: 1000, 30: 1000, 500: 1000, 512: 1000, 2000: 250, 8000: 100}

@@ -9,9 +9,9 @@ import original_style
 import problems
 import pytest
 import torch
+from conftest import Contestant
 from table import Row
 
-from conftest import Contestant
 from fcbp import methods
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TABLE
 from table import Row
 
 import fcbp
-from conftest import TABLE
 from fcbp.sweeps.chunk import Advanced
 from fcbp.sweeps.execution import Execution
 from fcbp.sweeps.progress import Progress

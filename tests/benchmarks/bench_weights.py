@@ -7,8 +7,8 @@ from typing import Any
 import problems
 import pytest
 import torch
-
 from conftest import Contestant
+
 from fcbp import nets, random, weights
 
 

@@ -81,6 +81,7 @@ def growing_classes(
     *,
     increment: int = 5,
     per_class: int | None = None,
+    validation: int = 0,
     numbering: Numbering = "arrival",
 ) -> Kind:
     """Each task adds classes to those of the tasks before: class-incremental CIFAR-100.
@@ -92,6 +93,7 @@ def growing_classes(
         data: a data set; or ``(inputs, targets)``, or these and a test's.
         increment: classes that each task has more than the last.
         per_class: examples of each class, the first in the data; by default as many as the smallest class has.
+        validation: examples of each class, the very first, that are set aside to validate with.
         numbering: a target is the class's place in the order of classes (``"arrival"``, or ``"task"``, which is the
             same here), or in the data set (``"class"``).
 
@@ -109,7 +111,7 @@ def growing_classes(
         >>> targets.unique()
         tensor([0, 1])
     """
-    examples = _Examples(data, per_class)
+    examples = _Examples(data, per_class, validation)
     classes = examples.enough(increment, "increment")
     _check_numbering(numbering)
 
@@ -121,7 +123,7 @@ def growing_classes(
         return rows, _numbered(numbering, place, place, context.targets(rows))
 
     numbers = tuple(dict.fromkeys((*range(increment, classes, increment), classes)))
-    return examples.kind(choose, table, classes, numbers, classes, then="last", one_row=True)
+    return examples.kind(choose, table, classes, numbers, classes, then="last", one_row=True, seen=numbers)
 
 
 @builder(batch_size=32, task_length=780)
@@ -192,20 +194,27 @@ class _Examples:
     Args:
         data: where they are.
         per_class: how many to learn from; ``None`` is as many as the smallest class has.
+        validation: how many of each class, the first, are set aside.
 
     Raises:
         ValueError: a class has fewer.
     """
 
-    def __init__(self, data: Dataset, per_class: int | None) -> None:
+    def __init__(self, data: Dataset, per_class: int | None, validation: int = 0) -> None:
         self.data, self.number = data, len(data.classes)
         counts = data.train.targets.bincount(minlength=self.number)
         fewest = int(counts.min())
         if not fewest:
             raise ValueError(f"{data.name} has no example of class {data.classes[int(counts.argmin())]!r}")
+        if not (whole(validation, 0) and validation < fewest):
+            raise ValueError(
+                f"validation is {validation!r}; expected fewer than the {fewest} examples of each class, 0 or more"
+            )
+        fewest -= validation
         if per_class is not None and not (whole(per_class, 1) and per_class <= fewest):
             raise ValueError(f"per_class is {per_class!r}; expected 1 to the {fewest} examples of each class, or None")
-        self.each = {"train": per_class or fewest, "test": int(data.test.targets.bincount(minlength=self.number).min())}
+        test = int(data.test.targets.bincount(minlength=self.number).min())
+        self.each = {"train": per_class or fewest, "validation": validation, "test": test}
         self.tensors: dict[str, Tensor] = {}
         for split, (_, targets) in (("train", data.train), ("test", data.test)):
             order = targets.argsort(stable=True)
@@ -227,9 +236,11 @@ class _Examples:
         each = self.each[context.split]
         place = position // each
         of = context.look_up(task, place)
-        start = pick(context.there[f"{context.split} starts"], of)
+        split = "test" if context.split == "test" else "train"
+        start = pick(context.there[f"{split} starts"], of)
         number = start + position % each
-        rows = pick(context.there[f"{context.split} by class"], number)
+        number = number + self.each["validation"] if context.split == "train" and self.each["validation"] else number
+        rows = pick(context.there[f"{split} by class"], number)
         return place, rows
 
     def kind(
@@ -242,9 +253,12 @@ class _Examples:
         *,
         then: Literal["last", "first"],
         one_row: bool = False,
+        seen: tuple[int, ...] = (),
     ) -> Kind:
         """Tasks of so many classes, one after the other."""
-        train, test = (tuple(number * self.each[split] for number in classes) for split in ("train", "test"))
+        train, validation, test = (
+            tuple(number * self.each[split] for number in classes) for split in ("train", "validation", "test")
+        )
         return Kind(
             self.data,
             train,
@@ -256,6 +270,8 @@ class _Examples:
             width,
             one_row,
             tensors=tuple(self.tensors.items()),
+            validation_sizes=validation if self.each["validation"] else (),
+            classes=seen,
         )
 
 

@@ -21,6 +21,7 @@ from fcbp.data import Dataset
 from fcbp.names import check_option
 from fcbp.streams.base import Spec, Stream
 from fcbp.streams.bit_flipping import check_length
+from fcbp.streams.border import Calendar
 from fcbp.streams.tasks.examples import Augmentation, Normalise, Pixels, constants, pick
 from fcbp.streams.tasks.shuffle import Domain, domain, shuffle
 
@@ -116,7 +117,7 @@ class Common:
 
 def whole(value: object, least: int) -> bool:
     """Whether a value is a whole number, ``least`` or more."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 63
 
 
 class Context(NamedTuple):
@@ -128,7 +129,7 @@ class Context(NamedTuple):
     """Of a task's row of the table."""
     first: Int64[Tensor, ""]
     split: str
-    """``"train"`` or ``"test"``."""
+    """``"train"``, ``"validation"`` (of the training examples) or ``"test"``."""
     there: dict[str, Tensor]
     """The kind's constants, on the key's device, and the targets of both splits."""
 
@@ -141,7 +142,7 @@ class Context(NamedTuple):
 
     def targets(self, rows: Tensor) -> Tensor:
         """The classes of the split's examples."""
-        return pick(self.there[f"{self.split} targets"], rows)
+        return pick(self.there["test targets" if self.split == "test" else "train targets"], rows)
 
 
 Choose = Callable[[Context, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -173,6 +174,12 @@ class Kind:
     """Whether a row is the order of the pixels."""
     tensors: tuple[tuple[str, Tensor], ...] = ()
     """Constants that ``choose`` reads by name."""
+    validation_sizes: tuple[int, ...] = ()
+    """Examples that are set aside of each task to validate with; empty where there are none."""
+    classes: tuple[int, ...] = ()
+    """Classes that have come until the end of each task, where later ones have more."""
+    rest: bool = False
+    """Whether a test has examples of training that are never learned from."""
 
 
 class _Schedule:
@@ -241,6 +248,7 @@ class _Maker:
         if common.gradual >= min(lengths):
             raise ValueError(f"gradual is {common.gradual}; expected fewer than the {min(lengths)} batches of a task")
         self.passes = passes
+        self.calendar = Calendar(lengths, passes, kind.then, fixed or kind.then == "first", kind.classes)
         self.domains = tuple(domain(size) for size in sizes)
         self.constants = constants(
             {
@@ -262,7 +270,16 @@ class _Maker:
         spec = Spec(self.pixels.shape, self.kind.outputs, "classification")
         held_out = self.held_out if self.kind.test_sizes else None
         return Stream(
-            self.init, self.sample, self.window, self.at, self.skip, spec, held_out, task_length=self.task_length
+            self.init,
+            self.sample,
+            self.window,
+            self.at,
+            self.skip,
+            spec,
+            held_out,
+            self.task_length,
+            self.calendar,
+            self.validation if self.kind.validation_sizes else None,
         )
 
     # --- the functions of the stream --------------------------------------------------------------------------
@@ -317,11 +334,27 @@ class _Maker:
         same = len(set(sizes)) == 1
         size = sizes[0] if same else pick(self.constants(state.key.device)["test sizes"], self.place(task, len(sizes)))
         position = number * size // self.test_length
-        context = self.context(state.key, self.tables(state.key, task, 1), task, "test")
-        rows, targets = self.kind.choose(context, task.expand(position.shape), position)
         # Numbers of their own, below those of the batches.
         changed = -1 - number if self.common.augment_test else None
-        return self.inputs(context, rows, task.expand(position.shape), changed, None), targets
+        return self.set_aside(state, "test", task, position, changed)
+
+    def validation(self, state: TaskState) -> tuple[Tensor, Tensor]:
+        """Examples set aside of the task that the last batch was of."""
+        task = self.schedule((state.step - 1).clamp(min=0))[0]
+        sizes = self.kind.validation_sizes
+        most = max(sizes)
+        number = torch.arange(most, device=state.key.device)
+        size = pick(torch.tensor(sizes, device=state.key.device), self.place(task, len(sizes)))
+        return self.set_aside(state, "validation", task, number * size // most, None)
+
+    def set_aside(
+        self, state: TaskState, split: str, task: Tensor, position: Tensor, changed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Examples of a task that no batch has."""
+        context = self.context(state.key, self.tables(state.key, task, 1), task, split)
+        rows, targets = self.kind.choose(context, task.expand(position.shape), position)
+        of = "train" if split == "validation" or self.kind.rest else "test"
+        return self.inputs(context._replace(split=of), rows, task.expand(position.shape), changed, None), targets
 
     # --- parts ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.data import Dataset, Normalisation, Split
+from fcbp.kinds import Within, fits, shown
 
 __all__ = ["Augmentation", "Normalise", "Pixels", "constants", "pick", "to_dataset"]
 
+Angle = Annotated[float, Within(-360, 360, "an angle in degrees, of -360 to 360")]
 Normalise = Literal["unit", "symmetric", "published"]
 DRAWS = 4
 """Random words of an example's augmentation: flip, two of the crop, angle."""
@@ -102,9 +104,11 @@ class Augmentation(NamedTuple):
         if not isinstance(self.crop, int) or isinstance(self.crop, bool) or self.crop < 0:
             raise ValueError(f"crop is {self.crop!r}; expected a number of pixels, 0 or more")
         angles = self.rotation
-        two = isinstance(angles, (tuple, list)) and len(angles) == 2 and all(map(math.isfinite, angles))
+        two = fits(angles, tuple[Angle, Angle])
         if not two or angles[0] > angles[1]:
-            raise ValueError(f"rotation is {angles!r}; expected two angles in degrees, the smaller one first")
+            raise ValueError(
+                f"rotation is {shown(angles)}; expected two angles in degrees, of -360 to 360, the smaller one first"
+            )
         if self and len(shape) != 3:
             raise ValueError(f"flip, crop and rotation are of images (channels, height, width); inputs are {shape}")
         if self.crop and self.crop >= min(shape[1:]):

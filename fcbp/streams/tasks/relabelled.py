@@ -18,6 +18,7 @@ from fcbp.streams.tasks.shuffle import Domain, domain, shuffle
 __all__ = ["growing_data", "permuted_inputs", "permuted_labels", "random_labels"]
 
 Drawn = Literal["shuffled", "uniform"]
+TestOn = Literal["test", "rest"]
 
 
 @builder(flatten=True)
@@ -149,7 +150,13 @@ def random_labels(data: Dataset, common: Common, *, subset: int | None = None, l
 
 @builder()
 def growing_data(
-    data: Dataset, common: Common, *, increment: int = 1000, sizes: tuple[int, ...] = (), subset: int | None = None
+    data: Dataset,
+    common: Common,
+    *,
+    increment: int = 1000,
+    sizes: tuple[int, ...] = (),
+    subset: int | None = None,
+    test_on: TestOn = "test",
 ) -> Kind:
     """Each task has more examples than the one before, those before among them: warm starts.
 
@@ -162,6 +169,7 @@ def growing_data(
         increment: examples that each task has more than the last; the last task has what is left.
         sizes: examples of each task in place of ``increment``: ``(25_000, 50_000)`` are two phases.
         subset: how many examples there are at last, drawn at random by the key; by default all.
+        test_on: ``"test"``: the data set's test; ``"rest"``: the examples of training that are not of ``subset``.
 
     Returns:
         A stream of inputs ``(length, batch_size, *shape)``, float32, and targets ``(length, batch_size)``, int64.
@@ -184,11 +192,19 @@ def growing_data(
         raise ValueError(f"sizes is {grown!r}; expected numbers of examples that grow to {most} at most")
 
     def choose(context: Context, task: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        rows = position if context.split == "test" else subset_of(context.key, position, 0, everything)
-        return rows, context.targets(rows)
+        if context.split == "test" and not rest:
+            return position, context.targets(position)
+        own = context._replace(split="train")
+        rows = subset_of(context.key, position + (most if context.split == "test" else 0), 0, everything)
+        return rows, own.targets(rows)
 
-    tests = _test(data)
-    return Kind(data, grown, choose, len(data.classes), tests * len(grown))
+    check_option("test_on", test_on, TestOn)
+    left = len(data.train.targets) - most
+    rest = test_on == "rest"
+    if rest and not left:
+        raise ValueError(f"test_on is 'rest', and subset is all {most:,} examples of {data.name}; expected fewer")
+    tests = (left,) if rest else _test(data)
+    return Kind(data, grown, choose, len(data.classes), tests * len(grown), rest=rest)
 
 
 def _subset(data: Dataset, subset: int | None) -> tuple[int, Domain]:

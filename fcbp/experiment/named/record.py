@@ -1,0 +1,42 @@
+"""A published problem as data: the experiment with its settings, and their source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fcbp.experiment.settings import Experiment
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An experiment with published settings.
+
+    Example:
+        >>> import fcbp
+        >>> problem = fcbp.experiment.PROBLEMS["permuted-mnist-l2init"]
+        >>> problem.with_method("bp").step_size
+        0.0001
+    """
+
+    experiment: Experiment
+    """With the settings that are published for its method."""
+    source: str
+    """Paper and code."""
+    task: str
+    """What a task is, how long it is, and what changes at its end."""
+    departs: tuple[str, ...] = ()
+    """Where code and paper differ, or this from them: the default first, then how to have the other."""
+    best: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By method the settings that its authors chose, where they are other ones."""
+
+    def with_method(self, method: str) -> Experiment:
+        """The experiment with another method and the settings published for it; else with the method's defaults."""
+        fields = self.experiment.to_dict()
+        own = {name for name, _ in self.experiment.settings}
+        probe = Experiment(**{name: value for name, value in fields.items() if name not in own} | {"method": method})
+        kept = {name: value for name, value in fields.items() if name not in own or probe.reads(name)}
+        return Experiment(**{**kept, "method": method, **self.best.get(method, {})})

@@ -1,0 +1,76 @@
+"""A step in lanes as text: graph, nodes, plan and C++."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fcbp import lanes
+from fcbp.lanes.emit import prelude
+from fcbp.lanes.ir import Node
+
+__all__ = ["Source", "written"]
+
+
+class Source(NamedTuple):
+    """A step on its way to a program in lanes; printed, all four forms."""
+
+    graph: str
+    """The operations of one member's step, as torch traces them, a line each."""
+    nodes: str
+    """The nodes that the results are made of, a line each: number, kind, arguments, dtype, shape."""
+    plan: str
+    """The nodes that have an array, in the order in which they are computed, and the names of the arrays."""
+    code: str
+    """The C++ of the step, without the definitions that every program begins with."""
+
+    def __str__(self) -> str:
+        parts = zip(("graph", "nodes", "plan", "C++"), self, strict=True)
+        return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in parts)
+
+
+def written(draft: lanes.Lanes) -> Source:
+    """The four forms of a draft."""
+    lowered, plan = draft.traced.lowered, draft.plan
+    found: dict[int, Node] = {}
+    waiting = [*lowered.leaves.values(), *lowered.results]
+    while waiting:
+        node = waiting.pop()
+        if node.number not in found:
+            found[node.number] = node
+            waiting += node.args
+    nodes = [found[number] for number in sorted(found)]
+    width = max(len(_expression(node)) for node in nodes)
+    lines = [
+        f"n{node.number:<3} {_expression(node):{width}}    {str(node.dtype).removeprefix('torch.')} {node.shape}"
+        for node in nodes
+    ]
+    order = [_placed(node, draft) for node in plan.order]
+    code = draft.source.removeprefix(prelude(draft.elements)).strip("\n")
+    return Source(draft.traced.graph.strip(), "\n".join(lines), "\n".join(order), code)
+
+
+def _expression(node: Node) -> str:
+    """What a node computes, such as ``map add(n0, n1)``."""
+    if node.kind == "leaf":
+        return f"leaf {node.data[0]}{node.data[1]}"
+    arguments = ", ".join(f"n{a.number}" for a in node.args)
+    if node.kind in ("map", "scan"):
+        return f"{node.kind} {node.data}({arguments})"
+    if node.kind == "reduce":
+        return f"reduce {node.data[0]}({arguments}) over {node.data[1]} axes"
+    if node.kind in ("scalar", "position"):
+        return f"{node.kind} {node.data}"
+    return f"{node.kind}({arguments})"
+
+
+def _placed(node: Node, draft: lanes.Lanes) -> str:
+    """Where the plan puts a node, and when it is computed."""
+    plan = draft.plan
+    notes = ["before the time loop"] if node in plan.hoisted else []
+    if node in plan.takes_over:
+        notes.append(f"over n{plan.takes_over[node].number}")
+    if node in plan.guards:
+        notes.append(f"only where n{plan.guards[node].number} holds")
+    if node in plan.summed:
+        notes.append(f"in the loop of n{plan.summed[node].number}")
+    return f"{plan.buffers[node]} = n{node.number}: {_expression(node)}" + (f" ({', '.join(notes)})" if notes else "")
