@@ -202,6 +202,12 @@ def sobol(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members
 
     It is balanced where ``number`` is a power of two.
 
+    Args:
+        number: settings drawn.
+        key: of the scrambling.
+        seed: one seed or several, crossed with the settings.
+        **values: by setting: a range, several values, or one.
+
     Raises:
         ValueError: as for :func:`random`.
     """

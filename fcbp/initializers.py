@@ -96,6 +96,17 @@ def _fan_mean(fan_in: int, fan_out: int) -> float:
     return math.sqrt(2.0 / (fan_in + fan_out))
 
 
+ARGUMENTS = """Args:
+    key: a key.
+    shape: of the result, ``(units, *rest)``.
+    fan_in: inputs of an output.
+    fan_out: outputs of an input.
+    dtype: of the result.
+    device: of the result; by default the key's.
+    gain: factor of the standard deviation, which follows the activation.
+"""
+
+
 def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: float, doc: str) -> Initializer:
     default_gain = gain
 
@@ -116,7 +127,7 @@ def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: flo
         return draw(key, shape, gain * scale(fan_in, fan_out), fine).to(dtype)
 
     initializer.__name__ = initializer.__qualname__ = name
-    initializer.__doc__ = doc
+    initializer.__doc__ = f"{doc}\n\n{ARGUMENTS}"
     return initializer
 
 

@@ -125,6 +125,9 @@ def key(seed: Integral | Tensor, device: Device = None) -> Int64[Tensor, "..."]:
     Args:
         seed: an integer, or an integer tensor of seeds (each gives one key, elementwise).
         device: where the key, and so every draw from it, lives; by default the seed's.
+
+    Raises:
+        ValueError: ``seed`` is no integer.
     """
     if not _is_integer(seed):
         kind = f"a tensor of dtype {seed.dtype}" if isinstance(seed, Tensor) else repr(seed)
@@ -149,6 +152,9 @@ def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, "..."]) -> Int64[T
     """A key from a key and an integer, such as a step or a member's number.
 
     An integer tensor ``data`` of any shape gives that many keys.
+
+    Raises:
+        ValueError: ``data`` is no integer.
     """
     check_key(key)
     if not _is_integer(data):
@@ -196,7 +202,18 @@ def uniform(
     minval: float | Tensor = 0.0,
     maxval: float | Tensor = 1.0,
 ) -> Float[Tensor, "*shape"]:
-    """Uniform in ``[minval, maxval)``; the unit interval's draws are multiples of the dtype's precision."""
+    """Draw uniformly from ``[minval, maxval)``; the unit interval's draws are multiples of the dtype's precision.
+
+    Args:
+        key: a key.
+        shape: of the result.
+        dtype: a floating dtype.
+        minval: least value, a number or a tensor that broadcasts to ``shape``.
+        maxval: bound that no value reaches, likewise.
+
+    Raises:
+        ValueError: ``dtype`` is no floating dtype, or the bounds are numbers that do not ascend or are not finite.
+    """
     digits = _digits(dtype)
     plain = not isinstance(minval, Tensor) and not isinstance(maxval, Tensor)
     if plain and not -math.inf < minval <= maxval < math.inf:
@@ -232,7 +249,17 @@ def normal(
 def randint(
     key: Int64[Tensor, ""], shape: Sequence[int], minval: int | Tensor, maxval: int | Tensor
 ) -> Int64[Tensor, "*shape"]:
-    """Uniform integers in ``[minval, maxval)``; a range of ``r`` is biased by ``r / 2^63`` at most."""
+    """Draw integers uniformly from ``[minval, maxval)``; a range of ``r`` is biased by ``r / 2^63`` at most.
+
+    Args:
+        key: a key.
+        shape: of the result.
+        minval: least value, an integer or an integer tensor that broadcasts to ``shape``.
+        maxval: bound that no value reaches, likewise.
+
+    Raises:
+        ValueError: a bound is no integer, or the range is empty or of 2^63 values or more.
+    """
     for name, value in (("minval", minval), ("maxval", maxval)):
         if not _is_integer(value):
             raise ValueError(f"{name} is {value!r}; expected an integer or an integer tensor")
@@ -245,7 +272,11 @@ def randint(
 def bernoulli(
     key: Int64[Tensor, ""], p: float | Tensor = 0.5, shape: Sequence[int] | None = None
 ) -> Bool[Tensor, "*shape"]:
-    """True with probability ``p``, to within 2^-53; ``shape`` is by default that of ``p``."""
+    """Draw ``True`` with probability ``p``, to within 2^-53; ``shape`` is by default that of ``p``.
+
+    Raises:
+        ValueError: ``p`` is a number below 0 or above 1.
+    """
     if not isinstance(p, Tensor) and not 0 <= p <= 1:
         raise ValueError(f"p is {p}; expected a probability")
     if shape is None:

@@ -123,6 +123,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "dtype", "tolerance"),
     [(TorchLayout, torch.float64, 1e-9), (KernelLayout, torch.float64, 1e-9), (TorchLayout, torch.float32, 1e-3)],
@@ -527,6 +528,7 @@ def test_the_number_replaced_is_the_rate_times_the_eligible(options):
     assert replaced[-1] > 100
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.lists(st.floats(1e-6, 1.0), min_size=8, max_size=8), st.integers(1, 70), st.integers(0, 9), st.booleans())
 def test_the_count_law_holds_for_any_rate_size_and_threshold(rates, size, maturity, single):

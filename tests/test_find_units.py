@@ -1,7 +1,6 @@
 """Groups found equal lists written by hand, and each passes the permutation test, which defines a group."""
 
 import random
-import time
 
 import pytest
 import torch
@@ -367,11 +366,12 @@ def test_actor_and_critic():
     assert [g.name for g in find_units(Critic(27), torch.zeros(27))] == ["value_net.0", "value_net.2"]
 
 
-def test_resnet18_takes_under_five_seconds():
-    model = resnet18()
-    start = time.perf_counter()
+def test_resnet18_is_found_in_one_forward_pass(monkeypatch):
+    model, passes = resnet18(), []
+    forward = type(model).forward
+    monkeypatch.setattr(type(model), "forward", lambda self, x: passes.append(x) or forward(self, x))
     units = find_units(model, torch.zeros(2, 3, 32, 32))
-    assert time.perf_counter() - start < 5
+    assert len(passes) == 1
     assert [g.size for g in units] == [64, 64, 128, 128, 256, 256, 512, 512]
 
 

@@ -160,6 +160,7 @@ RUNS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sorted_up_to", [4096, 8], ids=["sorted", "searched"])
 @pytest.mark.parametrize("name", RUNS)
 def test_fifty_steps_follow_the_oracle(name, sorted_up_to, monkeypatch):
@@ -540,6 +541,7 @@ def drive(steps, n, rates, maturity, **options):
     return *counts, state
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(
     st.lists(st.floats(1e-6, 1.0), min_size=6, max_size=6), st.integers(1, 70), st.integers(0, 9), st.booleans(),

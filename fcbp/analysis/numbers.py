@@ -201,6 +201,12 @@ def compare(
 ) -> list[Difference]:
     """Paired differences between two runs, over the seeds of both: of their best settings, then of those of both.
 
+    Args:
+        first: a sweep's results.
+        second: another's.
+        variable: compared; by default the loss, or the first variable that was measured.
+        last: fraction of the runs that counts as their end.
+
     Raises:
         ValueError: ``variable`` is not in both, or they have no seed in common.
     """

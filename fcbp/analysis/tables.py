@@ -130,6 +130,12 @@ def lost_table(
 
     See :func:`lost_plasticity`. "lost" stands where the interval holds only values that are worse than the baseline's,
     "better" where it holds only better ones.
+
+    Args:
+        results: a sweep's, of several methods.
+        variable: compared; by default the accuracy, or the loss.
+        baseline: name of the method that the others are compared with.
+        last: fraction of the run that counts as its end.
     """
     variable = variable or chosen_variable(results)
     found = lost_plasticity(results, variable, baseline=baseline, last=last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Plot:
     """run directory, such as `fcbp ls` prints"""
 
     def __call__(self) -> int:
-        for run in tuning.sweeps_of(self.run) if tuning.is_tuned(self.run) else (self.run,):
+        for run in _sweeps_of(self.run):
             draw(_there(sweeps.open(run)), run)
         return 0
 
@@ -75,15 +76,25 @@ class Show:
     """as JSON: a row for each setting"""
 
     def __call__(self) -> int:
-        results = _there(sweeps.open(self.run))
+        found = {run: _there(sweeps.open(run)) for run in _sweeps_of(self.run)}
         if self.json:
-            about = {name: results.attrs[name] for name in ("state", "steps", "seconds", "members_with_nan")}
-            variable = analysis.main_variable(results)
-            print(as_json({"run": self.run, **about, "variable": variable, "rows": analysis.summary(results)}))
+            told = [_as_data(run, results) for run, results in found.items()]
+            print(as_json(told[0] if len(told) == 1 else told))
             return 0
-        print_tables(results)
-        print(f"data      {self.run / sweeps.STORE}")
+        for run, results in found.items():
+            print_tables(results)
+            print(f"data      {run / sweeps.STORE}")
         return 0
+
+
+def _as_data(run: Path, results: Any) -> dict[str, Any]:
+    about = {name: results.attrs[name] for name in ("state", "steps", "seconds", "members_with_nan")}
+    return {"run": run, **about, "variable": analysis.main_variable(results), "rows": analysis.summary(results)}
+
+
+def _sweeps_of(run: Path) -> Sequence[Path]:
+    """The run itself, or the sweeps of one whose settings were chosen and reported apart."""
+    return tuning.sweeps_of(run) if tuning.is_tuned(run) else (run,)
 
 
 @dataclass
@@ -96,10 +107,17 @@ class Report:
     """file to write; by default report.html in the run directory"""
 
     def __call__(self) -> int:
-        text = page(_there(sweeps.open(self.run)), self.run.resolve().name)
-        out = expanded("run", self.run) / "report.html" if self.out is None else self.out
-        write(out, text.encode(errors="backslashreplace"))
-        print(f"page      {out}")
+        runs = _sweeps_of(self.run)
+        if self.out is not None and len(runs) > 1:
+            raise ValueError(
+                f"out is {str(self.out)!r} for the {len(runs)} sweeps of {str(self.run)!r}; expected one of "
+                f"{', '.join(map(str, runs))} as the run"
+            )
+        for run in runs:
+            text = page(_there(sweeps.open(run)), run.resolve().name)
+            out = expanded("run", run) / "report.html" if self.out is None else expanded("--out", self.out)
+            write(out, text.encode(errors="backslashreplace"))
+            print(f"page      {out}")
         return 0
 
 

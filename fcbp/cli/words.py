@@ -15,7 +15,7 @@ __all__ = ["as_json", "experiments_by_kind", "list_of_experiments", "overview"]
 
 OVER_DATA = "classification"
 REGRESSION = "regression"
-PROGRAMS = "programs"
+PROGRAMS = "reinforcement learning"
 
 
 def overview(commands: Mapping[str, Any]) -> str:
@@ -45,8 +45,8 @@ def experiments_by_kind() -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for name, experiment in experiments.EXPERIMENTS.items():
         found.setdefault(_kind(experiment), {})[name] = _about(experiment)
-    for name, program in getattr(experiments, "PROGRAMS", {}).items():
-        found.setdefault(PROGRAMS, {})[name] = f"{program.address}, {program.steps:,} steps"
+    for name, program in experiments.PROGRAMS.items():
+        found.setdefault(PROGRAMS, {})[name] = f"{program.address}; {program.steps:,} steps"
     return found
 
 

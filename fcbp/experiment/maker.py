@@ -84,21 +84,31 @@ class ExperimentMaker:
         return self._runs[key]
 
     def seed(self, settings: Mapping[str, Any]) -> int:
+        """Return the seed of a member."""
         return self.run(settings).seed
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
+        """Return what members that share a program have in common."""
         return self.run(settings).program_key()
 
     def make(self, members: Sequence[Mapping[str, Any]], device: torch.device | str | None = None) -> Program:
+        """Make the program of members whose keys are equal."""
         return build_program([self.run(settings) for settings in members], device)
 
     def numbers(self, settings: Mapping[str, Any]) -> dict[str, float]:
+        """Return the numbers of a member, by name."""
         return self.run(settings).numbers()
 
     def shared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all settings of a member as plain data."""
         return self.run(settings).to_dict()
 
     def check(self, members: Members) -> None:
+        """Check the settings of all members.
+
+        Raises:
+            ValueError: a setting is unknown, unread, or has a wrong value.
+        """
         check_settings([self.run(settings) for settings in members], members.names())
 
     def check_measured(self, members: Members, measured: set[str]) -> None:
@@ -113,9 +123,11 @@ class ExperimentMaker:
         _check_measured([self.run(settings) for settings in members], measured)
 
     def describe(self) -> dict[str, Any]:
+        """Return the experiment as plain data, which a run directory keeps."""
         return {"experiment": self.base.to_dict()}
 
     def surprises(self, members: Members, steps: int) -> list[str]:
+        """Return notes on settings that may not do as expected."""
         return surprises([self.run(settings) for settings in members], steps)
 
     def converted(self, convert: Callable[[str, Any], Any]) -> ExperimentMaker:

@@ -111,7 +111,13 @@ def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
 
 @arguments(at_once=True)
 def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
-    """The learner, the stream and the measurements of experiments that share a program; see :func:`build_program`."""
+    """Assemble the learner, the stream and the measurements of experiments that share a program.
+
+    See :func:`build_program`.
+
+    Raises:
+        ValueError: there is no experiment, they do not share a program, or a part does not suit the others.
+    """
     first = _of_one_program(runs)
     stream_part, network_part, schedule_part, optimizer_part, method_part = first.parts()
     stream, example = _stream(first, stream_part)

@@ -21,7 +21,16 @@ class NoHyperparams(NamedTuple):
 
 @arguments
 def keep_gradients(state: Any, grads: Any, params: Any, **_: Any) -> tuple[Any, Any]:
-    """The ``adjust`` of a method that leaves the gradients alone."""
+    """Leave the gradients alone, as the ``adjust`` of a method does that works after the step.
+
+    Args:
+        state: the method's.
+        grads: gradients of the loss.
+        params: the parameters; not read.
+
+    Returns:
+        ``grads`` and ``state`` as they were.
+    """
     return grads, state
 
 

@@ -39,6 +39,14 @@ def cbp(
 
     The options are those of :func:`fcbp.update_utility` and :func:`fcbp.select_and_reset`.
 
+    Args:
+        measure: how useful a unit is, a name of :data:`fcbp.utility.MEASURES` or a function.
+        initializer: how incoming weights are drawn anew.
+        transfer_bias: add the mean contribution of a reset unit to the biases of its consumers.
+        rounding: how a fraction of a unit becomes whole units.
+        rate_counts: which units the replacement rate is a fraction of.
+        capacity: the most units of a group that a step replaces; by default all of them.
+
     Raises:
         ValueError: an option is unknown or out of its range.
     """

@@ -90,6 +90,12 @@ class ResNet(nn.Module):
 def resnet18(classes: int = 100, *, norm: bool = True, width: int = 64, channels: int = 3) -> ResNet:
     """The ResNet-18 of Dohare et al. (Nature 2024): two blocks in each of four stages, 64 to 512 channels.
 
+    Args:
+        classes: outputs.
+        norm: whether convolutions are followed by batch norm.
+        width: channels of the first stage.
+        channels: of the images.
+
     Example:
         >>> sum(p.numel() for p in resnet18(classes=100).parameters())
         11224932

@@ -184,6 +184,13 @@ def warmup_linear(
 ) -> Schedule:
     """:func:`warmup` from ``start`` to ``peak``, then :func:`linear` to ``end`` in ``decay_steps`` further steps.
 
+    Args:
+        warmup_steps: steps of the warm-up.
+        start: factor at step 0.
+        peak: factor after the warm-up.
+        end: factor at last.
+        decay_steps: steps from ``peak`` to ``end``.
+
     Example:
         >>> [float(warmup_linear(2, decay_steps=4)(step)) for step in (0, 1, 2, 4, 6, 9)]
         [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
@@ -202,6 +209,13 @@ def warmup_cosine(
     """:func:`warmup` from ``start`` to ``peak``, then :func:`cosine` to ``end`` in ``decay_steps`` further steps.
 
     In ``optax.warmup_cosine_decay_schedule`` the decay's steps count the warm-up's as well.
+
+    Args:
+        warmup_steps: steps of the warm-up.
+        start: factor at step 0.
+        peak: factor after the warm-up.
+        end: factor at last.
+        decay_steps: steps from ``peak`` to ``end``.
 
     Example:
         >>> [round(float(warmup_cosine(2, decay_steps=4)(step)), 4) for step in (0, 1, 2, 3, 4, 6, 9)]

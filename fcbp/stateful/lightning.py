@@ -49,7 +49,11 @@ class LightningCallback(Callback):
         self._saved: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the units; the model is on its device and its optimisers are made."""
+        """Find the units; the model is on its device and its optimisers are made.
+
+        Raises:
+            ValueError: neither the callback nor the module has example inputs.
+        """
         inputs = self.example_inputs
         if not inputs and "units" not in self.options and "example_kwargs" not in self.options:
             given = pl_module.example_input_array

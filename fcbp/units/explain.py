@@ -77,6 +77,18 @@ def explain(
     a channel. Repeated blocks and heads are one row, ``{0..11}`` in place of the numbers in which they differ.
     Where no group is left, there is no error: the table says why.
 
+    Args:
+        model: any module.
+        *example_inputs: what ``method`` takes.
+        include: as for :func:`find_units`, as are all that follow.
+        exclude: see there.
+        attention_heads: see there.
+        residual: see there.
+        groups: see there.
+        outputs: see there.
+        method: see there.
+        **example_kwargs: keywords that ``method`` takes.
+
     Raises:
         ValueError: as :func:`find_units`, but for an empty result.
 

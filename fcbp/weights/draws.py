@@ -32,7 +32,17 @@ def uniform(
     *,
     width: NonNegative = 0.05,
 ) -> Float[Tensor, "*shape"]:
-    """Uniform within ``width`` of 0, whatever the fans; ``functools.partial(uniform, width=0.1)`` for another."""
+    """Draw uniformly within ``width`` of 0; ``functools.partial(uniform, width=0.1)`` makes another width.
+
+    Args:
+        key: a key.
+        shape: of the result.
+        fan_in: inputs of an output; not read.
+        fan_out: outputs of an input; not read.
+        dtype: of the result.
+        device: of the result; by default the key's.
+        width: the greatest distance from 0.
+    """
     fine = torch.promote_types(dtype, torch.float32)
     return ((2 * random.uniform(key, shape, fine) - 1) * width).to(dtype)
 
@@ -48,7 +58,17 @@ def normal(
     *,
     std: NonNegative = 0.1,
 ) -> Float[Tensor, "*shape"]:
-    """Normal around 0 with standard deviation ``std``, whatever the fans."""
+    """Draw from a normal distribution around 0.
+
+    Args:
+        key: a key.
+        shape: of the result.
+        fan_in: inputs of an output; not read.
+        fan_out: outputs of an input; not read.
+        dtype: of the result.
+        device: of the result; by default the key's.
+        std: the standard deviation.
+    """
     return (random.normal(key, shape, torch.promote_types(dtype, torch.float32)) * std).to(dtype)
 
 
@@ -63,7 +83,17 @@ def constant(
     *,
     value: Finite = 0.0,
 ) -> Float[Tensor, "*shape"]:
-    """``value``."""
+    """Fill with one value.
+
+    Args:
+        key: a key.
+        shape: of the result.
+        fan_in: inputs of an output; not read.
+        fan_out: outputs of an input; not read.
+        dtype: of the result.
+        device: of the result; by default the CPU.
+        value: the value.
+    """
     return torch.full(shape, value, dtype=dtype, device=device)
 
 
