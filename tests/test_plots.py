@@ -295,3 +295,15 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'fcbp\[plot\]'"):
         plots.learning_curves(results(seed=SEEDS))
+
+
+def test_a_table_of_two_numbers_has_the_mean_of_each_cell():
+    data = results(seed=SEEDS, replacement_rate=RATES, maturity_threshold=[10, 100])
+    ax = plots.heat(data, across="replacement_rate", down="maturity_threshold")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("replacement rate", "maturity threshold")
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "0.0001", "0.01"]
+    end = data["loss"].isel(step=slice(-2, None)).mean(("seed", "step")).transpose("maturity_threshold", ...)
+    np.testing.assert_allclose(ax.images[0].get_array(), end, rtol=1e-6)
+    assert [text.get_text() for text in ax.texts] == [f"{value:.3g}" for value in end.values.ravel()]
+    with pytest.raises(ValueError, match="down is 'maturity'; expected one of the swept settings, replacement_rate"):
+        plots.heat(data, across="replacement_rate", down="maturity")
