@@ -216,7 +216,9 @@ def _renamed(values: Mapping[str, Any], message: str) -> ValueError | None:
     def is_about(value: Any) -> bool:
         return any(rest.startswith(f"{text}; expected") for text in (shown(value), _represented(value)))
 
-    same = [own for own, value in values.items() if is_about(value) and value not in (None, True, False)]
+    same = [
+        own for own, value in values.items() if value is not None and not isinstance(value, bool) and is_about(value)
+    ]
     if name in same or len(same) != 1:
         return None
     return ValueError(f"{same[0]} is {rest}")

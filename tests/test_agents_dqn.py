@@ -6,6 +6,7 @@ import torch
 
 import fcbp
 from fcbp import agents
+from fcbp.agents.networks import ActionValues
 from fcbp.agents.replay import Transitions, push, sample, start_memory
 
 TINY = {"hidden": (8,), "copies": 2, "horizon": 4, "memory": 32, "minibatch": 8, "time_limit": 5}
@@ -118,7 +119,7 @@ def test_an_update_is_that_of_the_formula():
     new, told = program.step(state, mine)
     sample_key = fcbp.random.split(state.key, 5)[4]
     steps = sample(new.memory, sample_key, 8)
-    network = agents.dqn.__globals__["ActionValues"](4, 2, hidden=(8,))
+    network = ActionValues(4, 2, hidden=(8,))
 
     def values(params, x):
         return torch.func.functional_call(network, params, (x,))
@@ -134,7 +135,7 @@ def test_actions_are_the_best_but_for_the_chance_of_exploring(chance):
     program = agents.dqn(**{**TINY, "horizon": 100, "memory": 200})
     state, _ = run(program, steps=1, explore_first=chance, explore_last=chance, learn_from=1e9)
     held = state.memory.held
-    network = agents.dqn.__globals__["ActionValues"](4, 2, hidden=(8,))
+    network = ActionValues(4, 2, hidden=(8,))
     best = torch.func.functional_call(network, state.learner.params, (held.observations,)).argmax(-1)
     share = (best == held.actions).double().mean().item()
     assert share == 1.0 if chance == 0 else 0.35 < share < 0.65

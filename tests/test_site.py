@@ -46,5 +46,14 @@ def test_every_method_has_a_page_a_cost_and_documented_names():
 def test_a_formula_is_drawn_without_a_script(name, hooks):
     source = f'<div class="arithmatex">\\[{method_pages.ABOUT[name].formula}\\]</div>'
     drawn = hooks.on_page_content(source)
-    assert drawn.startswith("<math")
+    assert drawn.startswith('<div class="formula"><math')
     assert "\\" not in drawn
+
+
+def test_a_role_of_a_docstring_is_a_link_or_code():
+    pytest.importorskip("griffe", reason="pip install 'fcbp[docs]'")
+    import roles
+
+    assert roles.linked("as :func:`scan`", "fcbp.loop") == "as [`scan`][fcbp.loop.scan]"
+    assert roles.linked("see :class:`fcbp.Hyperparams`", "fcbp.cbp") == "see [`fcbp.Hyperparams`][fcbp.Hyperparams]"
+    assert roles.linked("not :func:`a_private_one`", "fcbp.cbp") == "not `a_private_one`"

@@ -17,7 +17,8 @@ import fcbp
 import fcbp.cli
 from fcbp import experiment
 from fcbp.cli import flags as cli_flags
-from fcbp.cli import run as cli_run
+from fcbp.cli.run import members_of
+from fcbp.cli.subject import read
 from fcbp.sweeps import run as sweeping
 
 ELSEWHERE = {("schedule", "a function"), ("noise", "a function")}
@@ -98,7 +99,7 @@ def test_every_setting_is_named_in_a_file(tmp_path):
             file.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()), encoding="utf-8")
 
             def run(file: Path = file) -> None:
-                base, swept = cli_run.read(os.fspath(file))
+                base, swept = read(os.fspath(file))
                 assert isinstance(base, fcbp.Experiment)
                 experiment.check([base.replace(seed=0)], tuple(swept))
                 raise Reached
@@ -126,8 +127,9 @@ def test_every_setting_is_named_on_the_command_line():
                 values[flag.field] = tuple(converted(flag, word) for word in words)
                 given = cli_flags.given(arguments(experiment="bit-flipping", **values), flags)
                 base = fcbp.Experiment(**others)
-                base, members = cli_run.members_of(base, {**given, "seed": (0,)}, grid=False)
-                fcbp.sweep(base, members, progress=False)
+                base, members = members_of(base, {**given, "seed": (0,)}, grid=False)
+                experiment.check([base.replace(**settings) for settings in members], members.names())
+                raise Reached
 
             found = told(run, name if name != "replacement_rate" else "rate")
             found = "named" if found.startswith("unnamed") and flag.dashed in found else found

@@ -73,8 +73,8 @@ def pages() -> dict[str, str | bytes]:
 def api_page(module: str) -> str:
     """One module's page: its docstring and every public name."""
     head = (
-        f"# {module}\n\n::: {module}\n    options:\n      members: false\n      show_root_heading: false\n"
-        "      show_root_toc_entry: false\n"
+        f"# {module} {{#{module}}}\n\n::: {module}\n    options:\n      members: false\n"
+        "      show_root_heading: false\n      show_root_toc_entry: false\n"
     )
     return "\n".join([head, *(section(module, name) for name in public.symbols(module))])
 
@@ -89,10 +89,12 @@ def section(module: str, name: str) -> str:
     """One public name; of one that is made when the module runs, the docstring that it then has."""
     path = [*module.split(".")[1:], name]
     try:
-        sources()[path]
+        found = sources()[path]
     except KeyError:
         value = functools.reduce(getattr, path, fcbp)
         return f"## {name} {{#{module}.{name}}}\n\n{roles.linked(inspect.getdoc(value) or '', module)}\n"
+    if found.is_module:  # a function in a module of its own name
+        return f"[](){{#{module}.{name}}}\n\n::: {module}.{name}.{name}\n"
     return f"::: {module}.{name}\n"
 
 
@@ -125,6 +127,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def drawn(match: re.Match[str]) -> str:
         display = "block" if match[2] == "[" else "inline"
-        return latex2mathml.converter.convert(html.unescape(match[3]).strip(), display=display)
+        drawn = latex2mathml.converter.convert(html.unescape(match[3]).strip(), display=display)
+        return f'<div class="formula">{drawn}</div>' if display == "block" else drawn
 
     return FORMULA.sub(drawn, content)

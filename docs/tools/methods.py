@@ -190,7 +190,8 @@ def page(name: str, summary: str) -> str:
     """
     about = ABOUT[name]
     parts = [part if part.startswith("fcbp.") else f"fcbp.methods.{part}" for part in about.documented]
-    first = f"::: {parts[0]}\n    options:\n      show_root_toc_entry: false\n"
+    # The page of the API is where links to the name lead.
+    first = f"::: {parts[0]}\n    options:\n      skip_local_inventory: true\n      show_root_toc_entry: false\n"
     links = ", ".join(f"[`{part.removeprefix('fcbp.')}`][{part}]" for part in parts[1:])
     return "\n".join(
         [

@@ -16,6 +16,8 @@ import public
 __all__ = ["Roles", "linked"]
 
 ROLE = re.compile(r":(?:func|class|mod|data|attr|meth|obj|exc):`~?([^`]+)`")
+SESSION = re.compile(r"^>>> .*\n(?:.+\n?)*", re.MULTILINE)
+EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 LITERAL_BLOCK = re.compile(r"::\n\n(?= {4})")
 
 
@@ -35,7 +37,9 @@ def linked(text: str, module: str) -> str:
         found = [full for full in (name, *places, *sorted(alike, key=len)) if full in public.identifiers()]
         return f"[`{name}`][{found[0]}]" if found else f"`{name}`"
 
-    return LITERAL_BLOCK.sub(":\n\n", ROLE.sub(link, text))
+    text = SESSION.sub(lambda session: f"```pycon\n{session[0].rstrip()}\n```\n", ROLE.sub(link, text))
+    # griffe knows the section by its plural alone.
+    return LITERAL_BLOCK.sub(":\n\n", EXAMPLE.sub("Examples:", text))
 
 
 class Roles(griffe.Extension):

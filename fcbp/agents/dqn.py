@@ -233,7 +233,7 @@ class _Agent:
         memory = push(state.memory, optree.tree_map(lambda x: x.flatten(0, 1), seen))
         learner, told = self._learn(state, memory, ends, sample_key, settings)
         due = (state.round % settings["target_period"] == 0).to(torch.float32) * settings["target_share"]
-        target = {name: t + due * (learner.params[name] - t) for name, t in state.target.items()}
+        target = {name: (1 - due) * t + due * learner.params[name] for name, t in state.target.items()}
         new = DQNState(copies, memory, learner, target, key, state.change_key, state.round + 1)
         return new, {**ended_episodes(done), **told}
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fcbp.cli.bench import Bench
 from fcbp.cli.data import DATA_COMMANDS
 from fcbp.cli.errors import one_line_errors
 from fcbp.cli.flags import flags_of, run_arguments
@@ -100,7 +99,6 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
             {
                 "run": kinds,
                 **{name: positional(kind) for name, kind in COMMANDS.items()},
-                "bench": positional(Bench),
                 "data": Data,
             },
             prog="fcbp",

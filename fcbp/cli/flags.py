@@ -220,7 +220,10 @@ def _kind(name: str, default: Any, all_parts: Sequence[Part]) -> type:
         return type(default[0]) if default else int
     if any(name in part.numbers for part in all_parts):
         return float
-    return str if default is None or not isinstance(default, (bool, int, float)) else type(default)
+    if default is None:
+        told = {str(_signature(part.build).get(name, "")) for part in all_parts if name in part.options}
+        return next((kind for kind in (int, float) if f"{kind.__name__} | None" in told), str)
+    return type(default) if isinstance(default, (bool, int, float)) else str
 
 
 def _sequences(own: Sequence[Part]) -> set[str]:

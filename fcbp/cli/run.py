@@ -66,41 +66,36 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
     place = fresh(Path("runs") / name) if arguments.out is None else nullcontext(expanded("--out", arguments.out))
     how = {"accept_changes": arguments.accept_changes, "compile": arguments.compile, **places(arguments)}
     how |= {"members_at_once": arguments.members_at_once, "notes": notes}
+    how |= {**lengths, "resume": arguments.resume}
     if tuned:
         with place as out, notes_on_stderr():
-            done = tuning.tune(
-                subject,
-                [without_seed(settings, subject) for settings in members if _is_first(settings, members)],
-                tune_seeds=arguments.tune_seeds or TUNE_SEEDS,
-                report_seeds=arguments.report_seeds or REPORT_SEEDS,
-                variable=arguments.choose_by,
-                over=arguments.choose_over,
-                out=out,
-                resume=arguments.resume,
-                **lengths,
-                **how,
-            )
+            done = _tuned(subject, members, arguments, out, how)
         report_tuned(done, out)
         return 0
     with place as out, notes_on_stderr():
-        results = sweeps.sweep(
-            subject,
-            members,
-            **lengths,
-            out=out,
-            resume=arguments.resume,
-            **how,
-        )
+        results = sweeps.sweep(subject, members, out=out, **how)
     report(results, out)
     return 0
 
 
-def _is_first(settings: Mapping[str, Any], members: Members) -> bool:
-    """Whether a member is that of its setting's first seed."""
-    return settings.get("seed") == next(iter(members)).get("seed")
+def _tuned(
+    subject: Experiment | FunctionMaker, members: Members, arguments: Any, out: Path, how: Mapping[str, Any]
+) -> tuning.Tuned:
+    first = next(iter(members)).get("seed")
+    numbers = {"tune_seeds": arguments.tune_seeds, "report_seeds": arguments.report_seeds}
+    usual = {"tune_seeds": TUNE_SEEDS, "report_seeds": REPORT_SEEDS}
+    return tuning.tune(
+        subject,
+        [_without_seed(settings, subject) for settings in members if settings.get("seed") == first],
+        variable=arguments.choose_by,
+        over=arguments.choose_over,
+        out=out,
+        **{name: usual[name] if number is None else number for name, number in numbers.items()},
+        **how,
+    )
 
 
-def without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
+def _without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
     """A member's setting, with the experiment's method where it names none."""
     method = {"method": subject.method} if isinstance(subject, Experiment) else {}
     return {**method, **{name: value for name, value in settings.items() if name != "seed"}}

@@ -11,6 +11,7 @@ from typing import Any
 from fcbp import analysis, export, sweeps, tuning
 from fcbp import experiment as experiments
 from fcbp.cli.about import Completion, Info
+from fcbp.cli.bench import Bench
 from fcbp.cli.page import page
 from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
 from fcbp.cli.words import as_json, experiments_by_kind
@@ -266,6 +267,7 @@ COMMANDS: dict[str, Any] = {
     "report": Report,
     "compare": Compare,
     "export": Export,
+    "bench": Bench,
     "info": Info,
     "completion": Completion,
 }

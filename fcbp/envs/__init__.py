@@ -12,7 +12,7 @@
 torch.Size([100, 4])
 """
 
-from fcbp.envs import changes
+from fcbp.envs import changes, mujoco
 from fcbp.envs.acrobot import AcrobotPhysics, AcrobotState, acrobot
 from fcbp.envs.base import (
     Actions,
@@ -61,6 +61,7 @@ __all__ = [
     "continuous_mountain_car",
     "get",
     "mountain_car",
+    "mujoco",
     "pendulum",
     "step_and_reset",
 ]

@@ -10,6 +10,7 @@ from fcbp.envs.acrobot import acrobot
 from fcbp.envs.base import Environment
 from fcbp.envs.cartpole import cartpole
 from fcbp.envs.mountain_car import continuous_mountain_car, mountain_car
+from fcbp.envs.mujoco import ant, half_cheetah, hopper, walker2d
 from fcbp.envs.pendulum import pendulum
 from fcbp.names import lookup
 
@@ -17,10 +18,14 @@ __all__ = ["ENVIRONMENTS", "get"]
 
 ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "acrobot": acrobot,
+    "ant": ant,
     "cartpole": cartpole,
     "continuous-mountain-car": continuous_mountain_car,
+    "half-cheetah": half_cheetah,
+    "hopper": hopper,
     "mountain-car": mountain_car,
     "pendulum": pendulum,
+    "walker2d": walker2d,
 }
 """The functions that make an environment, by name; add an entry and :func:`get` finds it."""
 

@@ -41,7 +41,9 @@ def _over(build: Callable[..., Stream]) -> Callable[..., Stream]:
         inspect.Parameter("dataset", keyword, default="digits"),
         inspect.Parameter("root", keyword, default=None),
     ]
-    between = [inspect.Parameter(field.name, keyword, default=field.default) for field in fields(Border)]
+    between = [
+        inspect.Parameter(field.name, keyword, default=field.default, annotation=field.type) for field in fields(Border)
+    ]
     by_name.__signature__ = inspect.Signature([*named, *own, *between])  # type: ignore[attr-defined]
     settings = "Args:\n        dataset: a name of fcbp.data.names()\n        root: folder of the data set's files\n"
     settings += textwrap.indent((inspect.getdoc(Border) or "").partition("Args:\n")[2].rstrip(), "    ") + "\n"

@@ -118,11 +118,7 @@ def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     Raises:
         ValueError: there is no experiment, they do not share a program, or a part does not suit the others.
     """
-    if not runs:
-        raise ValueError("runs is empty; expected at least one experiment")
-    first = runs[0]
-    if len({run.program_key() for run in runs}) > 1:
-        raise ValueError("runs have different program keys; expected experiments that share one program")
+    first = _of_one_program(runs)
     stream_part, network_part, schedule_part, optimizer_part, method_part = first.parts()
     stream, example = _stream(first, stream_part)
     spec = stream.spec
@@ -140,9 +136,7 @@ def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
         raise none_found  # a method that replaces units would have nothing to do
     model = model.to(device)
     method = _method(runs, max((group.size for group in units), default=0))
-    signal = parts.stream_kind(first.stream).task_signal
-    if method.reads_new_task and signal is not None:
-        stream, _ = _stream(first, stream_part, **{signal: True})
+    stream = _telling_tasks(first, stream_part) if method.reads_new_task else stream
     make = functools.partial(
         learner.make_learner,
         model,
@@ -159,11 +153,7 @@ def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
         optimizer=optimizer if optimizer_part.is_named else _tried(optimizer, optimizer_part.name),
         method=method if method_part.is_named else trial.tried_method(method_part.name, method),
     )
-    if set(ASKED).intersection(first.metrics):
-        seen = functools.partial(
-            _telling, metrics_asked=first.metrics, loss=loss, forward=forward_with_features(model, ())
-        )
-        built, tried = (made._replace(step=seen(made.step)) for made in (built, tried))
+    built, tried = (_telling(made, first.metrics, loss, model) for made in (built, tried))
     names, hyper = _hyper(first, schedule_part, optimizer_part, method_part)
     # What is measured is a network in use: batch norm goes by its running averages.
     evaluate = forward_with_features(copy.deepcopy(model).eval(), units)
@@ -188,6 +178,20 @@ def assemble(runs: Sequence[Experiment], device: Device = None) -> Assembled:
     except ValueError as error:
         # A method that needs no units runs without; of another the reasons why there are none help most.
         raise (error if none_found is None else none_found) from None
+
+
+def _of_one_program(runs: Sequence[Experiment]) -> Experiment:
+    if not runs:
+        raise ValueError("runs is empty; expected at least one experiment")
+    if len({run.program_key() for run in runs}) > 1:
+        raise ValueError("runs have different program keys; expected experiments that share one program")
+    return runs[0]
+
+
+def _telling_tasks(run: Experiment, part: Part) -> streams.Stream:
+    """The stream, whose batches say when a new task begins where it has a setting for that."""
+    signal = parts.stream_kind(run.stream).task_signal
+    return _stream(run, part, **({} if signal is None else {signal: True}))[0]
 
 
 def _stream(run: Experiment, part: Part, **more: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
@@ -377,23 +381,24 @@ def _measured(
     return {name: VARIABLES.get(name, (name.replace("_", " "), "1")) for name in names}
 
 
-def _telling(
-    step: Callable[..., Any], metrics_asked: Sequence[Any], loss: learner.Loss, forward: Callable[..., Any]
-) -> Callable[..., Any]:
-    """A learner's step whose ``info`` has the mean absolute change of its parameters, or its plasticity."""
+def _telling(made: learner.Learner, asked: Sequence[Any], loss: learner.Loss, model: nn.Module) -> learner.Learner:
+    """The learner, with those of :data:`ASKED` that are asked for in the ``info`` of its steps."""
+    if not set(ASKED).intersection(asked):
+        return made
+    forward = forward_with_features(model, ())
 
     def telling(
         state: learner.LearnerState, batch: tuple[Tensor, ...], hyper: learner.LearnerHyperparams
     ) -> tuple[learner.LearnerState, dict[str, Any]]:
-        new, info = step(state, batch, hyper)
-        if "update_magnitude" in metrics_asked:
+        new, info = made.step(state, batch, hyper)
+        if "update_magnitude" in asked:
             info = {**info, "update_magnitude": metrics.update_magnitude(state.params, new.params)}
-        if "plasticity" in metrics_asked:
+        if "plasticity" in asked:
             output, *_ = forward(new.params, state.buffers, batch[0])
             info = {**info, "plasticity": metrics.plasticity(info["loss"], _value(loss(output, batch[1])))}
         return new, info
 
-    return telling
+    return made._replace(step=telling)
 
 
 def _method(runs: Sequence[Experiment], units: int) -> Method:

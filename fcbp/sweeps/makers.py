@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -18,6 +18,7 @@ from fcbp.program import RESERVED, Program
 __all__ = ["FunctionMaker", "Maker"]
 
 
+@runtime_checkable
 class Maker(Protocol):
     """Makes the programs of members. A member's settings are options, which change its program, or numbers."""
 

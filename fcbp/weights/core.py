@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
+from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, tree
@@ -17,7 +17,7 @@ from fcbp.concrete import is_concrete
 from fcbp.kinds import Tensors
 from fcbp.names import unknown
 from fcbp.weights.draws import check_initializer, draw
-from fcbp.weights.few import few_lowest
+from fcbp.weights.few import Few, few_lowest
 from fcbp.weights.leaves import flat, leaves_of
 from fcbp.weights.lowest import count_finite, finite_or_inf, lowest, quantiles, settled
 from fcbp.weights.moments import scales
@@ -157,70 +157,153 @@ def select_and_reset(
         }
         return params, state._replace(key=key), tree.replace(params, none)
 
-    born, util, owed = dict(state.born), dict(state.utility), dict(state.owed)
-    outliers, protected = dict(state.outliers), dict(state.protected)
-    new: dict[tree.Path, Tensor] = {}
+    options = _Options(selection, rounding, rate_counts, known)
     masks: dict[tree.Path, Tensor] = {
         path: torch.zeros_like(leaf, dtype=torch.bool)
         for path, leaf in leaves_of(params)
-        if tree.show(path) not in born
+        if tree.show(path) not in state.born
     }
-    for i, name in enumerate(sorted(born)):
+    new: dict[tree.Path, Tensor] = {}
+    for i, name in enumerate(sorted(state.born)):
         path, shape = shapes[name]
-        n = born[name].shape[0]
-        limit = most_due(n, 1.0 if selection == "below" else hyper.reset_rate, capacity)
-        if limit == 0 and not protected and (selection == "below" or capacity is None):
-            masks[path] = torch.zeros(shape, dtype=torch.bool, device=born[name].device)
+        limit = most_due(state.born[name].shape[0], 1.0 if selection == "below" else hyper.reset_rate, capacity)
+        if limit == 0 and not state.protected and (selection == "below" or capacity is None):
+            masks[path] = torch.zeros(shape, dtype=torch.bool, device=state.born[name].device)
             continue
-        few = None
-        if known and selection == "lowest" and not protected and not outliers:
-            few = few_lowest(
-                util[name],
-                born[name],
-                int(state.step - _safe_age(hyper.maturity_threshold)),
-                lambda u, b: _debiased(u, b, state.step, hyper),
-                min(limit, int(owed[name] + float(hyper.reset_rate) * n) + 1),
-            )
-        if few is None:
-            mature = _mature(born[name], state.step, outliers.get(name), hyper.maturity_threshold)
-            x = _debiased(util[name], born[name], state.step, hyper)
-            inf = torch.full_like(x[0], torch.inf)
-            x = torch.where(mature & (x <= torch.finfo(x.dtype).max), x, inf)
-            number_eligible = count_finite(x)
-        else:
-            number_eligible = few.number_eligible
-        if protected:
-            x = settled(x)
-            protected[name] = _protect(protected[name], x, hyper, event)
-            x = torch.where(protected[name], inf, x)
-            number_eligible = count_finite(x)
-        if selection == "below":
-            x = torch.where(x <= _bound(x, number_eligible, hyper.mean_fraction), x, inf)
-            number = torch.where(event, count_finite(x).clamp(max=limit), 0)
-        else:
-            counted = number_eligible if rate_counts == "eligible" else n * (number_eligible > 0)
-            counted = torch.where(event, counted, 0)
-            due = replacements_due(owed[name], counted, hyper.reset_rate, rounding, rounds, i)
-            # Between events nothing is counted, and so nothing is owed that nobody is left for.
-            number, left = pay(due, number_eligible, limit, hyper.reset_rate)
-            number = torch.where(event, number, 0)
-            owed[name] = torch.where(event, left, due)
-        if selection == "random":
-            x = torch.where(x < torch.inf, _lots(random.fold_in(lots, i), n), 2**31 - 1)
-        gone, places = lowest(x, number, limit) if few is None else few.lowest(int(number), n)
-        w = weights[name]
+        chosen = _select(state, name, hyper, options, limit, event, lots, (rounds, i))
+        masks[path] = chosen.gone.reshape(shape)
         if limit:
             # Of the named draws the first do not depend on how many are drawn.
-            wanted = limit if few is None or callable(initializer) else int(number)
-            values = draw(initializer, random.fold_in(draws, i), state.initial[name], wanted, shape, w)
-            new[path] = _put(w, values, gone, places, number, initializer == "orthogonal").reshape(shape)
-        born[name] = _put(born[name], state.step.expand(1), gone, places, number)
-        util[name] = _put(util[name], torch.zeros_like(util[name][:1]), gone, places, number)
-        if outliers:
-            outliers[name] = _put(outliers[name], torch.zeros_like(born[name][:1]), gone, places, number)
-        masks[path] = gone.reshape(shape)
-    state = state._replace(born=born, utility=util, outliers=outliers, protected=protected, owed=owed, key=key)
-    return tree.replace(params, new), state, tree.replace(params, masks)
+            wanted = int(chosen.number) if chosen.known and not callable(initializer) else limit
+            drawn = draw(initializer, random.fold_in(draws, i), state.initial[name], wanted, shape, weights[name])
+            new[path] = _put(weights[name], drawn, chosen, initializer == "orthogonal").reshape(shape)
+        state = _reset(state, name, chosen)
+    return tree.replace(params, new), state._replace(key=key), tree.replace(params, masks)
+
+
+# --- due and select ---------------------------------------------------------------------------------------
+
+
+class _Options(NamedTuple):
+    """How weights are chosen."""
+
+    selection: str
+    rounding: str
+    rate_counts: str
+    known: bool
+    """Whether the numbers can be read now."""
+
+
+class _Selection(NamedTuple):
+    """The weights of a tensor that are reset in this step."""
+
+    gone: Bool[Tensor, "weights"]
+    places: Int64[Tensor, "capacity"] | None
+    """Where few of many are: their places, of which those past ``number`` repeat the first."""
+    number: Int[Tensor, ""]
+    """How many they are."""
+    owed: Float[Tensor, ""]
+    """Resets carried over."""
+    protected: Bool[Tensor, "weights"] | None
+    """Who is protected from now on; ``None`` where nobody ever is."""
+    known: bool = False
+    """Whether ``number`` can be read now."""
+
+
+def _select(
+    state: WeightsState,
+    name: str,
+    hyper: Hyperparams,
+    options: _Options,
+    limit: int,
+    event: Bool[Tensor, ""],
+    lots: Int64[Tensor, ""],
+    rounds: tuple[Int64[Tensor, ""], int],
+) -> _Selection:
+    """How many of a tensor's weights are reset now, and which."""
+    n = state.born[name].shape[0]
+    few = _few(state, name, hyper, limit) if options.known and options.selection == "lowest" else None
+    if few is not None:
+        number, owed = _due(state, name, hyper, options, few.number_eligible, limit, event, rounds)
+        return _Selection(*few.lowest(int(number), n), number, owed, None, known=True)
+    x, protected = _scores(state, name, hyper, event)
+    eligible = count_finite(x)
+    if options.selection == "below":
+        x = torch.where(x <= _bound(x, eligible, hyper.mean_fraction), x, torch.full_like(x[0], torch.inf))
+        number, owed = torch.where(event, count_finite(x).clamp(max=limit), 0), state.owed[name]
+    else:
+        number, owed = _due(state, name, hyper, options, eligible, limit, event, rounds)
+    if options.selection == "random":
+        x = torch.where(x < torch.inf, _lots(random.fold_in(lots, rounds[1]), n), 2**31 - 1)
+    return _Selection(*lowest(x, number, limit), number, owed, protected)
+
+
+def _few(state: WeightsState, name: str, hyper: Hyperparams, limit: int) -> Few | None:
+    """A few weights with all the lowest among them, where that is known to be quicker."""
+    if state.protected or state.outliers:
+        return None
+    n = state.born[name].shape[0]
+    return few_lowest(
+        state.utility[name],
+        state.born[name],
+        int(state.step - _safe_age(hyper.maturity_threshold)),
+        lambda u, b: _debiased(u, b, state.step, hyper),
+        min(limit, int(state.owed[name] + float(hyper.reset_rate) * n) + 1),
+    )
+
+
+def _scores(
+    state: WeightsState, name: str, hyper: Hyperparams, event: Bool[Tensor, ""]
+) -> tuple[Float[Tensor, "weights"], Bool[Tensor, "weights"] | None]:
+    """The bias-corrected utility of the eligible, infinity for the others; and who is protected from now on."""
+    mature = _mature(state.born[name], state.step, state.outliers.get(name), hyper.maturity_threshold)
+    x = _debiased(state.utility[name], state.born[name], state.step, hyper)
+    inf = torch.full_like(x[0], torch.inf)
+    x = torch.where(mature & (x <= torch.finfo(x.dtype).max), x, inf)
+    if not state.protected:
+        return x, None
+    x = settled(x)
+    protected = _protect(state.protected[name], x, hyper, event)
+    return torch.where(protected, inf, x), protected
+
+
+def _due(
+    state: WeightsState,
+    name: str,
+    hyper: Hyperparams,
+    options: _Options,
+    eligible: Int[Tensor, ""],
+    limit: int,
+    event: Bool[Tensor, ""],
+    rounds: tuple[Int64[Tensor, ""], int],
+) -> tuple[Int[Tensor, ""], Float[Tensor, ""]]:
+    """How many weights are reset now, and what is owed afterwards; between events nobody, and nothing is counted."""
+    n = state.born[name].shape[0]
+    counted = eligible if options.rate_counts == "eligible" else n * (eligible > 0)
+    counted = torch.where(event, counted, 0)
+    due = replacements_due(state.owed[name], counted, hyper.reset_rate, options.rounding, *rounds)
+    number, left = pay(due, eligible, limit, hyper.reset_rate)
+    return torch.where(event, number, 0), torch.where(event, left, due)
+
+
+# --- reset ------------------------------------------------------------------------------------------------
+
+
+def _reset(state: WeightsState, name: str, chosen: _Selection) -> WeightsState:
+    """What is remembered of a tensor's weights after the reset."""
+    born, util = state.born[name], state.utility[name]
+    outliers, protected = state.outliers, state.protected
+    if outliers:
+        outliers = {**outliers, name: _put(outliers[name], torch.zeros_like(born[:1]), chosen)}
+    if chosen.protected is not None:
+        protected = {**protected, name: chosen.protected}
+    return state._replace(
+        born={**state.born, name: _put(born, state.step.expand(1), chosen)},
+        utility={**state.utility, name: _put(util, torch.zeros_like(util[:1]), chosen)},
+        outliers=outliers,
+        protected=protected,
+        owed={**state.owed, name: chosen.owed},
+    )
 
 
 # --- parts ----------------------------------------------------------------------------------------------
@@ -293,14 +376,13 @@ def _protect(
 def _put(
     weights: Float[Tensor, "weights"],
     values: Float[Tensor, "..."],
-    gone: Bool[Tensor, "weights"],
-    places: Int64[Tensor, "capacity"] | None,
-    number: Shaped[Tensor, ""],
+    chosen: _Selection,
     by_place: bool = False,
 ) -> Float[Tensor, "weights"]:
     """``weights`` with ``values`` where they are gone: those of the same place, or one after the other."""
     count = values.shape[0]
-    if places is not None:
+    if chosen.places is not None:
+        places, number = chosen.places, chosen.number
         if by_place:
             values = values[places]
         elif count > 1:
@@ -309,9 +391,9 @@ def _put(
         # Where nothing is due, all places are one, which is written as it is.
         return weights.scatter(0, places, torch.where(number > 0, values, weights[places]))
     if not by_place and count > 1:
-        slot = gone.cumsum(0, dtype=torch.int32) - 1
+        slot = chosen.gone.cumsum(0, dtype=torch.int32) - 1
         values = values[slot.clamp(0, count - 1).to(torch.int64)]
-    return torch.where(gone, values, weights)
+    return torch.where(chosen.gone, values, weights)
 
 
 def check_utility(utility: str) -> None:

@@ -16,7 +16,7 @@ from fcbp.streams.tasks.examples import to_dataset
 
 __all__ = ["builder"]
 
-FIELDS = tuple(field.name for field in fields(Common))
+FIELDS = {field.name: field.type for field in fields(Common)}
 
 
 def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., Stream]]:
@@ -33,7 +33,8 @@ def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., St
     def decorate(kind: Callable[..., Kind]) -> Callable[..., Stream]:
         own = inspect.signature(kind)
         shared = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(base, name)) for name in FIELDS
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(base, name), annotation=kind)
+            for name, kind in FIELDS.items()
         ]
         names = [name for name in own.parameters if name not in ("data", "common")]
 
