@@ -201,3 +201,15 @@ def test_a_page_can_be_written_elsewhere(run, capsys, tmp_path):
     status, _ = command(capsys, "report", out, "--out", tmp_path / "mine.html")
     assert status == 0
     assert (tmp_path / "mine.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_run_of_several_sweeps_is_shown_whole(run, capsys, tmp_path, monkeypatch):
+    out, results = run
+    monkeypatch.setattr("fcbp.tuning.is_tuned", lambda path: True)
+    monkeypatch.setattr("fcbp.tuning.sweeps_of", lambda path: (out, out))
+    _, shown = command(capsys, "show", out)
+    assert shown.count(analysis.table(results)) == 2
+    _, shown = command(capsys, "show", out, "--json")
+    assert [found["state"] for found in json.loads(shown)] == ["finished", "finished"]
+    status, _ = command(capsys, "report", out, "--out", tmp_path / "mine.html")
+    assert (status, list(tmp_path.iterdir())) == (2, [])

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it starts processes
+
 CODE = """
 import fcbp
 fcbp.sweep("bit-flipping", {"seed": [0, 1]}, steps=40, bin=10, out=OUT)

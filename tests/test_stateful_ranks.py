@@ -18,6 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 import fcbp
 from fcbp.stateful import ContinualBackprop
 
+pytestmark = pytest.mark.slow  # it starts processes
+
 RANKS, STEPS = 2, 200
 NUMBERS = {"replacement_rate": 0.01, "maturity_threshold": 10}
 

@@ -17,6 +17,8 @@ from fcbp import plots
 from fcbp.sweeps import advance, blocks, checkpoint, files, folder, store
 from fcbp.sweeps.execution import Execution
 
+pytestmark = pytest.mark.slow  # it starts processes
+
 EXPERIMENT = fcbp.Experiment(
     maturity_threshold=5, replacement_rate=0.1, steps=40, bin=10, metrics=("inactive_units", "effective_rank", "age")
 )

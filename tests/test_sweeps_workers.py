@@ -21,6 +21,8 @@ from fcbp.sweeps.chunk import Advanced
 from fcbp.sweeps.execution import Execution, Interrupted
 from fcbp.sweeps.plan import Plan, divide
 
+pytestmark = pytest.mark.slow  # it starts processes
+
 EXPERIMENT = fcbp.Experiment(maturity_threshold=5, replacement_rate=0.1, steps=200, bin=10)
 MEMBERS = {"seed": range(7), "replacement_rate": [0.0, 0.1]}
 

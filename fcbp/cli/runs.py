@@ -76,12 +76,12 @@ class Show:
     """as JSON: a row for each setting"""
 
     def __call__(self) -> int:
-        found = {run: _there(sweeps.open(run)) for run in _sweeps_of(self.run)}
+        found = [(run, _there(sweeps.open(run))) for run in _sweeps_of(self.run)]
         if self.json:
-            told = [_as_data(run, results) for run, results in found.items()]
+            told = [_as_data(run, results) for run, results in found]
             print(as_json(told[0] if len(told) == 1 else told))
             return 0
-        for run, results in found.items():
+        for run, results in found:
             print_tables(results)
             print(f"data      {run / sweeps.STORE}")
         return 0
