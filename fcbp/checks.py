@@ -219,7 +219,10 @@ def _renamed(values: Mapping[str, Any], message: str) -> ValueError | None:
     same = [
         own for own, value in values.items() if value is not None and not isinstance(value, bool) and is_about(value)
     ]
+    # A common value, such as (), may be that of any argument: the name in the message is to be one here, or a word.
     if name in same or len(same) != 1:
+        return None
+    if name not in values and not isinstance(values[same[0]], str) and not _is_extreme(values[same[0]]):
         return None
     return ValueError(f"{same[0]} is {rest}")
 

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wrong_settings import TEXTS, WORDS, WRONG, reading
+from wrong_settings import TEXTS, WRONG, reading
 
 import fcbp
 import fcbp.cli
 from fcbp import experiment
-from fcbp.cli import flags as cli_flags
-from fcbp.cli.run import members_of
 from fcbp.cli.subject import read
 from fcbp.sweeps import run as sweeping
 
@@ -110,44 +108,6 @@ def test_every_setting_is_named_in_a_file(tmp_path):
                 bad.append(f"{name}: {kind}: {found[:200]}")
     print(dict(counts))
     assert not bad, "\n".join(bad)
-
-
-def test_every_setting_is_named_on_the_command_line():
-    counts: Counter[str] = Counter()
-    bad = []
-    flags = cli_flags.flags_of(fcbp.Experiment())
-    arguments = cli_flags.run_arguments(flags)
-    for name, others in reading().items():
-        mine = [flag for flag in flags if flag.name == name]
-        for words in WORDS.values() if mine else ():
-            (flag,) = mine
-            values: dict[str, Any] = {}
-
-            def run(flag: Any = flag, words: Any = words, others: Any = others, values: Any = values) -> None:
-                values[flag.field] = tuple(converted(flag, word) for word in words)
-                given = cli_flags.given(arguments(experiment="bit-flipping", **values), flags)
-                base = fcbp.Experiment(**others)
-                base, members = members_of(base, {**given, "seed": (0,)}, grid=False)
-                experiment.check([base.replace(**settings) for settings in members], members.names())
-                raise Reached
-
-            found = told(run, name if name != "replacement_rate" else "rate")
-            found = "named" if found.startswith("unnamed") and flag.dashed in found else found
-            counts[found.partition(":")[0]] += 1
-            if found not in ("accepted", "named"):
-                bad.append(f"{flag.dashed} {' '.join(words)}: {found[:200]}")
-    print(dict(counts))
-    assert not bad, "\n".join(bad)
-
-
-def converted(flag: Any, word: str) -> Any:
-    """A word as the command's parser makes it of a flag's kind; what it refuses it says itself."""
-    try:
-        if flag.kind is bool:
-            return {"True": True, "False": False}[word]
-        return flag.kind(word)
-    except (ValueError, KeyError):
-        raise ValueError(f"{flag.dashed} is {word!r}; the parser refuses it") from None
 
 
 COMMANDS: dict[str, tuple[list[str], str]] = {

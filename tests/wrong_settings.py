@@ -58,23 +58,6 @@ TEXTS: dict[str, str] = {
 }
 """The same in YAML."""
 
-WORDS: dict[str, tuple[str, ...]] = {
-    "nothing": (),
-    "a word": ("nonsense",),
-    "an empty word": ("",),
-    "nan": ("nan",),
-    "-1": ("-1",),
-    "inf": ("inf",),
-    "400 digits": ("9" * 400,),
-    "a huge size": (str(10**12),),
-    "0.5": ("0.5",),
-    "none": ("None",),
-    "true": ("True",),
-    "a list": ("[1,2]",),
-    "two words": ("a", "b"),
-}
-"""The same on a command line."""
-
 
 def reading() -> dict[str, dict[str, Any]]:
     """By setting what else an experiment sets so that something reads it."""
