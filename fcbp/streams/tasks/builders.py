@@ -50,8 +50,10 @@ def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., St
             common = Common(**{**kept, **given})
             return make(kind(to_dataset(data), common, **settings), common)
 
-        kept = [parameter for name, parameter in own.parameters.items() if name != "common"]
+        # A data set, or arrays, which ``to_dataset`` checks.
+        kept = [p.replace(annotation=Any) if n == "data" else p for n, p in own.parameters.items() if n != "common"]
         build.__signature__ = own.replace(parameters=[*kept, *shared], return_annotation="Stream")  # type: ignore[attr-defined]
+        build.__annotations__ = {**build.__annotations__, "data": Any}
         build.__doc__ = _documented(kind.__doc__ or "", defaults)
         return arguments(build)
 
