@@ -21,12 +21,12 @@ class About(NamedTuple):
     """Names in the API: the function that makes the method, and its numbers."""
 
 
-COST = {
+COST: dict[str, int | None] = {
     "bp": 18, "cbp": 32, "l2": 22, "weight-decay": 22, "l2-init": 24, "shrink-perturb": 760, "upgd": 920,
     "upgd-features": 820, "cbp-weights": 220, "swr": 430, "head-reset": 72, "full-reset": 800, "redo": 32,
-    "regrama": 32, "cpr": 36, "ccbp": 34, "snr": 50,
+    "regrama": 32, "cpr": 36, "ccbp": 34, "snr": 50, "fresh": None,
 }  # fmt: skip
-"""Nanoseconds a member and step; see the page of benchmarks."""
+"""Nanoseconds a member and step, where measured; see the page of benchmarks."""
 
 DOHARE = (
     "Dohare et al., Nature 632 (2024), [doi:10.1038/s41586-024-07711-7](https://doi.org/10.1038/s41586-024-07711-7)"
@@ -134,6 +134,14 @@ ABOUT: dict[str, About] = {
         "It is the yardstick: a network that cannot have lost plasticity, and knows nothing of the past.",
         ("full_reset", "TaskResetState"),
     ),
+    "fresh": About(
+        "A learner begun anew",
+        r"(w, \text{moments}) \leftarrow (w_0, 0) \quad \text{at a new task}",
+        "the batches say when a new task begins",
+        DOHARE,
+        "It tells loss of plasticity from hard tasks: what it learns of a task, a network without a past learns.",
+        ("fresh",),
+    ),
     "redo": About(
         "ReDo",
         r"s_i = \frac{\operatorname{mean} |h_i|}{\operatorname{mean}_j \operatorname{mean} |h_j|} \le \tau "
@@ -193,6 +201,8 @@ def page(name: str, summary: str) -> str:
     # The page of the API is where links to the name lead.
     first = f"::: {parts[0]}\n    options:\n      skip_local_inventory: true\n      show_root_toc_entry: false\n"
     links = ", ".join(f"[`{part.removeprefix('fcbp.')}`][{part}]" for part in parts[1:])
+    measured = f"{COST[name]} ns a member, 18 of them backpropagation ([how](../benchmarks.md))"
+    cost = measured if COST[name] is not None else "that of backpropagation, and of the reset where a task begins"
     return "\n".join(
         [
             f"# {about.title}\n",
@@ -202,7 +212,7 @@ def page(name: str, summary: str) -> str:
             "| | |\n|---|---|",
             f"| Source | {about.source} |",
             f"| When it helps | {about.helps} |",
-            f"| Cost of a step | {COST[name]} ns a member, 18 of them backpropagation ([how](../benchmarks.md)) |",
+            f"| Cost of a step | {cost} |",
             f"| Numbers and state, with defaults | {links or 'none'} |",
             f"\n```bash\nfcbp run bit-flipping --method {name} --seeds 10\n```\n",
             first,
