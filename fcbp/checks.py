@@ -57,7 +57,7 @@ def arguments(function: Any = None, *, at_once: bool = False) -> Any:
     if function is None:
         return functools.partial(arguments, at_once=at_once)
     if isinstance(function, type):
-        function.__init__ = arguments(function.__init__, at_once=at_once)  # type: ignore[misc]
+        function.__init__ = arguments(function.__init__, at_once=at_once)  # type: ignore[misc, call-overload]
         return function
 
     @functools.cache
@@ -170,7 +170,9 @@ def _explained(
     except TypeError:  # an argument that the function does not have, or lacks: Python says so
         return None
     variadic = {p.name for p in parameters.values() if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    more = next((bound[p.name] for p in parameters.values() if p.kind is p.VAR_KEYWORD and p.name in bound), {})
+    more: Mapping[str, Any] = next(
+        (bound[p.name] for p in parameters.values() if p.kind is p.VAR_KEYWORD and p.name in bound), {}
+    )
     values = {name: value for name, value in {**bound, **more}.items() if name not in {"self", *variadic}}
     hints = hints_of(function)
     if (

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import numpy as np
 import optree
@@ -29,6 +29,7 @@ __all__ = [
     "Finite",
     "Fraction",
     "NonNegative",
+    "Seed",
     "SomeTensors",
     "Tensors",
     "Test",
@@ -119,6 +120,11 @@ NonNegative = Annotated[float, Within(0, LARGEST, "a finite number, 0 or more")]
 Count = Annotated[int, Within(1, math.inf, "a whole number, 1 or more")]
 Tensors = Annotated[Any, Leaves()]
 SomeTensors = Annotated[Any, Leaves(1, "a pytree of tensors, one or more")]
+if TYPE_CHECKING:
+    Seed = int
+else:
+    Seed = numbers.Integral
+"""A whole number of any size, Python's or another library's, which type checkers know as ``int`` alone."""
 Device = Annotated[torch.device | str | None, Here()]
 
 
@@ -295,7 +301,7 @@ def _is_number(value: Any) -> bool:
 def _is_whole(value: Any) -> bool:
     if isinstance(value, torch.SymInt):
         return True
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(1 << 63) <= value < 1 << 64
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(1 << 63) <= int(value) < 1 << 64
 
 
 def _several_fit(origin: type, parts: tuple[Any, ...], value: Any) -> bool:

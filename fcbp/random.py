@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from fcbp.checks import arguments
-from fcbp.kinds import Device
+from fcbp.kinds import Device, Seed
 
 __all__ = [
     "bernoulli",
@@ -119,7 +119,7 @@ def _is_integer(value: object) -> bool:
 
 
 @arguments
-def key(seed: Integral | Tensor, device: Device = None) -> Int64[Tensor, "..."]:
+def key(seed: Seed | Tensor, device: Device = None) -> Int64[Tensor, "..."]:
     """A key from a seed.
 
     Args:

@@ -24,7 +24,7 @@ class Statistics(NamedTuple):
 
     mean: Float[Tensor, "*coordinates"]
     variance: Float[Tensor, "*coordinates"]
-    count: Float[Tensor, ""]
+    count: Float[Tensor, ""]  # type: ignore[assignment]
     """How many were seen, float64."""
 
 

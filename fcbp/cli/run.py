@@ -82,15 +82,14 @@ def _tuned(
     subject: Experiment | FunctionMaker, members: Members, arguments: Any, out: Path, how: Mapping[str, Any]
 ) -> tuning.Tuned:
     first = next(iter(members)).get("seed")
-    numbers = {"tune_seeds": arguments.tune_seeds, "report_seeds": arguments.report_seeds}
-    usual = {"tune_seeds": TUNE_SEEDS, "report_seeds": REPORT_SEEDS}
     return tuning.tune(
         subject,
         [_without_seed(settings, subject) for settings in members if settings.get("seed") == first],
         variable=arguments.choose_by,
         over=arguments.choose_over,
         out=out,
-        **{name: usual[name] if number is None else number for name, number in numbers.items()},
+        tune_seeds=TUNE_SEEDS if arguments.tune_seeds is None else arguments.tune_seeds,
+        report_seeds=REPORT_SEEDS if arguments.report_seeds is None else arguments.report_seeds,
         **how,
     )
 

@@ -100,7 +100,7 @@ def _is_reset_of_layers(make: Make) -> bool:
         torch.manual_seed(0)
         for layer in made.modules():
             if type(layer) in DRAWN + CONSTANT:
-                layer.reset_parameters()
+                layer.reset_parameters()  # type: ignore[operator]
     return all(torch.equal(a, b) for a, b in zip(expected, made.parameters(), strict=True))
 
 

@@ -326,7 +326,8 @@ def _probe(
         batch: tuple[Tensor, ...],
         held_out: tuple[Tensor, ...] = (),
     ) -> dict[str, Tensor]:
-        inputs, targets = optree.tree_map(lambda part: part.flatten(0, 1), tuple(batch[:2]))
+        both: Any = tuple(batch[:2])
+        inputs, targets = optree.tree_map(lambda part: part.flatten(0, 1), both)
 
         def loss(params: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             output, features, _ = forward(params, state.buffers, inputs)

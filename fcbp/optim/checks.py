@@ -39,7 +39,7 @@ def check_number(name: str, value: Any, *, least: float = 0.0, below: float = ma
     elif (
         isinstance(value, bool)
         or not isinstance(value, numbers.Real)
-        or not (least <= value < below or (infinite and value == math.inf))
+        or not (least <= value < below or (infinite and value == math.inf))  # type: ignore[operator]
     ):
         raise ValueError(f"{name} is {value!r}; expected {words}")
 
