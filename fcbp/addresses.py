@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from fcbp.names import unknown
+from fcbp.paths import expanded
 
 __all__ = [
     "Source",
@@ -139,7 +140,7 @@ def check_allowed(address: str, run: Path | None = None) -> None:
     place, _, _ = address.rpartition(":")
     who = "the file" if run is None else "the run"
     if place.endswith(".py"):
-        paths = [Path(place).resolve()]
+        paths = [expanded("address", place).resolve()]
         if not paths[0].is_relative_to(Path.cwd()):
             raise ValueError(
                 f"{who} names {address!r}, a file outside of the current directory, which is not imported; go to "
@@ -204,7 +205,7 @@ _PREFIX = "fcbp_file_"
 
 def _module(address: str, place: str) -> ModuleType:
     try:
-        return _of_file(address, Path(place)) if place.endswith(".py") else _of_name(address, place)
+        return _of_file(address, expanded("address", place)) if place.endswith(".py") else _of_name(address, place)
     except ValueError:
         raise
     except (Exception, SystemExit) as error:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fcbp
-from fcbp import designs
+from fcbp import addresses, designs
 from fcbp.checks import check_device
 from fcbp.paths import expanded
 
@@ -62,6 +62,23 @@ def test_another_machines_devices_are_not_looked_for_here():
 def test_a_population_that_no_machine_lists_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_home_directory_in_an_address_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_mine.py").write_text("def units():\n    return 3\n", encoding="utf-8")
+    found = addresses.load("~/of_mine.py:units")
+    assert found() == 3
+    assert found is addresses.load("of_mine.py:units"), "the file is imported once"
+    assert addresses.source_of("~/of_mine.py:units").file == str(tmp_path / "of_mine.py")
+    addresses.check_allowed("~/of_mine.py:units")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="outside of the current directory"):
+        addresses.check_allowed("~/of_mine.py:units")
+    with pytest.raises(ValueError, match="which is not there"):
+        addresses.load("~/not_there.py:units")
 
 
 def test_paths_are_expanded_and_urls_refused(monkeypatch, tmp_path):

@@ -57,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _command_of(words: Sequence[str]) -> Callable[[], int]:
     first = words[0]
+    _check_not_empty(words)
     if not first.startswith("-"):
         lookup("command", first, {"run": run, **COMMANDS, "data": Data})
     if first == "data":
@@ -67,6 +68,17 @@ def _command_of(words: Sequence[str]) -> Callable[[], int]:
     if first in ("ls", "list") and len(words) > 1 and not words[1].startswith("-"):
         words = [first, "--no-named", "--runs", *words[1:]]
     return _command(words)
+
+
+def _check_not_empty(words: Sequence[str]) -> None:
+    """Check that no value is an empty text, which as a path would mean the current directory."""
+    for i, word in enumerate(words):
+        flag = word.removesuffix("=") if word.startswith("--") and word.endswith("=") else None
+        if word == "":
+            before = [one for one in words[:i] if one.startswith("--")]
+            flag = before[-1] if before else words[0]
+        if flag is not None:
+            raise ValueError(f"{flag or 'command'} is ''; expected a value that is not empty")
 
 
 def _data(words: Sequence[str]) -> Callable[[], int]:
