@@ -31,7 +31,10 @@ COST: dict[str, int | None] = {
 DOHARE = (
     "Dohare et al., Nature 632 (2024), [doi:10.1038/s41586-024-07711-7](https://doi.org/10.1038/s41586-024-07711-7)"
 )
-MCCUTCHEON = "McCutcheon, Chatzaroulas and Fallah, ICLR 2026"
+MCCUTCHEON = (
+    "McCutcheon, Chatzaroulas and Fallah, submitted to ICLR 2026, "
+    "[OpenReview UJqXhFFzKu](https://openreview.net/forum?id=UJqXhFFzKu)"
+)
 PRELU = "Networks of rectifiers on long streams, batch by batch."
 
 ABOUT: dict[str, About] = {
@@ -88,8 +91,9 @@ ABOUT: dict[str, About] = {
     "upgd": About(
         "UPGD, by weight",
         r"w \leftarrow (1 - \alpha \lambda)\, w - \alpha\, (g + \sigma \xi)(1 - s), \qquad "
-        r"s = \operatorname{sigmoid}(\hat u / \max u)",
-        r"$u$ is the running mean of $-g w$, $\sigma$ is `noise_std`, $\lambda$ is `weight_decay`",
+        r"s = \operatorname{sigmoid}(\hat u / \max \hat u)",
+        r"$u$ is the running mean of $-g w$, $\hat u$ the same without the bias of its start, $\sigma$ is `noise_std`, "
+        r"$\lambda$ is `weight_decay`",
         "Elsayed and Mahmood, ICLR 2024, [arXiv 2404.00781](https://arxiv.org/abs/2404.00781)",
         "Where old knowledge must be kept as well: useful weights move less.",
         ("upgd", "UPGDHyperparams", "UPGDState"),
@@ -136,7 +140,7 @@ ABOUT: dict[str, About] = {
     ),
     "fresh": About(
         "A learner begun anew",
-        r"(w, \text{moments}) \leftarrow (w_0, 0) \quad \text{at a new task}",
+        r"(w, \text{moments}) \leftarrow (\text{fresh}, 0) \quad \text{at a new task}",
         "the batches say when a new task begins",
         DOHARE,
         "It tells loss of plasticity from hard tasks: what it learns of a task, a network without a past learns.",
@@ -164,7 +168,7 @@ ABOUT: dict[str, About] = {
         "Continuous partial resets",
         r"w_\text{in} \leftarrow (1 - r)\, w_\text{in} + r \, \text{fresh}, \quad w_\text{out} \leftarrow (1 - r)\, "
         r"w_\text{out}, \quad r = \rho\, T(u)",
-        r"$T$ falls from 1 to 0 around the `threshold`, $\rho$ is the `rate`",
+        r"$T$ falls from 1 at the `threshold` to 0 above it, $\rho$ is the `rate`",
         MCCUTCHEON,
         "Where whole resets disturb: every unit moves a little.",
         ("cpr", "CPRHyperparams", "CPRState"),
@@ -175,7 +179,7 @@ ABOUT: dict[str, About] = {
         r"(1 - r)\, w_\text{in} + r \, \text{fresh}",
         r"$\rho$ is the `replacement_rate`, $k$ the `sharpness`, $m$ the maturity",
         MCCUTCHEON,
-        "As `cpr`; units grow out of the resets with their age.",
+        "As `cpr`; units that were reset a short time ago are spared.",
         ("ccbp", "CCBPHyperparams", "CCBPState"),
     ),
     "snr": About(
