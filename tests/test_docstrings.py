@@ -25,7 +25,10 @@ def public_functions():
     found = {}
     for module in MODULES:
         for name in getattr(module, "__all__", ()):
-            thing = getattr(module, name)
+            try:
+                thing = getattr(module, name)
+            except ImportError:  # it belongs to an extra that is not installed
+                continue
             if inspect.isfunction(thing):
                 found[f"{module.__name__}.{name}"] = thing
             elif inspect.isclass(thing) and thing.__module__.startswith("fcbp"):

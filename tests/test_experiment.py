@@ -159,7 +159,7 @@ def test_every_metric_is_the_function_of_its_name(activation):
     for name in {*expected} - {"age_quantile_50"}:  # which may lie between two
         torch.testing.assert_close(found[name], expected[name], msg=name)
     assert {name: (bool(x[0]), bool(x[1])) for name, x in program.measurements.items()} == dict.fromkeys(
-        ["loss", "units_replaced", "update_magnitude", *found], (True, True)
+        ["loss", "units_replaced", *experiment.ASKED, *found], (True, True)
     )
 
 

@@ -266,6 +266,7 @@ FUNCTIONS = {
         for name in ("accuracy", "error")
     },
     "squared_error": (metrics.squared_error, lambda: (normal(6, 3, 4), normal(7, 3, 4))),
+    "plasticity": (metrics.plasticity, lambda: (normal(6, 3, 4).abs(), normal(7, 3, 4).abs())),
 }
 
 

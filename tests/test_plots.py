@@ -206,7 +206,13 @@ def test_sensitivity_of_one_seed_has_no_errors():
 
 def test_save(tmp_path):
     paths = plots.save(results(seed=SEEDS, replacement_rate=RATES, step_size=[0.1, 0.01]), tmp_path)
-    assert [path.name for path in paths] == ["learning_curves.png", "sensitivity.png", "replaced.png", "units.png"]
+    assert [path.name for path in paths] == [
+        "learning_curves.png",
+        "sensitivity.png",
+        "heat.png",
+        "replaced.png",
+        "units.png",
+    ]
     for path in paths:
         picture = matplotlib.image.imread(path)
         assert picture.shape[0] > 400

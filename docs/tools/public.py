@@ -21,7 +21,8 @@ def modules() -> tuple[str, ...]:
 def symbols(module: str) -> tuple[str, ...]:
     """The names in a module's ``__all__`` that are no modules of a page of their own."""
     loaded = functools.reduce(getattr, module.split(".")[1:], fcbp)
-    return tuple(name for name in loaded.__all__ if not isinstance(getattr(loaded, name), types.ModuleType))
+    # Names that are loaded when they are asked for may need an extra, and are no modules.
+    return tuple(name for name in loaded.__all__ if not isinstance(vars(loaded).get(name), types.ModuleType))
 
 
 @functools.cache

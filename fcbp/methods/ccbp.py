@@ -1,8 +1,8 @@
 """CCBP: continuous Continual Backpropagation, and the discrete form that goes with it.
 
 McCutcheon, Chatzaroulas and Fallah, "Learning continually at peak performance with continuous continual
-backpropagation", ICLR 2026 (Algorithm 1, equation 5), in the form of ccbp-pytorch 0.0.3. With g the gradients of a
-unit's incoming weights and g_b that of its bias, each step::
+backpropagation", submitted to ICLR 2026 (Algorithm 1, equation 5), in the form of ccbp-pytorch 0.0.3. With g the
+gradients of a unit's incoming weights and g_b that of its bias, each step::
 
     u = decay u + (1 - decay) (mean abs(g) + abs(g_b)) / the layer's mean of that      u starts at 1
 
