@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, simplify, squeeze, varying, without
+from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, shares_of, simplify, squeeze, varying, without
 from fcbp.units.products import biased, normalised, product
 from fcbp.units.rules import Call, join, rule, unevenly, unknown
 
@@ -38,7 +38,9 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
     shape = m.shape[:first] + (1,) * dims
     uneven = f"are not the same function of the unit at all places that {call.where} mixes"
     form = formed_along(call.ledger, m.form, range(first, len(m.shape)), uneven)
-    return replace(m, shape=shape, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form)
+    return replace(
+        m, shape=shape, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form, shares=None
+    )
 
 
 def _spread(call: Call, m: Marks, dims: int, shape: tuple[int, ...]) -> Marks:
@@ -261,6 +263,7 @@ def _attention(call: Call) -> Marks | list[Marks | None]:
     if isinstance(bias, Tensor):
         scores = join(call, [scores, call.marks(bias)], scores.shape, kind="other")
     normalised(call, scores, [3])
+    scores = replace(scores, shares=shares_of(scores.shape, 3))
     return product(call, scores, v, "bhts,bhse->bhte", sizes)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from fcbp.units.ledger import Ids, Ledger
 
-__all__ = ["Fixed", "Marks", "contract", "meet", "reduce", "tell_apart", "varying", "without"]
+__all__ = ["Fixed", "Marks", "Shares", "contract", "meet", "reduce", "shares_of", "tell_apart", "varying", "without"]
 
 
 class Fixed(NamedTuple):
@@ -26,6 +26,20 @@ class Fixed(NamedTuple):
 
     values: Ids
     why: str
+
+
+class Shares(NamedTuple):
+    """Weights that are 1 in sum, as a softmax gives them, or what was multiplied by them."""
+
+    places: Ids
+    """Along what they sum to 1: the number of the weights, shifted, plus the weight's own."""
+    form: Ids | None
+    """What was done to the values that were multiplied (``Marks.form``)."""
+
+    def whole(self, axes: Iterable[int]) -> bool:
+        """Whether a sum over the axes takes every weight once."""
+        own = self.places.ravel()
+        return set(axes_of(self.places)) <= set(axes) and len(np.unique(own)) == own.size == own[0] >> 32
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class Marks:
         factors: of a product, element by element, of an activation and a weight: the two, and the number of the event;
             summed, it is a product as ``h @ w`` is.
         drawn: the mean of numbers drawn at random, as a dropout's mask; 0 for all else.
+        shares: weights that are 1 in sum, by which a unit's values are weighted; ``None`` for all else.
     """
 
     shape: tuple[int, ...]
@@ -72,6 +87,7 @@ class Marks:
     brittle: frozenset[int] = frozenset()
     factors: tuple[Marks, Marks, int] | None = None
     drawn: float = 0.0
+    shares: Shares | None = None
 
     def move(self, f: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:
         """The marks after a movement of data that ``f`` does to each array."""
@@ -79,7 +95,10 @@ class Marks:
         fixed = simplify(Fixed(f(x.values), x.why) for x in self.fixed)
         form = None if self.form is None else squeeze(f(self.form))
         labels = tuple(x for x in labels if x.size > 1)
-        return replace(self, shape=tuple(shape), labels=labels, fixed=fixed, form=form)
+        shares = self.shares
+        if shares is not None:
+            shares = Shares(squeeze(f(shares.places)), None if shares.form is None else squeeze(f(shares.form)))
+        return replace(self, shape=tuple(shape), labels=labels, fixed=fixed, form=form, shares=shares)
 
     def aligned(self, ndim: int) -> Marks:
         """With axes of size 1 in front, as broadcasting adds them."""
@@ -145,6 +164,12 @@ def count(shape: Sequence[int], axes: Sequence[int]) -> Ids:
     """An array that differs at every position along the axes and is constant along all others."""
     full = [n if i in axes else 1 for i, n in enumerate(shape)]
     return np.arange(int(np.prod(full))).reshape(full)
+
+
+def shares_of(shape: Sequence[int], axis: int) -> Shares | None:
+    """Weights that are 1 in sum along an axis."""
+    n = shape[axis]
+    return Shares((n << 32) + count(shape, [axis]), None) if n > 1 else None
 
 
 def without(values: Ids, axes: Iterable[int]) -> Ids:
@@ -325,7 +350,7 @@ def reduce(
     kept = tuple(1 if i in summed else n for i, n in enumerate(m.shape))
     shape = kept if keepdim else tuple(n for i, n in enumerate(m.shape) if i not in summed)
     form = formed_along(ledger, m.form, summed)
-    new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form)
+    new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form, shares=None)
 
     def drop(x: Ids) -> Ids:
         return x if keepdim else x.reshape([n for i, n in enumerate(x.shape) if i not in summed])
@@ -335,11 +360,12 @@ def reduce(
 
 
 def contract(
-    ledger: Ledger, a: Marks, b: Marks, spec: str, sizes: dict[str, int], why: str
+    ledger: Ledger, a: Marks, b: Marks, spec: str, sizes: dict[str, int], why: str, averaged: str = ""
 ) -> tuple[Marks, dict[str, Ids]]:
     """Marks of ``einsum(spec, a, b)``, and the entries of both operands on summed and kept axes.
 
-    The entries come under ``a_summed``, ``a_kept``, ``b_summed`` and ``b_kept``.
+    The entries come under ``a_summed``, ``a_kept``, ``b_summed`` and ``b_kept``. ``averaged``: the operand, ``a`` or
+    ``b``, of which the other one's weights make a mean.
     """
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
@@ -349,7 +375,12 @@ def contract(
     b = b.placed([order.index(c) for c in right], shape)
     labels, fixed = meet(ledger, a, b, why)
     summed = list(range(len(output), len(order)))
-    joint = Marks(tuple(shape), labels, fixed)
+    form = None
+    if averaged:
+        form = formed_along(
+            ledger, (a if averaged == "a" else b).form, summed, f"are averaged at several places by {why}"
+        )
+    joint = Marks(tuple(shape), labels, fixed, form=form)
     result, _ = reduce(ledger, joint, summed, False, why) if summed else (joint, None)
     entries = {}
     for side, m in (("a", a), ("b", b)):

@@ -224,7 +224,9 @@ def _along_positions(call: Call) -> Marks | list[Marks | None]:
     if call.name != "unfold":
         m = unevenly(call, m, why)
     form = formed_along(call.ledger, m.form, range(same, len(m.shape)), why)
-    m = replace(m, form=None if form is None else form.reshape(form.shape[:same] + (1,) * (len(shape) - same)))
+    m = replace(
+        m, shares=None, form=None if form is None else form.reshape(form.shape[:same] + (1,) * (len(shape) - same))
+    )
     return replace(m, shape=shape, labels=labels, fixed=varying(shape, call.where, _unlabelled(labels, len(shape))))
 
 

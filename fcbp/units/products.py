@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fcbp.units.ledger import Brittle, Ids, names_of
-from fcbp.units.marks import Marks, axes_of, contract, count, meet, reduce
-from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unknown
+from fcbp.units.marks import Marks, axes_of, contract, count, formed_along, meet, reduce, shares_of
+from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unevenly, unknown
 
 __all__ = ["biased", "normalised", "product", "summed"]
 
@@ -28,6 +28,9 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
         read = _summed_product(call, m, *m.factors, axes)
         if read is not None:
             return read
+    if m.shares and call.name in ("sum", "mean") and m.shares.whole(a % len(m.shape) for a in axes):
+        why = f"are averaged at several places by {call.where}"
+        m = replace(m, form=formed_along(call.ledger, m.shares.form, [a % len(m.shape) for a in axes], why))
     across = call.name in ("amax", "amin", "max", "min")
     result = summed(call, m, axes, bool(call.arguments.get("keepdim", False)), across)
     both = call.name in ("var_mean", "std_mean")
@@ -74,7 +77,8 @@ def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: boo
 def _softmax(call: Call) -> Marks:
     m = call.first
     normalised(call, m, [call["dim"] % len(m.shape)])
-    return replace(m, product=frozenset(), loud=call.where)
+    shares = shares_of(m.shape, call["dim"] % len(m.shape)) if m.data and "log" not in call.name else None
+    return replace(m, product=frozenset(), loud=call.where, shares=shares)
 
 
 def normalised(call: Call, m: Marks, axes: Sequence[int], why: str | None = None) -> None:
@@ -98,15 +102,16 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int], un
     ``uneven``: why a constant unit does not add the same everywhere.
     """
     ledger = call.ledger
-    result, entries = contract(ledger, x, w, spec, sizes, call.where)
+    averaged = _averaged(x, w, spec)
+    result, entries = contract(ledger, x, w, spec, sizes, call.where, averaged)
     call.cuts = True
     if x.data and w.data:
         for side in ("a", "b"):
             ledger.forbid(entries[f"{side}_summed"], f"they meet other activations in a dot product ({call.where})")
             if len(entries[f"{side}_kept"]):
                 ledger.values.append((entries[f"{side}_kept"], call.where))
-        form = np.full((1,) * len(result.shape), ledger.form((f"mixed {len(ledger.forms)}",)))
-        return replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats, form=form)
+        result = replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats)
+        return result if averaged else unevenly(call, result, f"are weighted by other activations in {call.where}")
     for state, other in ((x, w), (w, x)):
         if not x.data and not w.data and other.origin and state.origin and _is_expanded(state):
             # The initial state of a recurrence is a parameter, the same for all examples: it stands for an activation.
@@ -122,6 +127,18 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int], un
     number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"], uneven)
     whole = weight.origin if weight.form is None else frozenset()
     return replace(result, data=True, makers=1 << number, product=whole)
+
+
+def _averaged(x: Marks, w: Marks, spec: str) -> str:
+    """Which of two activations, ``a`` or ``b``, the other one's weights make a mean of; empty for none."""
+    if not (x.data and w.data):
+        return ""
+    inputs, output = spec.split("->")
+    for weights, letters, other in zip((x, w), inputs.split(","), "ba", strict=True):
+        summed = [i for i, c in enumerate(letters) if c not in output]
+        if weights.shares and weights.shares.form is None and not weights.labels and weights.shares.whole(summed):
+            return other
+    return ""
 
 
 def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids, uneven: str = "") -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fcbp.units.ledger import Event, Ids, Ledger
-from fcbp.units.marks import Marks, meet, varying
+from fcbp.units.marks import Marks, Shares, axes_of, meet, varying
 from fcbp.units.zeros import COPIES, SHIFTS, loud, weighed
 
 if TYPE_CHECKING:
@@ -91,7 +91,18 @@ def apply(
     if len(found) < len(out):
         # Side results (saved statistics, indices): nothing is known of them.
         found = found + [_opaque(call, x) for x in out[len(found) :]]
+    if call.name not in _SHARING:
+        found = [m and replace(m, shares=None) for m in found]
     return _traced(call, [m and weighed(call, _formed(call, m), call.name in _KEEPS) for m in found])
+
+
+# Operations whose results may be weights that are 1 in sum: they move those, draw among them or make them.
+_SHARING = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten", "t",
+    "transpose",
+    "permute", "numpy_T", "swapaxes", "movedim", "expand", "select", "unbind", "flip", "roll", "copy", "native_dropout",
+    "_softmax", "softmax", "_safe_softmax", "mul", *COPIES,
+}  # fmt: skip
 
 
 def _formed(call: Call, m: Marks) -> Marks:
@@ -232,12 +243,37 @@ def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | 
     for m in operands:
         makers |= m.makers
     product = data[0].product if len(operands) == 1 and data else frozenset()
-    return replace(
+    result = replace(
         result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
         stats=stats - back, product=product if name in COPIES else frozenset(),
         loud="" if data else loud(call, operands, shape), form=_met(ledger, data or operands),
-        drawn=_drawn(call, operands), factors=factors,
+        drawn=_drawn(call, operands), factors=factors, shares=_shared(call, operands),
     )  # fmt: skip
+    others = [m for m in data if not (back & m.stats)] if len(data) > 1 else []
+    if any(_stand_apart(label, m) for label in result.labels for m in others):
+        return unevenly(call, result, f"meet other activations in {call.where}")
+    return result
+
+
+def _stand_apart(label: Ids, m: Marks) -> bool:
+    """Whether units that a result holds are none of an operand's."""
+    own = set(axes_of(label))
+    return not any(own & set(axes_of(x)) for x in m.labels)
+
+
+def _shared(call: Call, operands: list[Marks]) -> Shares | None:
+    """Weights that are 1 in sum, or what is multiplied by them."""
+    if len(operands) == 1 and call.name in COPIES:
+        return operands[0].shares
+    if call.name != "mul" or len(operands) != 2:
+        return None
+    for m, other in (operands, operands[::-1]):
+        if m.shares is not None and m.data != other.data and math.isclose(other.drawn, 1):
+            return m.shares
+        if m.shares is not None and m.shares.form is None and m.data and other.data and not m.labels:
+            form = np.zeros((1,) * len(other.shape), np.int64) if other.form is None else other.form
+            return Shares(m.shares.places, form)
+    return None
 
 
 def _drawn(call: Call, operands: list[Marks]) -> float:
