@@ -14,7 +14,6 @@ FUNCTION_LINES = 60
 
 LONGER = {
     "lanes/emit.py": "one class writes one kernel; its parts share what has been written so far",
-    "weights/core.py:select_and_reset": "one pass over the leaves, whose steps share the ranks of all tensors",
 }
 """Exceptions, each with its reason."""
 

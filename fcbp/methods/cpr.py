@@ -1,8 +1,8 @@
 """CPR: continuous partial resets, a little of every unit by how low its utility is.
 
 McCutcheon, Chatzaroulas and Fallah, "Learning continually at peak performance with continuous continual
-backpropagation", submitted to ICLR 2026, in the form of its authors' code, LucMc/continual-learning, ``optim/cpr.py``, commit
-6fc2af3. With g the gradients of a unit's incoming weights, each step::
+backpropagation", submitted to ICLR 2026, in the form of its authors' code, LucMc/continual-learning, ``optim/cpr.py``,
+commit 6fc2af3. With g the gradients of a unit's incoming weights, each step::
 
     u = decay u + (1 - decay) (mean abs(g) / its layer's mean)      u starts at 1
 
