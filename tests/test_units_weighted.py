@@ -18,6 +18,7 @@ class Weighted(nn.Module):
         super().__init__()
         self.a, self.b, self.gate, self.score = nn.Linear(3, 5), nn.Linear(5, 2), nn.Linear(3, 5), nn.Linear(3, 1)
         self.q, self.k, self.function = nn.Linear(3, 4), nn.Linear(3, 4), function
+        self.register_buffer("graph", torch.arange(36.0).reshape(6, 6))
 
     def forward(self, x):
         return self.b(self.function(self, x, torch.relu(self.a(x))))
@@ -34,6 +35,7 @@ AVERAGED = {
     "pooling by a product": lambda m, x, h: torch.einsum("bt,bti->bi", m.score(x)[..., 0].softmax(1), h),
     "the weights' mean": lambda m, x, h: (h * m.score(x).softmax(1)).mean(1),
     "a row of the weights": lambda m, x, h: (scores(m, x).softmax(-1)[:, 2, :, None] * h).sum(1),
+    "one sum by a buffer": lambda m, x, h: torch.einsum("t,bti->bi", m.graph[1], h),
     "a gate of each unit's own": lambda m, x, h: h * m.gate(x).sigmoid(),
 }  # fmt: skip
 
@@ -48,6 +50,9 @@ MIXED = {
     "a gate of the input": lambda m, x, h: h * x[..., :1],
     "a mask of the input": lambda m, x, h: torch.where(x[..., :1] > 0, h, 0.0),
     "pooling by weights of any sum": lambda m, x, h: (m.score(x).sigmoid() * h).sum(1),
+    "a graph in a buffer": lambda m, x, h: m.graph @ h,
+    "a graph among the constants": lambda m, x, h: torch.arange(36.0, dtype=x.dtype).reshape(6, 6).sin() @ h,
+    "a graph along the last axis": lambda m, x, h: (h.transpose(1, 2) @ m.graph).transpose(1, 2),
     "a sum with an input": lambda m, x, h: h + x[..., :1],
 }  # fmt: skip
 
@@ -78,9 +83,11 @@ def test_a_constant_unit_that_others_average_is_taken_over(name):
 
 
 @pytest.mark.parametrize("name", MIXED)
-def test_no_bias_takes_over_a_unit_that_other_activations_weight(name):
+def test_no_bias_takes_over_a_unit_that_something_else_weights(name):
     net, inputs, group, notes = weighted(MIXED[name])
     assert group.outgoing_bias == (None,)
-    assert any("other activations" in note and "bias transfer leaves b.bias" in note for note in notes), notes
+    assert any("weighted by" in n or "other activations" in n for n in notes if "bias transfer leaves b.bias" in n), (
+        notes
+    )
     wrong = dataclasses.replace(group, outgoing_bias=(("b.bias",),))
     assert moved(net, inputs, wrong, transfer_bias=True) > 1e-3, "it would move the output indeed"

@@ -16,6 +16,7 @@ from wrong_settings import TEXTS, WRONG, reading
 import fcbp
 import fcbp.cli
 from fcbp import experiment
+from fcbp.cli.flags import flags_of
 from fcbp.cli.subject import read
 from fcbp.sweeps import run as sweeping
 
@@ -177,3 +178,61 @@ def test_the_commands_own_flags_are_named(name):
     if exit_of_parser is None:
         assert len(told.strip().splitlines()) == 1, told
     assert not (Path("runs").exists() and any(Path("runs").iterdir()))
+
+
+def ended(words: list[str]) -> tuple[int | str, str]:
+    """The exit status of a command and its errors; ``"accepted"`` where a sweep would begin."""
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            return fcbp.cli.main(words), error.getvalue()
+        except Reached:
+            return "accepted", error.getvalue()
+        except SystemExit as of_parser:
+            return f"parser {of_parser.code}", error.getvalue()
+
+
+def amiss(words: list[str], name: str, value: str) -> str:
+    """What is wrong with how a command takes a wrong value; empty where it is refused in one line that names it."""
+    status, lines = ended(words)
+    last = lines.strip().splitlines()[-1:] or [""]
+    if status == "accepted":
+        return "" if name in ACCEPTED else "accepted"
+    if status != 2 or len(lines.strip().splitlines()) != 1:
+        return f"{status} in {len(lines.splitlines())} lines: {last[0][:200]}"
+    words = {name, f"--{name.replace('_', '-')}"}
+    return "" if value in last[0] and any(word in last[0] for word in words) else f"unnamed: {last[0][:200]}"
+
+
+ACCEPTED = {"root"}
+"""Settings for which any text is right: a folder that is made where it is missing."""
+IN_FILES = {"a string": "nonsense", "a mapping": "'a'", "NaN": "nan", "a nested list": "(1,"}
+"""Some of ``TEXTS``, and how a message shows them."""
+
+
+def test_every_setting_is_named_where_the_command_runs_a_file(tmp_path):
+    bad = []
+    for name, others in reading().items():
+        for kind, shown in IN_FILES.items():
+            if name in NOT_IN_A_FILE:
+                continue
+            file = tmp_path / "a.yaml"
+            lines = {**{key: "null" if value is None else value for key, value in others.items()}, name: TEXTS[kind]}
+            file.write_text("".join(f"{key}: {value}\n" for key, value in lines.items()), encoding="utf-8")
+            if found := amiss(["run", str(file)], name, shown):
+                bad.append(f"{name}, {kind}: {found}")
+    assert not bad, "\n".join(bad)
+
+
+def test_every_setting_is_named_where_a_flag_gives_it():
+    bad = []
+    others = reading()
+    for flag in flags_of(fcbp.Experiment()):
+        if flag.kind is bool:
+            continue  # the parser takes True and False alone
+        value = {int: "-7", float: "nan"}.get(flag.kind, "nonsense")
+        chosen = {key: one or "cross_entropy" for key, one in others[flag.name].items() if key != flag.name}
+        words = [word for key, one in chosen.items() for word in (f"--{key.replace('_', '-')}", str(one))]
+        if found := amiss(["run", "bit-flipping", *words, flag.dashed, value], flag.name, value):
+            bad.append(f"{flag.dashed} {value}: {found}")
+    assert not bad, "\n".join(bad)

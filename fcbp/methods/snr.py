@@ -109,9 +109,10 @@ def snr(
     Raises:
         ValueError: an option is unknown or out of range.
     """
+    given = edges
     edges = tuple(edges)
     if len(edges) < 2 or edges[0] != 1 or any(b <= a for a, b in itertools.pairwise(edges)):
-        raise ValueError(f"edges is {edges!r}; expected two or more whole numbers, ascending from 1")
+        raise ValueError(f"edges is {given!r}; expected two or more whole numbers, ascending from 1")
     draw = initializers.get(initializer)
     check_capacity(capacity)
 

@@ -123,10 +123,34 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int], un
         ledger.forbid(both, f"two parameters or constants are multiplied with each other ({call.where}): no activation")
         return replace(result, origin=x.origin | w.origin, loud=max(x.loud, w.loud))
     # A constant (an initial state of zeros) that meets a parameter stands for an activation.
-    (source, weight, side) = (x, w, "b") if x.data or not x.origin else (w, x, "a")
+    (source, weight, side) = (x, w, "b") if x.data or not (x.origin or w.data) else (w, x, "a")
     number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"], uneven)
     whole = weight.origin if weight.form is None else frozenset()
-    return replace(result, data=True, makers=1 << number, product=whole)
+    result = replace(result, data=True, makers=1 << number, product=whole)
+    if _spreads(call, *((x, w, spec) if side == "b" else (w, x, _swapped(spec))), sizes):
+        return unevenly(call, result, f"are weighted by the entries of a matrix in {call.where}")
+    return result
+
+
+def _swapped(spec: str) -> str:
+    """The einsum with its operands in the other order."""
+    inputs, output = spec.split("->")
+    left, right = inputs.split(",")
+    return f"{right},{left}->{output}"
+
+
+def _spreads(call: Call, source: Marks, matrix: Marks, spec: str, sizes: dict[str, int]) -> bool:
+    """Whether a matrix that is no parameter, as a graph's adjacency, makes several sums of each unit's values."""
+    buffers = {slot.name for slot in call.ledger.slots if slot.is_buffer}
+    if not matrix.origin <= buffers:
+        return False
+    inputs, output = spec.split("->")
+    left, right = inputs.split(",")
+    summed = any(c not in output and sizes[c] > 1 for c in right)
+    several = any(c in output and c not in left and sizes[c] > 1 for c in right)
+    met = {right[a] for label in matrix.labels for a in axes_of(label)}
+    places = [[left[a] for a in axes_of(label)] for label in source.labels]
+    return summed and several and any(all(c in output and c not in met for c in own) for own in places)
 
 
 def _averaged(x: Marks, w: Marks, spec: str) -> str:

@@ -189,7 +189,7 @@ def growing_data(
         raise ValueError(f"increment is {increment!r}; expected a number of examples, 1 or more")
     grown = tuple(sizes) or (*range(increment, most, increment), most)
     if not all(whole(size, 1) for size in grown) or list(grown) != sorted(set(grown)) or grown[-1] > most:
-        raise ValueError(f"sizes is {grown!r}; expected numbers of examples that grow to {most} at most")
+        raise ValueError(f"sizes is {sizes or grown!r}; expected numbers of examples that grow to {most} at most")
 
     def choose(context: Context, task: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         if context.split == "test" and not rest:
