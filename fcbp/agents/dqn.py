@@ -23,9 +23,17 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import loop, random
-from fcbp.agents.measurements import VARIABLES, reset_counts, watch
+from fcbp.agents.measurements import reset_counts, watch
 from fcbp.agents.networks import ActionValues
-from fcbp.agents.parts import AgentLearner, World, check_numbers, check_whole, make_agent_learner, make_world
+from fcbp.agents.parts import (
+    AgentLearner,
+    World,
+    check_numbers,
+    check_sizes,
+    make_agent_learner,
+    make_program,
+    make_world,
+)
 from fcbp.agents.replay import Memory, Transitions, push, sample, start_memory
 from fcbp.agents.rollout import Copies, Situation, ended_episodes, make_rollout, new_level, start_copies
 from fcbp.checks import arguments
@@ -126,9 +134,7 @@ def dqn(
     Raises:
         ValueError: a name is unknown, an option is out of range or does not fit the others.
     """
-    check_whole(copies=copies, horizon=horizon, updates=updates, memory=memory, minibatch=minibatch)
-    for size in hidden:
-        check_whole(hidden=size)
+    check_sizes(hidden, copies=copies, horizon=horizon, updates=updates, memory=memory, minibatch=minibatch)
     if memory < max(minibatch, copies * horizon):
         least = max(minibatch, copies * horizon)
         raise ValueError(f"memory is {memory}; expected at least {least}, a minibatch and the steps of a round")
@@ -165,19 +171,7 @@ def dqn(
         minibatch,
         double,
     )
-    numbers = {name: torch.tensor(value) for name, value in {**NUMBERS, **world.numbers}.items()}
-    return Program(
-        agent.init,
-        agent.step,
-        agent.probe,
-        {**numbers, **built.numbers},
-        failed=agent.failed,
-        finite=("value_loss",),
-        variables=VARIABLES,
-        per={"episode_return": "episodes", "episode_length": "episodes"},
-        task_length=world.task_length,
-        loops=True,
-    )
+    return make_program(agent, world, {**NUMBERS, **world.numbers}, built, ("value_loss",))
 
 
 def _loss(output: Tensor, targets: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -229,7 +223,7 @@ class _Agent:
             physics, state.change_key, level, (state.learner.params, self._exploring(state, settings))
         )
         copies, done = self.rollout(copies, noise, start_key, situation, length=self.horizon)
-        seen = Transitions(done.observations, done.draws, done.rewards, done.final_observations, done.terminated)
+        seen: Any = Transitions(done.observations, done.draws, done.rewards, done.final_observations, done.terminated)
         memory = push(state.memory, optree.tree_map(lambda x: x.flatten(0, 1), seen))
         learner, told = self._learn(state, memory, ends, sample_key, settings)
         due = (state.round % settings["target_period"] == 0).to(torch.float32) * settings["target_share"]
@@ -283,8 +277,10 @@ class _Agent:
             best_later = torch.where(steps.terminated, 0, later.amax(-1))
             wanted = settings["reward_scale"] * steps.rewards + settings["discount"] * best_later
             given = (steps.observations, (steps.actions, wanted), *((new_task,) if signal else ()))
+            before: Any = state
+            new: Any
             new, info = built.learner.step(state, given, built.hyper(settings))
-            kept: Any = optree.tree_map(lambda a, b: torch.where(learns, a, b), new, state)
+            kept: Any = optree.tree_map(lambda a, b: torch.where(learns, a, b), new, before)
             counts = {name: torch.where(learns, count, 0) for name, count in reset_counts(info).items()}
             told = {name: torch.where(learns, value, 0) for name, value in info["aux"].items()}
             return kept, {**told, **counts}

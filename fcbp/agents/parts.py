@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fcbp import envs, initializers, learner, methods, optim
+from fcbp.agents.measurements import VARIABLES
 from fcbp.agents.networks import draw_weights
 from fcbp.checks import arguments
 from fcbp.envs import Environment
@@ -17,9 +18,18 @@ from fcbp.envs.changes import Change
 from fcbp.methods import Kind, Method
 from fcbp.methods.base import parameters_of
 from fcbp.names import lookup
+from fcbp.program import Program
 from fcbp.units import UnitGroup, find_units
 
-__all__ = ["AgentLearner", "World", "check_numbers", "check_whole", "make_agent_learner", "make_world"]
+__all__ = [
+    "AgentLearner",
+    "World",
+    "check_numbers",
+    "check_sizes",
+    "make_agent_learner",
+    "make_program",
+    "make_world",
+]
 
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0}
 """The optimiser's numbers."""
@@ -40,6 +50,17 @@ def check_whole(least: int = 1, **given: Any) -> None:
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
+
+
+def check_sizes(hidden: Sequence[int], **sizes: int) -> None:
+    """Check the units of the hidden layers and an agent's other sizes.
+
+    Raises:
+        ValueError: one is no whole number, or below 1.
+    """
+    check_whole(**sizes)
+    for size in hidden:
+        check_whole(hidden=size)
 
 
 @arguments
@@ -182,19 +203,12 @@ def make_agent_learner(
     make_schedule = None if schedule is None else lookup("schedule", schedule, optim.SCHEDULES)
     of_method = dict(kind.hyperparams()._asdict())
     of_optimizer = {name: value for name, value in ADAM.items() if name not in of_method}
-    of_schedule = {
-        name: float(p.default)
-        for name, p in (() if make_schedule is None else parameters_of(make_schedule).items())
-        if name is not None and isinstance(p.default, (int, float))
-    }
+    of_schedule = {} if make_schedule is None else _numbers_of(make_schedule)
     own = {"step_size": step_size, "clip": clip, **of_optimizer}
     full = {
         part: {name: f"{part}_{name}" if name in {*taken, *own, *before} else name for name in numbers}
         for part, numbers, before in (("method", of_method, ()), ("schedule", of_schedule, of_method))
     }
-
-    def optimizer(beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = 0.0) -> optim.Optimizer:
-        return optim.adam((beta1, beta2), eps=eps, weight_decay=weight_decay)
 
     def draw_params(key: Tensor) -> dict[str, Tensor]:
         return draw_weights(
@@ -205,7 +219,7 @@ def make_agent_learner(
         network,
         units,
         loss=loss,
-        optimizer=optimizer,
+        optimizer=_adam,
         method=built,
         draw=draw_params if draw is None else draw,
         schedule=schedule,
@@ -225,6 +239,49 @@ def make_agent_learner(
     numbers |= {full["method"][n]: torch.tensor(float(v), dtype=torch.float64) for n, v in of_method.items()}
     numbers |= {full["schedule"][n]: torch.tensor(v, dtype=torch.float32) for n, v in of_schedule.items()}
     return AgentLearner(made, units, numbers, hyper, built)
+
+
+def _numbers_of(make_schedule: Callable[..., Any]) -> dict[str, float]:
+    """The numbers of a schedule, with their defaults."""
+    return {
+        name: float(p.default)
+        for name, p in parameters_of(make_schedule).items()
+        if name is not None and isinstance(p.default, (int, float))
+    }
+
+
+def _adam(beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = 0.0) -> optim.Optimizer:
+    return optim.adam((beta1, beta2), eps=eps, weight_decay=weight_decay)
+
+
+def make_program(
+    agent: Any, world: World, numbers: Mapping[str, float], built: AgentLearner, finite: tuple[str, ...]
+) -> Program:
+    """Make the program of an agent's functions.
+
+    Args:
+        agent: has ``init``, ``step``, ``probe`` and ``failed``.
+        world: the environment and its rule of change.
+        numbers: the agent's own and the physics, with their defaults.
+        built: the learner, which has numbers too.
+        finite: names of the losses that are finite as long as a member is well.
+
+    Returns:
+        A program that measures returns and lengths by the episodes that ended.
+    """
+    own = {name: torch.tensor(value) for name, value in numbers.items()}
+    return Program(
+        agent.init,
+        agent.step,
+        agent.probe,
+        {**own, **built.numbers},
+        failed=agent.failed,
+        finite=finite,
+        variables=VARIABLES,
+        per={"episode_return": "episodes", "episode_length": "episodes"},
+        task_length=world.task_length,
+        loops=True,
+    )
 
 
 def _gain(activation: str) -> str:

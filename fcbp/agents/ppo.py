@@ -27,11 +27,19 @@ from torch import Tensor
 from fcbp import loop, random
 from fcbp.agents import policies
 from fcbp.agents.advantages import advantages
-from fcbp.agents.measurements import VARIABLES, reset_counts, watch
+from fcbp.agents.measurements import reset_counts, watch
 from fcbp.agents.networks import ActorCritic
 from fcbp.agents.normalisation import normalised, start_statistics, update_statistics
 from fcbp.agents.objective import Advantages, Batch, make_objective, standardised
-from fcbp.agents.parts import AgentLearner, World, check_numbers, check_whole, make_agent_learner, make_world
+from fcbp.agents.parts import (
+    AgentLearner,
+    World,
+    check_numbers,
+    check_sizes,
+    make_agent_learner,
+    make_program,
+    make_world,
+)
 from fcbp.agents.rollout import (
     Copies,
     Rollout,
@@ -163,10 +171,8 @@ def ppo(
         >>> sorted(program.numbers)[:4]
         ['beta1', 'beta2', 'cart_mass', 'clip']
     """
-    check_whole(copies=copies, horizon=horizon, epochs=epochs, minibatch=minibatch)
+    check_sizes(hidden, copies=copies, horizon=horizon, epochs=epochs, minibatch=minibatch)
     _check_batch(copies * horizon, minibatch, normalize_advantages)
-    for size in hidden:
-        check_whole(hidden=size)
     world = make_world(environment, change, task_length, change_options or {}, time_limit)
     found = policies.get(policy, world.environment.actions)
     size = world.environment.observation_size
@@ -198,19 +204,7 @@ def ppo(
         normalize_rewards,
         bootstrap_truncated,
     )
-    numbers = {name: torch.tensor(value) for name, value in {**NUMBERS, **world.numbers}.items()}
-    return Program(
-        agent.init,
-        agent.step,
-        agent.probe,
-        {**numbers, **built.numbers},
-        failed=agent.failed,
-        finite=("policy_loss", "value_loss"),
-        variables=VARIABLES,
-        per={"episode_return": "episodes", "episode_length": "episodes"},
-        task_length=world.task_length,
-        loops=True,
-    )
+    return make_program(agent, world, {**NUMBERS, **world.numbers}, built, ("policy_loss", "value_loss"))
 
 
 def _check_batch(steps: int, minibatch: int, normalize_advantages: str) -> None:
@@ -352,7 +346,7 @@ class _Agent:
             settings["trace_decay"],
             bootstrap_truncated=self.bootstrap_truncated,
         )
-        batch = Batch(rollout.draws, rollout.told, gained, gained + values, values)
+        batch: Any = Batch(rollout.draws, rollout.told, gained, gained + values, values)
         flat: Any = optree.tree_map(lambda x: x.flatten(0, 1), batch)
         if self.standardise:
             flat = flat._replace(advantages=standardised(flat.advantages))
@@ -378,7 +372,8 @@ class _Agent:
         # Methods that make units or networks new with a task do so after the last update of a level, and so the next
         # one begins with the new ones.
         last = torch.arange(updates, device=ends.device) == updates - 1
-        minibatches: Any = optree.tree_map(cut, (observations, batch))
+        both: Any = (observations, batch)
+        minibatches: Any = optree.tree_map(cut, both)
         state, told = loop.nested(self.update, state, (*minibatches, ends & last), dict(settings), length=updates)
         means = {name: x.mean(0) for name, x in told.items() if x.is_floating_point()}
         return state, {**means, **{n: x.sum(0, dtype=torch.int32) for n, x in told.items() if n not in means}}

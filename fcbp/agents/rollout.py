@@ -95,8 +95,9 @@ def new_level(
         keys: of the new episodes.
         physics: of the new level.
     """
-    fresh = start_copies(environment, keys, physics)
-    found: Any = optree.tree_map(lambda new, old: torch.where(begins, new.to(old.dtype), old), fresh, copies)
+    fresh: Any = start_copies(environment, keys, physics)
+    before: Any = copies
+    found: Any = optree.tree_map(lambda new, old: torch.where(begins, new.to(old.dtype), old), fresh, before)
     return found
 
 
