@@ -231,13 +231,15 @@ class Export:
                 "export has nothing to write; expected --csv or --parquet and a file, --tensorboard and a folder, or "
                 "--wandb and a project"
             )
+        targets = {  # every flag is looked at before any work
+            name: expanded(f"--{name}", path) for name, path in given.items() if path is not None and name != "wandb"
+        }
         results = sweeps.open(self.run)
-        tables = (("--csv", self.csv, export.to_csv), ("--parquet", self.parquet, export.to_parquet))
-        for flag, path, to_table in tables:
-            if path is not None:
-                print(f"table     {to_table(results, expanded(flag, path))}")
-        if self.tensorboard is not None:
-            target = expanded("--tensorboard", self.tensorboard)
+        for name, to_table in {"csv": export.to_csv, "parquet": export.to_parquet}.items():
+            if name in targets:
+                print(f"table     {to_table(results, targets[name])}")
+        if "tensorboard" in targets:
+            target = targets["tensorboard"]
             number = export.to_tensorboard(results, target)
             print(f"{number} members in {target}; to see them: tensorboard --logdir {target}")
         if self.wandb is not None:
