@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.checks import arguments
-from fcbp.kinds import Count, Device, NonNegative
+from fcbp.kinds import Count, DrawDevice, NonNegative
 from fcbp.names import lookup
 
 __all__ = [
@@ -117,7 +117,7 @@ def _initializer(name: str, draw: Callable[..., Tensor], scale: Scale, gain: flo
         fan_in: Count,
         fan_out: Count,
         dtype: torch.dtype = torch.float32,
-        device: Device = None,
+        device: DrawDevice = None,
         *,
         gain: NonNegative = default_gain,
     ) -> Float[Tensor, "units *rest"]:
@@ -184,7 +184,7 @@ def checked(initializer: Initializer) -> Initializer:
         fan_in: int,
         fan_out: int,
         dtype: torch.dtype = torch.float32,
-        device: Device = None,
+        device: DrawDevice = None,
         **options: Any,
     ) -> Tensor:
         values = initializer(key, shape, fan_in, fan_out, dtype, device, **options)

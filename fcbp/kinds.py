@@ -26,6 +26,7 @@ __all__ = [
     "LARGEST",
     "Count",
     "Device",
+    "DrawDevice",
     "Finite",
     "Fraction",
     "NonNegative",
@@ -53,7 +54,7 @@ WORDS: dict[Any, str] = {
     str: "a string",
     Tensor: "a tensor",
     nn.Module: "a torch.nn.Module",
-    Path: "a path",
+    Path: "a path on this machine",
     type(None): "None",
     numbers.Integral: "a whole number",
     torch.optim.Optimizer: "a torch.optim.Optimizer",
@@ -90,15 +91,19 @@ class Leaves:
         return value is not None and len(leaves) >= self.least and all(isinstance(leaf, Tensor) for leaf in leaves)
 
 
+@dataclass(frozen=True)
 class Here:
     """What an annotation says of a device beside its type: this machine has it."""
 
-    words = "'cpu', or a GPU that this machine has, such as 'cuda:0'"
+    meta: bool = False
+    """Whether tensors without values, on which a step is rehearsed, have a place there too."""
+    words: str = "'cpu', or a GPU that this machine has, such as 'cuda:0'"
 
     def holds(self, value: Any) -> bool:
         """Whether it is so; ``None`` is a device by default."""
         try:
-            return value is None or _is_here(torch.device(value) if isinstance(value, str) else value)
+            device = torch.device(value) if isinstance(value, str) else value
+            return device is None or (self.meta and device.type == "meta") or _is_here(device)
         except RuntimeError:  # no name of a device
             return False
 
@@ -126,6 +131,7 @@ else:
     Seed = numbers.Integral
 """A whole number of any size, Python's or another library's, which type checkers know as ``int`` alone."""
 Device = Annotated[torch.device | str | None, Here()]
+DrawDevice = Annotated[torch.device | str | None, Here(meta=True)]
 
 
 def shown(value: Any) -> str:

@@ -222,9 +222,9 @@ def test_a_wrong_option_is_named(options, words):
     ],
 )
 def test_a_wrong_number_is_named_before_any_work(name, value):
-    members = fcbp.grid(seed=[0], **{name: [value]})
+    program = agents.ppo(**TINY, method="cbp")
     with pytest.raises(ValueError, match=name.replace("beta1", "beta")):
-        fcbp.sweep(agents.ppo(**TINY, method="cbp"), members, steps=2, progress=False)
+        fcbp.sweep(program, fcbp.grid(seed=[0], **{name: [value]}), steps=2, progress=False)
 
 
 @pytest.mark.parametrize("name", sorted(fcbp.experiment.PROGRAMS))

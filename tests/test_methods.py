@@ -141,12 +141,16 @@ def test_a_chain_needs_methods_and_numbers_for_each():
 
 def test_unknown_options_are_named_before_any_work():
     model, units = NETWORKS["mlp"]()
+
+    def begin(options):
+        learner = make_learner(model, units, method=methods.cbp(**options))
+        learner.step(learner.init(fcbp.random.key(0)), batch_at(0), HYPER)
+
     for options, message in (
         ({"measure": "contribtion"}, "contribution"),
         ({"initializer": "kaiming"}, "kaiming_uniform"),
         ({"rounding": "stochastik"}, "stochastic"),
         ({"rate_counts": "some"}, "rate_counts is 'some'"),
     ):
-        learner = make_learner(model, units, method=methods.cbp(**options))
         with pytest.raises(ValueError, match=message):
-            learner.step(learner.init(fcbp.random.key(0)), batch_at(0), HYPER)
+            begin(options)

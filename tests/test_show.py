@@ -12,7 +12,7 @@ from fcbp import show
 from fcbp.learner import LearnerHyperparams, make_learner
 from fcbp.methods import METHODS
 
-NAMES = {"bp": "backprop", "upgd-features": "upgd"}
+NAMES = {"bp": "backprop", "fresh": "backprop", "upgd-features": "upgd"}
 
 
 @pytest.mark.parametrize("name", METHODS)

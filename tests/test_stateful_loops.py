@@ -378,7 +378,11 @@ def test_attention_whose_output_weight_goes_to_a_function_is_read():
     assert "forward" not in vars(model.layer.self_attn)
 
 
-@pytest.mark.parametrize("method", [name for name in fcbp.methods.METHODS if name != "bp"])
+RENEWING = {name for name, kind in fcbp.methods.METHODS.items() if kind.build().renews}
+"""They make a new learner with every task: a loop of torch refuses them by name."""
+
+
+@pytest.mark.parametrize("method", [name for name in fcbp.methods.METHODS if name not in ("bp", *RENEWING)])
 def test_every_method_runs_and_does_what_the_learner_does(method):
     kind = fcbp.methods.METHODS[method]
     hyper = kind.hyperparams()
@@ -566,3 +570,10 @@ def test_the_state_stays_where_it_is_for_a_captured_graph():
     run(model, optimizer, cbp)
     assert places == [leaf.data_ptr() for leaf in fcbp.stateful.saved.leaves_by_name(cbp.method_state).values()]
     assert weights == [p.data_ptr() for p in model.parameters()]
+
+
+@pytest.mark.parametrize("method", sorted(RENEWING))
+def test_a_method_that_begins_anew_is_refused_by_name(method):
+    model = network()
+    with pytest.raises(ValueError, match=f"method is '{method}', which begins anew with every task"):
+        ContinualBackprop(model, torch.optim.SGD(model.parameters(), lr=0.1), X[0], method=method)

@@ -226,7 +226,7 @@ def test_other_errors_are_not_taken_for_it(monkeypatch):
 
 @pytest.mark.parametrize("value", [1, "scan"])
 def test_compiling_is_yes_or_no(value):
-    with pytest.raises(ValueError, match=f"compile is {value!r}; expected True, False or None"):
+    with pytest.raises(ValueError, match=f"compile is {value!r}; expected True or False or None"):
         sweep(compile=value)
 
 

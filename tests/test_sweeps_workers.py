@@ -410,8 +410,8 @@ def test_ray_that_is_not_installed(monkeypatch):
         ({"devices": ["cpu"] * 2000}, "devices has 2,000 names; expected at most 1,024"),
         ({"devices": 10**9, "backend": "ray"}, "devices is 1000000000; expected .* at most 65,536"),
         ({"devices": []}, r"devices is \[\]; expected at least one"),
-        ({"device": "gpu"}, "device is 'gpu'; expected one such as 'cpu' or 'cuda:0'"),
-        ({"devices": ["cuda:99"]}, "device is 'cuda:99'; expected one that this machine has"),
+        ({"device": "gpu"}, "device is 'gpu'; expected 'cpu', or a GPU that this machine has, such as 'cuda:0'"),
+        ({"devices": ["cuda:99"]}, "devices is 'cuda:99'; expected 'cpu', or a GPU that this machine has"),
         ({"checkpoint_every": -1}, "checkpoint_every is -1; expected a number, 0 or more"),
         ({"checkpoint_every": float("nan")}, "checkpoint_every is nan"),
     ],
@@ -432,6 +432,7 @@ def test_places(monkeypatch):
     assert places.choose(None, 3, None, None) == places.Places(("cpu",) * 3, None, None, 2)
     assert places.choose(None, 16, None, None).threads == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert places.choose(None, "all", None, None).devices == ("cuda:0", "cuda:1")
     assert places.choose(None, ["cuda:1"], None, None).devices == ("cuda:1",)
     assert places.choose(torch.device("cuda"), None, None, None).devices == ("cuda",)

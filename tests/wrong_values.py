@@ -43,6 +43,7 @@ with warnings.catch_warnings():
         "bit-flipping", {"seed": [0, 1], "replacement_rate": [0.0, 0.1]}, steps=8, bin=4, progress=False, compile=False
     )
 ONE = RESULTS.isel(replacement_rate=0)
+ARMS = RESULTS.rename(replacement_rate="method").assign_coords(method=["fresh", "bp"])
 ROWS = fcbp.analysis.summary(RESULTS)
 SETTING = ROWS[0].setting
 DATA = fcbp.data.Dataset(
@@ -76,6 +77,14 @@ FIND = {"include": None, "exclude": None, "attention_heads": True, "residual": F
 CHOICE = {"initializer": "kaiming_uniform", "capacity": None}
 RESET = {**CHOICE, "rounding": "accumulate", "rate_counts": "eligible"}
 MATRIX = torch.randn(8, 5)
+SCORES = np.arange(12.0).reshape(6, 2)
+CARTPOLE = fcbp.envs.get("cartpole")
+AGENT = {
+    **{"environment": "cartpole", "change": "none", "task_length": None, "time_limit": 10, "method": "bp"},
+    **{"hidden": (4,), "activation": "relu", "copies": 2, "horizon": 4, "minibatch": 4, "capacity": None},
+    **{"schedule": None, "measure": None, "change_options": None},
+}
+CHANGING = {**AGENT, "change": "offset", "task_length": 2, "policy": None, "shared": False, "epochs": 1}
 PLACE = {"progress": False, "device": None, "devices": None, "backend": None, "address": None}
 
 CALLS: dict[str, dict[str, Any]] = {
@@ -84,6 +93,35 @@ CALLS: dict[str, dict[str, Any]] = {
     "analysis.bins_of": {"results": RESULTS},
     "analysis.bootstrap": {"values": np.arange(4.0), "level": 0.9, "key": 0},
     "analysis.by_seed": {"chosen": ONE, "variable": "loss", "last": 0.2},
+    "analysis.chosen_variable": {"results": RESULTS},
+    "analysis.interquartile_mean": {"values": SCORES},
+    "analysis.is_higher_better": {"variable": "loss"},
+    "analysis.lost_plasticity": {"results": ARMS, "variable": None, "baseline": "fresh", "last": 0.2},
+    "analysis.lost_table": {"results": ARMS, "variable": None, "baseline": "fresh", "last": 0.2},
+    "analysis.optimality_gap": {"values": SCORES, "target": 1.0},
+    "analysis.performance_profile": {"values": SCORES, "thresholds": np.linspace(0.0, 1.0, 3)},
+    "analysis.probability_of_improvement": {"first": SCORES, "second": SCORES + 1},
+    "analysis.scores": {"results": RESULTS, "variable": None, "last": 0.2},
+    "analysis.stratified_bootstrap": {
+        **{"statistic": fcbp.analysis.interquartile_mean, "values": SCORES, "draws": 20, "level": 0.9, "key": 0}
+    },
+    "agents.dqn": {**AGENT, "updates": 1, "memory": 20, "double": False},
+    "agents.ppo": {**AGENT, "policy": None, "shared": False, "epochs": 1, "head_scale": 0.01},
+    **{
+        f"agents.continual_{name}": {**CHANGING, "environment": name, "head_scale": 1.0}
+        for name in ("acrobot", "cartpole", "pendulum")
+    },
+    "agents.with_defaults": {"make": fcbp.agents.ppo, "numbers": {"step_size": 0.01}, "copies": 2},
+    **{
+        f"envs.{name}": {"time_limit": 10, "dtype": torch.float32}
+        for name in ("acrobot", "cartpole", "continuous_mountain_car", "mountain_car", "pendulum")
+    },
+    "envs.check_physics": {"environment": CARTPOLE, "physics": CARTPOLE.physics},
+    "envs.get": {"environment": "cartpole", "time_limit": 10},
+    "envs.step_and_reset": {
+        **{"environment": CARTPOLE, "key": KEY, "state": CARTPOLE.reset(KEY, CARTPOLE.physics)},
+        **{"action": torch.tensor(1), "physics": CARTPOLE.physics},
+    },
     "analysis.columns": {"cells": {"a": ["1"]}, "left": False},
     "analysis.compare": {"first": ONE, "second": RESULTS.isel(replacement_rate=1), "variable": None, "last": 0.2},
     "analysis.describe": {"setting": SETTING},
@@ -148,6 +186,12 @@ CALLS: dict[str, dict[str, Any]] = {
         **{"with_output": False, "schedule": None, "clip": None},
     },
     "loop.explain": {"step": a_step, "carry": torch.zeros(3), "xs": torch.zeros(4)},
+    "loop.nested": {
+        **{"step": lambda carry, x, fixed: (carry + 1, carry), "carry": torch.zeros(3), "xs": None, "fixed": ()},
+        "length": 4,
+    },
+    "loop.source": {"step": a_step, "carry": torch.zeros(3), "xs": torch.zeros(4)},
+    "loop.compiling": {"compile": False},
     "loop.prepare": {"step": a_step, "carry": torch.zeros(3), "xs": torch.zeros(4)},
     "loop.compiles": {"step": a_step, "carry": torch.zeros(3), "xs": torch.zeros(4)},
     "loop.is_out_of_memory": {"error": ValueError()},
@@ -182,6 +226,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "metrics.error": LEARNED,
     "metrics.gradient_magnitude": {"grads": GRADS},
     "metrics.mature_fraction": {"state": STATE, "hyper": HYPER},
+    "metrics.plasticity": {"before": MATRIX, "after": MATRIX},
     "metrics.rank": {"matrix": MATRIX, "tolerance": None},
     "metrics.saturated_units": {"activation": MATRIX, "lower": 0.0, "upper": 1.0, "tolerance": 0.1},
     "metrics.spectrum": {"matrix": MATRIX},
@@ -202,6 +247,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "nets.VisionTransformer": {
         **{"classes": 2, "image": 8, "patch": 4, "channels": 1, "width": 6, "depth": 1, "heads": 2, "hidden": None}
     },
+    "nets.cnn16": {"classes": 2, "image": (3, 16, 16), "activation": "relu"},
+    "nets.lenet": {"classes": 2, "image": (3, 32, 32), "activation": "relu"},
     "nets.mlp": {"input_size": 3, "hidden_sizes": (4,), "output_size": 2, "activation": "relu", "norm": None},
     "optim.adam": {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0},
     "optim.adamw": {"betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.0},
@@ -296,13 +343,14 @@ WITHOUT_ARGUMENTS = {
     *("data.default_root", "data.names", "methods.backprop", "methods.fresh", "methods.full_reset", "methods.l2"),
     *("methods.weight_decay", "experiment.setting_names"),
 }
-ELSEWHERE = {"loop.check_carry", "data.fetch", "nets.resnet18"}
-"""Of traces; uses the network; large, and a ``ResNet``."""
+ELSEWHERE = {"loop.check_carry", "data.fetch", "nets.resnet18", "envs.build"}
+"""Of traces; uses the network; large, and a ``ResNet``; of functions, as each environment calls it."""
 
 HEAVY = {
     *("find_units", "units.explain", "stateful.ContinualBackprop", "sweep", "loop.scan", "data.check"),
     *("experiment.assemble", "experiment.build_program", "experiment.check", "nets.ResNet"),
-    *("nets.TransformerEncoder", "nets.VisionTransformer"),
+    *("nets.TransformerEncoder", "nets.VisionTransformer", "agents.dqn", "agents.ppo", "agents.continual_acrobot"),
+    *("agents.continual_cartpole", "agents.continual_pendulum", "analysis.stratified_bootstrap"),
 }
 """Calls of which each takes long, or that go on for as long as they are told: other values are tried there."""
 FEW = ("None", "a dict", "an object", "a model")

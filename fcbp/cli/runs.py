@@ -231,9 +231,11 @@ class Export:
                 "export has nothing to write; expected --csv or --parquet and a file, --tensorboard and a folder, or "
                 "--wandb and a project"
             )
-        targets = {name: expanded(f"--{name}", path) for name, path in given.items() if path and name != "wandb"}
+        targets = {  # every flag is looked at before any work
+            name: expanded(f"--{name}", path) for name, path in given.items() if path is not None and name != "wandb"
+        }
         results = sweeps.open(self.run)
-        for name, to_table in (("csv", export.to_csv), ("parquet", export.to_parquet)):
+        for name, to_table in {"csv": export.to_csv, "parquet": export.to_parquet}.items():
             if name in targets:
                 print(f"table     {to_table(results, targets[name])}")
         if "tensorboard" in targets:

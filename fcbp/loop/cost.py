@@ -55,9 +55,10 @@ def caches() -> Caches:
     sizes = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         with suppress(OSError, ValueError):
-            if (index / "type").read_text().strip() != "Instruction":
-                size = (index / "size").read_text().strip()
-                sizes[int((index / "level").read_text())] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
+            if (index / "type").read_text(encoding="utf-8").strip() != "Instruction":
+                size = (index / "size").read_text(encoding="utf-8").strip()
+                level = int((index / "level").read_text(encoding="utf-8"))
+                sizes[level] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
     return Caches(sizes.get(2, 1 << 20), sizes.get(3, max(32 << 20, sizes.get(2, 0))))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fcbp import initializers, random
 from fcbp.checks import arguments
-from fcbp.kinds import Count, Device, Finite, NonNegative
+from fcbp.kinds import Count, DrawDevice, Finite, NonNegative
 from fcbp.names import lookup
 
 __all__ = ["check_initializer", "constant", "draw", "normal", "quantile_table", "uniform"]
@@ -28,7 +28,7 @@ def uniform(
     fan_in: Count,
     fan_out: Count,
     dtype: torch.dtype,
-    device: Device = None,
+    device: DrawDevice = None,
     *,
     width: NonNegative = 0.05,
 ) -> Float[Tensor, "*shape"]:
@@ -54,7 +54,7 @@ def normal(
     fan_in: Count,
     fan_out: Count,
     dtype: torch.dtype,
-    device: Device = None,
+    device: DrawDevice = None,
     *,
     std: NonNegative = 0.1,
 ) -> Float[Tensor, "*shape"]:
@@ -79,7 +79,7 @@ def constant(
     fan_in: Count,
     fan_out: Count,
     dtype: torch.dtype,
-    device: Device = None,
+    device: DrawDevice = None,
     *,
     value: Finite = 0.0,
 ) -> Float[Tensor, "*shape"]:
