@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int, Int32, Num
 from torch import Tensor
 
 from fcbp.cbp import CBPState, Hyperparams, bias_correction
-from fcbp.checks import arguments
+from fcbp.checks import arguments, shown
 from fcbp.kinds import Finite, Fraction, NonNegative, SomeTensors
 
 __all__ = [
@@ -178,10 +178,17 @@ def plasticity(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> Flo
         before: the loss on the examples before the step, 0 or more.
         after: the loss on the same examples after it.
 
+    Raises:
+        ValueError: their shapes do not fit one another.
+
     Example:
         >>> plasticity(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([0.5, 3.0, 0.0]))
         tensor([0.7500, 0.0000, 1.0000])
     """
+    try:
+        torch.broadcast_shapes(before.shape, after.shape)
+    except RuntimeError as error:
+        raise ValueError(f"after is {shown(after)} and before {shown(before)}; expected one shape") from error
     return (1 - after / before.clamp(min=1e-8)).clamp(0, 1)
 
 

@@ -347,7 +347,7 @@ ELSEWHERE = {"loop.check_carry", "data.fetch", "nets.resnet18", "envs.build"}
 """Of traces; uses the network; large, and a ``ResNet``; of functions, as each environment calls it."""
 
 HEAVY = {
-    *("find_units", "units.explain", "stateful.ContinualBackprop", "sweep", "loop.scan", "data.check"),
+    *("find_units", "units.explain", "stateful.ContinualBackprop", "sweep", "loop.scan", "loop.nested", "data.check"),
     *("experiment.assemble", "experiment.build_program", "experiment.check", "nets.ResNet"),
     *("nets.TransformerEncoder", "nets.VisionTransformer", "agents.dqn", "agents.ppo", "agents.continual_acrobot"),
     *("agents.continual_cartpole", "agents.continual_pendulum", "analysis.stratified_bootstrap"),

@@ -54,7 +54,7 @@ def with_defaults(make: Callable[..., Program], numbers: Mapping[str, float], **
     signature = inspect.signature(make)
     for name in options:
         if name not in signature.parameters:
-            raise ValueError(f"options has {name!r}; expected options of {', '.join(signature.parameters)}")
+            raise ValueError(f"options has {name!r}; expected options of make: {', '.join(signature.parameters)}")
 
     @functools.wraps(make)
     def maker(**given: Any) -> Program:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -132,6 +133,12 @@ def make_world(
     named = isinstance(change, str)
     if named and change != "none" and task_length is None:
         raise ValueError(f"task_length is None and change is {change!r}; expected the number of steps of a level")
+    if named:
+        maker = lookup("change", change, envs.changes.CHANGES)
+        known = [name for name in inspect.signature(maker).parameters if name not in ("environment", "period")]
+        for name in change_options:
+            if name not in (*known, "period"):
+                raise ValueError(f"change_options has {name!r}; expected options of {change!r}: {known}")
     options = {"period": task_length, **change_options} if named else change_options
     rule = envs.changes.get(change, found, **options)
     if rule.period is not None:

@@ -255,6 +255,9 @@ def step_and_reset(
     Returns:
         The state after the step, and the :class:`Transition`.
 
+    Raises:
+        ValueError: ``state`` is of another type than those of the environment.
+
     Example:
         >>> import torch, fcbp
         >>> cartpole = fcbp.envs.get("cartpole", time_limit=1)
@@ -264,8 +267,10 @@ def step_and_reset(
         >>> int(state.steps), bool(transition.truncated)
         (0, True)
     """
-    moved, final, reward, terminated, truncated = environment.step(state, action, physics)
     fresh = environment.reset(key, physics)
+    if type(state) is not type(fresh):
+        raise ValueError(f"state is {shown(state)}; expected a {type(fresh).__name__}, such as reset and step give")
+    moved, final, reward, terminated, truncated = environment.step(state, action, physics)
     ended = terminated | truncated
     state = optree.tree_map(lambda new, old: torch.where(ended, new.to(old.dtype), old), fresh, moved)
     # Both are observed: an observation may be of more than the state, such as of the last movement.

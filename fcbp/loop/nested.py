@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fcbp import loop
-from fcbp.checks import arguments
+from fcbp.checks import arguments, shown
 from fcbp.concrete import is_plain
 
 __all__ = ["compiling", "nested"]
@@ -118,11 +118,14 @@ def _entry(step: Callable[..., Any], spec: Any, fixed_spec: Any, x_spec: Any, le
             leaves, fixed_leaves = carry
             call = function()
             assert call is not None
-            new, y = call(
+            pair = call(
                 optree.tree_unflatten(spec, leaves),
                 optree.tree_unflatten(x_spec, x_leaves),
                 optree.tree_unflatten(fixed_spec, fixed_leaves),
             )
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise ValueError(f"step gives {shown(pair)}; expected a pair (carry, y)")
+            new, y = pair
             loop.check_carry(leaves, spec, new)
             y_leaves, found = optree.tree_flatten(y)
             y_spec[:] = [found]
