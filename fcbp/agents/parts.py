@@ -133,7 +133,7 @@ def make_world(
     named = isinstance(change, str)
     if named and change != "none" and task_length is None:
         raise ValueError(f"task_length is None and change is {change!r}; expected the number of steps of a level")
-    if named:
+    if isinstance(change, str):
         maker = lookup("change", change, envs.changes.CHANGES)
         known = [name for name in inspect.signature(maker).parameters if name not in ("environment", "period")]
         for name in change_options:
