@@ -18,7 +18,7 @@ import numpy as np
 
 from fcbp import analysis
 from fcbp.checks import arguments
-from fcbp.sweeps.files import expanded
+from fcbp.paths import expanded
 
 if TYPE_CHECKING:
     import pandas

@@ -25,6 +25,7 @@ from fcbp import analysis, designs, sweeps
 from fcbp.analysis import Setting
 from fcbp.checks import arguments
 from fcbp.designs import Members, plain
+from fcbp.paths import expanded
 from fcbp.sweeps import files
 from fcbp.sweeps.folder import Folder, read_plan
 
@@ -126,7 +127,7 @@ def tune(
         "settings": rows, "tune_seeds": tune_seeds, "report_seeds": report_seeds, "variable": variable, "over": over,
         "notes": how.get("notes"),
     }  # fmt: skip
-    folder = None if out is None else _prepared(files.expanded("out", out), kept, resume)
+    folder = None if out is None else _prepared(expanded("out", out), kept, resume)
     return _run(experiment, members, rows, kept, folder, how)
 
 
@@ -141,7 +142,7 @@ def resume(out: Path | str, **how: Any) -> Tuned:
     Raises:
         ValueError: ``out`` holds no tuning, or it was killed before it began.
     """
-    path = files.expanded("out", out)
+    path = expanded("out", out)
     if not is_tuned(path):
         raise ValueError(f"out is {str(path)!r}, which holds no {NAME}; expected the directory of a tuning")
     kept = files.read_sealed(files.Directory(path), NAME)

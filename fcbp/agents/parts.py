@@ -19,6 +19,7 @@ from fcbp.envs.changes import Change
 from fcbp.methods import Kind, Method
 from fcbp.methods.base import parameters_of
 from fcbp.names import lookup
+from fcbp.optim.optimizers import adam_of_numbers
 from fcbp.program import Program
 from fcbp.units import UnitGroup, find_units
 
@@ -226,7 +227,7 @@ def make_agent_learner(
         network,
         units,
         loss=loss,
-        optimizer=_adam,
+        optimizer=adam_of_numbers,
         method=built,
         draw=draw_params if draw is None else draw,
         schedule=schedule,
@@ -255,10 +256,6 @@ def _numbers_of(make_schedule: Callable[..., Any]) -> dict[str, float]:
         for name, p in parameters_of(make_schedule).items()
         if name is not None and isinstance(p.default, (int, float))
     }
-
-
-def _adam(beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = 0.0) -> optim.Optimizer:
-    return optim.adam((beta1, beta2), eps=eps, weight_decay=weight_decay)
 
 
 def make_program(

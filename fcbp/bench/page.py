@@ -12,6 +12,7 @@ from fcbp import experiment as experiments
 from fcbp.bench.picture import draw
 from fcbp.bench.suite import Suite
 from fcbp.checks import arguments
+from fcbp.paths import expanded
 from fcbp.sweeps import files
 from fcbp.sweeps.folder import read_config
 from fcbp.tuning import Tuned
@@ -35,7 +36,7 @@ def page(suite: Suite, found: Mapping[str, Tuned], out: Path | str, command: str
     Returns:
         The page's path.
     """
-    place = files.expanded("out", out)
+    place = expanded("out", out)
     parts = [f"# {suite.name}\n\n{suite.summary}.\n"]
     if command:
         parts.append(f"```bash\n{command}\n```\n")

@@ -11,7 +11,7 @@ from typing import Any
 from fcbp import tuning
 from fcbp.checks import arguments
 from fcbp.experiment import Experiment
-from fcbp.sweeps import files
+from fcbp.paths import expanded
 from fcbp.tuning import Tuned
 
 __all__ = ["Problem", "Suite", "run"]
@@ -75,7 +75,7 @@ def run(
     Raises:
         ValueError: ``out`` holds something else, or is there and ``resume`` is not given.
     """
-    path = files.expanded("out", out)
+    path = expanded("out", out)
     if path.is_dir() and any(path.iterdir()) and not resume:
         raise ValueError(f"out is {str(path)!r}, which is not empty; expected a new or an empty directory, or resume")
     found = {}

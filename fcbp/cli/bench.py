@@ -10,7 +10,8 @@ from pathlib import Path
 from fcbp import bench, tuning
 from fcbp.cli.run import REPORT_SEEDS, TUNE_SEEDS, notes_on_stderr, places
 from fcbp.names import lookup
-from fcbp.sweeps.files import expanded, fresh
+from fcbp.paths import expanded
+from fcbp.sweeps.files import fresh
 
 __all__ = ["Bench"]
 

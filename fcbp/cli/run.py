@@ -19,7 +19,8 @@ from fcbp.cli.flags import LENGTHS, Flag, given
 from fcbp.cli.subject import read
 from fcbp.designs import Members
 from fcbp.experiment import Experiment, parts
-from fcbp.sweeps.files import expanded, fresh
+from fcbp.paths import expanded
+from fcbp.sweeps.files import fresh
 from fcbp.sweeps.makers import FunctionMaker
 
 if TYPE_CHECKING:

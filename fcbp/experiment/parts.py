@@ -15,6 +15,7 @@ from fcbp.experiment import networks
 from fcbp.experiment.over_data import OVER_DATA
 from fcbp.methods import METHODS, Kind, Method
 from fcbp.names import unknown
+from fcbp.optim.optimizers import adam_of_numbers
 
 __all__ = [
     "ACTIVATIONS",
@@ -80,12 +81,6 @@ class NetworkKind:
     saturated units follow; or that activation itself."""
 
 
-def _adam(
-    beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = 0.0
-) -> optim.Optimizer:  # one setting a number, so that each can be swept
-    return optim.adam((beta1, beta2), eps=eps, weight_decay=weight_decay)
-
-
 def _adamw(beta1: Any = 0.9, beta2: Any = 0.999, eps: Any = 1e-8, weight_decay: Any = 0.01) -> optim.Optimizer:
     return optim.adamw((beta1, beta2), eps=eps, weight_decay=weight_decay)
 
@@ -102,7 +97,7 @@ NETWORKS: dict[str, NetworkKind] = {
     "resnet18": NetworkKind(networks.resnet18, activation="relu"),
     "vision-transformer": NetworkKind(networks.vision_transformer, activation="gelu"),
 }
-OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"sgd": optim.sgd, "adam": _adam, "adamw": _adamw}
+OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {"sgd": optim.sgd, "adam": adam_of_numbers, "adamw": _adamw}
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,13 @@ def adamw(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, we
     return _adam(betas, eps, decayed)
 
 
+def adam_of_numbers(
+    beta1: Number = 0.9, beta2: Number = 0.999, eps: Number = 1e-8, weight_decay: Number = 0.0
+) -> Optimizer:
+    """:func:`adam` with a keyword for each number, so that each can be swept."""
+    return adam((beta1, beta2), eps=eps, weight_decay=weight_decay)
+
+
 def _adam(
     betas: tuple[Number, Number], eps: Number, decay: Callable[[Params, Params, Number], tuple[Params, Params]]
 ) -> Optimizer:

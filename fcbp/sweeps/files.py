@@ -14,12 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fcbp.paths import expanded
-
 __all__ = [
     "Directory",
     "Lock",
-    "expanded",
     "explained",
     "fresh",
     "is_locked",

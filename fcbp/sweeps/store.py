@@ -18,6 +18,7 @@ import numpy as np
 
 from fcbp.checks import arguments
 from fcbp.designs import Members, plain
+from fcbp.paths import expanded
 from fcbp.sweeps import blocks, files
 from fcbp.sweeps.blocks import need
 from fcbp.sweeps.files import Directory
@@ -343,7 +344,7 @@ def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
     Raises:
         ValueError: there is no run.
     """
-    path = files.expanded("run", run)
+    path = expanded("run", run)
     try:
         directory = Directory(path)
         missing = [name for name in (holding, CONFIG) if directory.kind(name) is None]
