@@ -3,44 +3,10 @@
 import optree
 import pytest
 import torch
-from golden import LINEAR_CASES, Golden, linspace_initializer
+from golden import LINEAR_CASES, LOSSES, TOLERANCE, Golden, hidden_groups, linspace_initializer, network
 
 import fcbp
 from fcbp import optim
-from fcbp.units import Slice, UnitGroup
-
-TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
-LOSSES = {"mse": torch.nn.functional.mse_loss, "nll": torch.nn.functional.cross_entropy}
-ACTIVATIONS = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}
-
-
-def hidden_groups(golden):
-    return tuple(
-        UnitGroup(
-            name=f"group{g['index']}",
-            size=g["n_units"],
-            incoming=(Slice((f"{g['incoming']}.weight",), 0),),
-            bias=(Slice((f"{g['incoming']}.bias",), 0),),
-            outgoing=(Slice((f"{g['outgoing']}.weight",), 1),),
-            outgoing_bias=((f"{g['outgoing']}.bias",),),
-            activation=g["outgoing"],
-        )
-        for g in golden.groups
-    )
-
-
-def network(golden):
-    layers = torch.nn.Sequential()
-    activation = ACTIVATIONS[golden.config["hidden_activation"]]
-    shapes = {name: value.shape for name, value in golden.under("init/").items()}
-    for name, shape in shapes.items():
-        if name.endswith("weight"):
-            layers.append(torch.nn.Linear(shape[1], shape[0]))
-            layers.append(activation())
-    model = torch.nn.Module()
-    model.layers = layers[:-1]
-    model.forward = model.layers.forward
-    return model
 
 
 def original_adam(betas, eps=1e-8):

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import torch
-from golden import Golden, linspace_initializer
-from test_golden import TOLERANCE
+from golden import TOLERANCE, Golden, linspace_initializer
 
 import fcbp
 from fcbp import Slice, UnitGroup, optim

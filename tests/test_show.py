@@ -5,7 +5,7 @@ import pickle
 import optree
 import pytest
 import torch
-from test_learner import batch_at, mlp
+from learners import batch_at, mlp
 
 import fcbp
 from fcbp import show

@@ -39,7 +39,7 @@ import zarr  # noqa: F401
 import fcbp
 from fcbp.sweeps import advance, execution
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import own_problem
 
 LATE = 2 / 3

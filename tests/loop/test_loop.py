@@ -7,10 +7,9 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from golden import Golden, linspace_initializer
+from golden import LOSSES, TOLERANCE, Golden, hidden_groups, linspace_initializer, network
 from hypothesis import given
 from hypothesis import strategies as st
-from test_golden import LOSSES, TOLERANCE, hidden_groups, network
 
 import fcbp
 from fcbp import lanes, loop

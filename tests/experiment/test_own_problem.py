@@ -14,12 +14,12 @@ import pytest
 
 import fcbp
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(own_problem.__file__).parent
 MEMBERS = {"seed": range(4), "batch_size": [1, 32], "step_size": [0.001, 0.01]}
 OPTIONS = {"steps": 40, "progress": False, "compile": False}
 ENVIRONMENT = {
     **os.environ,
-    "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+    "PYTHONPATH": os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), str(Path(__file__).parent)]),
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "agg",
 }
@@ -66,7 +66,7 @@ def test_from_the_command_line_with_the_users_own_flags(in_sevens, tmp_path):
         "--seeds 4 --batch-size 1 32 --step-size 0.001 0.01 --width 8 --replacement-rate 0.0001 --steps 40 "
         "--members-at-once 7 --compile False"
     )
-    command = [sys.executable, "-m", "fcbp.cli", "run", f"{TESTS}/own_problem.py:experiment", *flags.split()]
+    command = [sys.executable, "-m", "fcbp.cli", "run", f"{SUPPORT}/own_problem.py:experiment", *flags.split()]
     done = subprocess.run([*command, "--out", "run"], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     with fcbp.open(tmp_path / "run") as found:

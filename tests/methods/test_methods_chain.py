@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 from contract import METHOD_ROWS
-from test_learner import NETWORKS, batch_at, tree_equal
+from learners import NETWORKS, batch_at, tree_equal
 
 import fcbp
 from fcbp import initializers, methods

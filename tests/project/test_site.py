@@ -7,7 +7,7 @@ import pytest
 
 import fcbp
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "docs" / "tools"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "tools"))
 
 import methods as method_pages
 import public

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_learner import HYPER, NETWORKS, batch_at, tree_equal
+from learners import HYPER, NETWORKS, batch_at, tree_equal
 
 import fcbp
 from fcbp import methods

@@ -9,8 +9,8 @@ import pytest
 import xarray
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_results import methods
 from scipy import stats
-from test_analysis import methods
 
 from fcbp import analysis
 

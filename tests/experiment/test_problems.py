@@ -65,7 +65,7 @@ BORDERS = {
 
 
 def test_the_page_tells_of_every_problem():
-    page = (Path(__file__).parent.parent / "docs" / "problems.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "problems.md").read_text()
     for name, problem in PROBLEMS.items():
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
         for part in (problem.source, problem.task, *problem.departs, f"`{problem.experiment.dataset}`"):

@@ -3,8 +3,8 @@
 import optree
 import pytest
 import torch
+from learners import NETWORKS, batch_at
 from reset_oracle import activation_magnitude, gradient_magnitude, masks, network, relative, replace, run
-from test_learner import NETWORKS, batch_at
 
 import fcbp
 from fcbp import methods

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.utils._pytree as pytree
-from test_learner import NETWORKS, batch_at, tree_equal
+from learners import NETWORKS, batch_at, tree_equal
 
 import fcbp
 from fcbp import methods, optim, random

@@ -78,7 +78,7 @@ def gate(monkeypatch, tmp_path):
     path = tmp_path / "gate"
     monkeypatch.setenv(held_chunks.GATE, str(path))
     monkeypatch.setattr(workers, "COMMAND", held_chunks.COMMAND)
-    tests = str(Path(__file__).parent)
+    tests = str(Path(held_chunks.__file__).parent)
 
     def work(task, mailbox):  # a closure, which travels to Ray's workers whole
         import sys

@@ -5,9 +5,9 @@ import math
 import ccbp_pytorch
 import pytest
 import torch
+from learners import NETWORKS
 from oracle import elements, pattern
 from reset_oracle import gradient_magnitude, leaf, masks, network, relative, replace, replace_partly, run, write
-from test_learner import NETWORKS
 from torch import nn
 
 import fcbp

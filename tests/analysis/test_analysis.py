@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray
-from test_plots import results
+from made_results import methods, results
 
 from fcbp import analysis
 
@@ -14,18 +14,6 @@ def ends(*values):
     dims = ("step_size", "seed", "step")
     coords = {"step_size": np.arange(1, len(values) + 1) / 10, "seed": range(loss.shape[1]), "step": range(1, 11)}
     return xarray.Dataset({"loss": (dims, loss)}, coords)
-
-
-def methods(*rows, seeds=3):
-    """A run of listed settings (method, rate, loss)."""
-    names, rates, losses = zip(*rows, strict=True)
-    spread = np.linspace(-0.1, 0.1, seeds)[:, None]
-    loss = np.array(losses, np.float32)[:, None, None] + spread + np.zeros(10, np.float32)
-    coords = {
-        "setting": range(len(rows)), "method": ("setting", list(names)), "replacement_rate": ("setting", list(rates)),
-        "seed": range(seeds), "step": range(1, 11),
-    }  # fmt: skip
-    return xarray.Dataset({"loss": (("setting", "seed", "step"), loss)}, coords)
 
 
 NAN = float("nan")

@@ -93,7 +93,7 @@ def half_done(out, events, **options):
 
 def test_a_sweep_killed_at_20_random_moments_gives_the_same_bits(tmp_path):
     """SIGKILL by the clock, and inside the writing of a checkpoint: before, after and in the middle of it."""
-    script = Path(__file__).with_name("sweep_killer.py")
+    script = Path(__file__).parents[1] / "support" / "sweep_killer.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(
         [sys.executable, script, tmp_path, "1"], capture_output=True, text=True, check=False, env=environment

@@ -7,7 +7,7 @@ import pytest
 
 import fcbp
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 yaml = pytest.importorskip("yaml", reason="pip install 'fcbp[sweep]'")
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 

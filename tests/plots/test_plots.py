@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
-import xarray
+from made_results import VARIABLES, results
 
 matplotlib.use("Agg")
 
@@ -12,28 +12,11 @@ from matplotlib import pyplot
 from fcbp import analysis, experiment, plots
 from fcbp.plots import files, parts
 
-MEASURED = ("loss", "units_replaced", "weights_reset", *experiment.Experiment().metrics)
-VARIABLES = {name: experiment.VARIABLES[name] for metric in MEASURED for name in experiment.variables_of(metric)}
-
 
 @pytest.fixture(autouse=True)
 def _close_figures():
     yield
     pyplot.close("all")
-
-
-def results(bins=10, steps=1000, **axes):
-    """Made-up results in the shape of a sweep's: each value is a known function of its place."""
-    axes = {name: list(values) for name, values in axes.items()}
-    shape = (*map(len, axes.values()), bins)
-    base = sum(np.indices(shape)[i] * 10.0**-i for i in range(len(shape))) + 1
-    data = {
-        name: ((*axes, "step"), base * (i + 1), {"long_name": long_name, "units": units})
-        for i, (name, (long_name, units)) in enumerate(VARIABLES.items())
-    }
-    ends = np.linspace(steps / bins, steps, bins).astype(int)
-    coords = {**axes, "step": ("step", ends, {"long_name": "examples seen", "units": "examples"})}
-    return xarray.Dataset(data, coords)
 
 
 SEEDS = range(4)

@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"(<!-- not run: \S[^\n]*-->\n+)?^```(\S*) *\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optree
 import pytest
 import torch
-from test_learner import batch_at, mlp, tree_equal
+from learners import batch_at, mlp, tree_equal
 
 import fcbp
 from fcbp import optim

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.utils._pytree as pytree
 from contract import METHOD_ROWS
-from test_learner import NETWORKS, batch_at, tree_equal
+from learners import NETWORKS, batch_at, tree_equal
 
 import fcbp
 from fcbp import optim

@@ -4,9 +4,9 @@ import bisect
 
 import pytest
 import torch
+from learners import NETWORKS
 from oracle import activations
 from reset_oracle import masks, network, replace, run
-from test_learner import NETWORKS
 
 import fcbp
 from fcbp import methods
