@@ -10,7 +10,7 @@ nobody reads after it. A sum over what was just written is taken in the loop tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -377,11 +377,29 @@ def _summed_at_once(
 
 def axes_read(plan: Plan, node: Node, index: Sequence[Index], sizes: Sequence[int]) -> set[int]:
     """The axes of loops of these sizes on which the element at an index depends."""
-    if node.kind == "view":
-        return axes_read(plan, node.args[0], [substitute(i, index, sizes) for i in node.data], sizes)
-    if node.kind == "map" and not plan.is_stored(node):
-        return set().union(*(axes_read(plan, a, index, sizes) for a in node.args))
-    return set().union(*map(axes_of, index)) if node.kind != "scalar" else set()
+    reads = _reads(node, index, sizes, lambda n: n.kind == "map" and plan.is_stored(n))
+    return {axis for read, place in reads if read.kind != "scalar" for i in place for axis in axes_of(i)}
+
+
+def _reads(
+    node: Node, index: Sequence[Index], sizes: Sequence[int], is_read: Callable[[Node], bool]
+) -> Iterator[tuple[Node, tuple[Index, ...]]]:
+    """What the element at an index is made of: each node that is read through views and maps, with each place, once.
+
+    A chain of maps that use a value twice has a number of paths that doubles with its length, hence the set.
+    """
+    waiting, seen = [(node, tuple(index))], set()
+    while waiting:
+        read, place = found = waiting.pop()
+        if found in seen:
+            continue
+        seen.add(found)
+        if is_read(read) or read.kind not in ("view", "map"):
+            yield found
+        elif read.kind == "view":
+            waiting.append((read.args[0], tuple(substitute(i, place, sizes) for i in read.data)))
+        else:
+            waiting += [(a, place) for a in read.args]
 
 
 def tile_axes(plan: Plan, node: Node) -> tuple[int, int] | None:
@@ -423,18 +441,15 @@ def _reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[No
     here = [variable(a, shape) for a in range(len(shape))]
     same = linear(here, shape)
 
-    def check(n: Node, index: list[Index]) -> bool:
-        if n is argument:
-            return linear(index, n.shape) == same
-        if n in stored or n.kind in ("leaf", "scalar", "position"):
+    def is_allowed(read: Node, place: Sequence[Index]) -> bool:
+        if read is argument:
+            return linear(place, read.shape) == same
+        if read in stored or read.kind in ("leaf", "scalar", "position"):
             return True
-        if n.kind == "view":
-            return check(n.args[0], [substitute(i, index, shape) for i in n.data])
-        if n.kind == "map":
-            return all(check(a, index) for a in n.args)
-        return argument not in inline(n, stored)
+        return argument not in inline(read, stored)
 
-    return all(check(a, here) for a in node.args)
+    is_read = {argument, *stored}.__contains__
+    return all(is_allowed(*found) for a in node.args for found in _reads(a, here, shape, is_read))
 
 
 def _place(plan: Plan, lowered: Lowered, leaves: list[Node], outputs: set[Node]) -> None:
