@@ -7,10 +7,14 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, shares_of, simplify, squeeze, varying, without
+from fcbp.units.calls import Call, Table, unevenly, unknown
+from fcbp.units.elementwise import join
+from fcbp.units.entries import Ids
+from fcbp.units.marks import Fixed, Marks, axes_of, shares_of, simplify, squeeze, varying, without
+from fcbp.units.meeting import formed_along
 from fcbp.units.products import biased, normalised, product
-from fcbp.units.rules import Call, join, rule, unevenly, unknown
+
+__all__ = ["KEEPING_RULES", "RULES"]
 
 # --- positions ------------------------------------------------------------------------------------------
 
@@ -49,23 +53,26 @@ def _spread(call: Call, m: Marks, dims: int, shape: tuple[int, ...]) -> Marks:
     return replace(m, shape=shape, fixed=fixed)
 
 
-_POOLS = {
-    f"{kind}{dims}d{tail}": dims
-    for dims in (1, 2, 3)
-    for kind, tail in [
-        ("max_pool", ""), ("max_pool", "_with_indices"), ("avg_pool", ""), ("adaptive_avg_pool", ""),
-        ("_adaptive_avg_pool", ""), ("adaptive_max_pool", ""), ("fractional_max_pool", ""), ("max_unpool", ""),
-        ("reflection_pad", ""), ("replication_pad", ""), ("upsample_nearest", ""), ("_upsample_nearest_exact", ""),
-    ]
-} | {
-    "upsample_linear1d": 1, "upsample_bilinear2d": 2, "upsample_trilinear3d": 3, "upsample_bicubic2d": 2,
-    "_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2,
-}  # fmt: skip
+_POOLS = (
+    "max_pool1d", "max_pool2d", "max_pool3d",
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "fractional_max_pool2d", "fractional_max_pool3d",
+    "max_unpool2d", "max_unpool3d",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+)  # fmt: skip
 
 
-@rule(*_POOLS, keeps=True)
 def _pool(call: Call) -> Marks:
-    dims = _POOLS[call.name]
+    dims = int(next(letter for letter in call.name if letter.isdigit()))
     m = over_positions(call, call.first, dims)
     if call.name.startswith("avg_pool"):
         if any(call["padding"]) and call["count_include_pad"]:
@@ -77,7 +84,6 @@ def _pool(call: Call) -> Marks:
     return _spread(call, m, dims, call.shape)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", keeps=True)
 def _shuffle(call: Call) -> Marks:
     m, shape = call.first, call.shape
     *batch, c, h, w = m.shape
@@ -98,8 +104,7 @@ def _shuffle(call: Call) -> Marks:
 # --- convolutions ---------------------------------------------------------------------------------------
 
 
-@rule("convolution")
-def _convolution(call: Call) -> Marks | list[Marks | None]:
+def _convolution(call: Call) -> Marks | list[Marks]:
     x, w = call.marks(call["input"]), call.marks(call["weight"])
     groups, transposed = call["groups"], call["transposed"]
     if call.results[0].is_meta and not call.shape:
@@ -207,10 +212,6 @@ def _affine(call: Call, m: Marks, scale: Tensor | None, shift: Tensor | None, sh
     return replace(m, product=frozenset())
 
 
-@rule(
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-    "_native_batch_norm_legit_functional", "_batch_norm_with_update", "_batch_norm_no_update", "miopen_batch_norm",
-)  # fmt: skip
 def _batch_norm(call: Call) -> Marks:
     m = call.first
     normalised(call, m, [a for a in range(len(m.shape)) if a != 1])
@@ -223,7 +224,6 @@ def _batch_norm(call: Call) -> Marks:
     return replace(m, product=frozenset())
 
 
-@rule("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
 def _layer_norm(call: Call) -> Marks:
     m = call.first
     shape = tuple(call["normalized_shape"])
@@ -231,7 +231,6 @@ def _layer_norm(call: Call) -> Marks:
     return _affine(call, m, call["weight"], call.arguments.get("bias"), shape)
 
 
-@rule("native_group_norm", "group_norm")
 def _group_norm(call: Call) -> Marks:
     m = call.first
     groups: int = call["group"] if "group" in call.arguments else call["num_groups"]
@@ -245,13 +244,7 @@ def _group_norm(call: Call) -> Marks:
 # --- attention ------------------------------------------------------------------------------------------
 
 
-@rule(
-    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math",
-    "scaled_dot_product_attention",
-)  # fmt: skip
-def _attention(call: Call) -> Marks | list[Marks | None]:
+def _attention(call: Call) -> Marks | list[Marks]:
     q, k, v = (call.marks(call[n]) for n in ("query", "key", "value"))
     if len(q.shape) != 4:
         return unknown(call)
@@ -271,3 +264,28 @@ def _repeated_heads(x: Ids, heads: int) -> Ids:
     """Keys and values that several query heads share, one copy a head."""
     n = x.shape[1]
     return squeeze(np.repeat(x, heads // n, 1)) if 1 < n < heads else x
+
+
+KEEPING_RULES: Table = {
+    _pool: (*_POOLS,),
+    _shuffle: ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
+}  # fmt: skip
+"""Rules of operations through which a unit that has one constant value keeps it."""
+
+RULES: Table = {
+    _convolution: ("convolution",),
+    _batch_norm: (
+        "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+        "_native_batch_norm_legit_functional", "_batch_norm_with_update", "_batch_norm_no_update",
+        "miopen_batch_norm",
+    ),
+    _layer_norm: ("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm"),
+    _group_norm: ("native_group_norm", "group_norm"),
+    _attention: (
+        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math",
+        "scaled_dot_product_attention",
+    ),
+}  # fmt: skip
+"""Rules of all other operations."""

@@ -9,17 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, simplify, squeeze, tell_apart, varying, without
-from fcbp.units.rules import Call, join, rule, unevenly, unknown
+from fcbp.units.calls import Call, Table, unevenly, unknown
+from fcbp.units.elementwise import join
+from fcbp.units.entries import Ids
+from fcbp.units.marks import Fixed, Marks, axes_of, simplify, squeeze, varying, without
+from fcbp.units.meeting import formed_along, tell_apart
+
+__all__ = ["KEEPING_RULES", "RULES"]
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten", keeps=True)
 def _view(call: Call) -> Marks:
     return call.first.viewed(call.shape)
 
 
-@rule("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim", keeps=True)
 def _permute(call: Call) -> Marks:
     m = call.first
     n = len(m.shape)
@@ -34,7 +36,6 @@ def _permute(call: Call) -> Marks:
     return m.permuted(order)
 
 
-@rule("expand", keeps=True)
 def _expand(call: Call) -> Marks:
     return replace(call.first.aligned(len(call.shape)), shape=call.shape)
 
@@ -62,7 +63,6 @@ def _taken(call: Call, m: Marks, dim: int, take: Callable[[Ids], Ids], shape: Se
     return m.move(lambda x: take(x) if x.shape[dim] > 1 else x, shape)
 
 
-@rule("slice", "narrow", keeps=True)
 def _slice(call: Call) -> Marks:
     m, dim = call.first, call["dim"] % len(call.shape)
     length = m.shape[dim]
@@ -71,24 +71,18 @@ def _slice(call: Call) -> Marks:
     return _sliced(call, m, dim, start, call.shape[dim], step)
 
 
-@rule("select", keeps=True)
 def _select(call: Call) -> Marks:
     dim = call["dim"] % len(call.first.shape)
     index = call["index"] % call.first.shape[dim]
     return _sliced(call, call.first, dim, index, 1).viewed(call.shape)
 
 
-@rule("unbind", keeps=True)
-def _unbind(call: Call) -> list[Marks | None]:
+def _unbind(call: Call) -> list[Marks]:
     return [_sliced(call, call.first, call["dim"], i, 1).viewed(x.shape) for i, x in enumerate(call.results)]
 
 
-@rule(
-    "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "tensor_split",
-    keeps=True,
-)  # fmt: skip
-def _split(call: Call) -> list[Marks | None]:
-    parts: list[Marks | None] = []
+def _split(call: Call) -> list[Marks]:
+    parts: list[Marks] = []
     start, dim = 0, call["dim"]
     for x in call.results:
         parts.append(_sliced(call, call.first, dim, start, x.shape[dim]))
@@ -96,28 +90,24 @@ def _split(call: Call) -> list[Marks | None]:
     return parts
 
 
-@rule("repeat", keeps=True)
 def _repeat(call: Call) -> Marks:
     m = call.first.aligned(len(call.shape))
     times = [n // max(old, 1) for n, old in zip(call.shape, m.shape, strict=True)]
     return m.move(lambda x: np.tile(x, [t if n > 1 else 1 for t, n in zip(times, x.shape, strict=True)]), call.shape)
 
 
-@rule("flip", keeps=True)
 def _flip(call: Call) -> Marks:
     dims = tuple(d % len(call.shape) for d in call["dims"])
     return call.first.move(lambda x: np.flip(x, dims), call.shape)
 
 
-@rule("roll", keeps=True)
-def _roll(call: Call) -> Marks | list[Marks | None]:
+def _roll(call: Call) -> Marks | list[Marks]:
     m, dims = call.first, call["dims"]
     if not dims:
         return unknown(call)
     return m.move(lambda x: np.roll(x, call["shifts"], tuple(d % len(m.shape) for d in dims)), call.shape)
 
 
-@rule("cat", "concat", "stack", keeps=True)
 def _cat(call: Call) -> Marks:
     ndim, dim = len(call.shape), call["dim"] % len(call.shape)
     parts = [call.marks(x) for x in call["tensors"]]
@@ -180,8 +170,7 @@ def _joined_fixed(parts: list[Marks], dim: int, why: str) -> list[Fixed]:
     return [Fixed(joined.reshape(shape), reasons[0] if reasons else why)]
 
 
-@rule("constant_pad_nd", keeps=True)
-def _pad(call: Call) -> Marks | list[Marks | None]:
+def _pad(call: Call) -> Marks | list[Marks]:
     m, pad, n = call.first, call["pad"], len(call.shape)
     if any(p < 0 for p in pad):
         return unknown(call)
@@ -207,8 +196,7 @@ def _pad(call: Call) -> Marks | list[Marks | None]:
     return m
 
 
-@rule("unfold", "im2col", "col2im", "as_strided", "diagonal", keeps=True)
-def _along_positions(call: Call) -> Marks | list[Marks | None]:
+def _along_positions(call: Call) -> Marks | list[Marks]:
     """Movement that is followed only where no unit axis is moved: axes in front that keep their size."""
     m, shape = call.first, call.shape
     same = 0
@@ -235,8 +223,7 @@ def _unlabelled(labels: Sequence[Ids], ndim: int) -> list[int]:
     return [i for i in range(ndim) if i not in taken]
 
 
-@rule("embedding", "index_select", "index", "gather")
-def _lookup(call: Call) -> Marks | list[Marks | None]:
+def _lookup(call: Call) -> Marks | list[Marks]:
     """Rows of a table picked by an index: the table's other axes go on, the picked one ends."""
     if call.name == "embedding":
         table, dim, index = call.marks(call["weight"]), 0, call["indices"]
@@ -298,11 +285,7 @@ def _picked_by(call: Call, table: Marks, dim: int, order: Ids) -> Marks:
     return table.move(take, call.shape)
 
 
-_TARGETS = ("index_add", "index_copy", "index_reduce", "scatter", "scatter_add", "scatter_reduce", "index_put")
-
-
-@rule(*_TARGETS, "_index_put_impl")
-def _scattered(call: Call) -> Marks | list[Marks | None]:
+def _scattered(call: Call) -> Marks | list[Marks]:
     """Values added to, or written over, the places of one axis that an index names: the other axes go on."""
     base, shape, n = call.first, call.shape, len(call.shape)
     if "put" in call.name:
@@ -342,7 +325,37 @@ def _picked(call: Call, form: Ids | None, dim: int, extra: int) -> Ids | None:
     return None if form is None else form.reshape(form.shape[:dim] + (1,) * extra + form.shape[dim + 1 :])
 
 
-@rule("glu")
 def _glu(call: Call) -> Marks:
     halves = [_sliced(call, call.first, call["dim"], k * n, n) for n in [call.shape[call["dim"]]] for k in (0, 1)]
     return join(call, halves, call.shape, kind="scale")
+
+
+KEEPING_RULES: Table = {
+    _view: ("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten"),
+    _permute: ("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim"),
+    _expand: ("expand",),
+    _slice: ("slice", "narrow"),
+    _select: ("select",),
+    _unbind: ("unbind",),
+    _split: (
+        "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk",
+        "tensor_split",
+    ),
+    _repeat: ("repeat",),
+    _flip: ("flip",),
+    _roll: ("roll",),
+    _cat: ("cat", "concat", "stack"),
+    _pad: ("constant_pad_nd",),
+    _along_positions: ("unfold", "im2col", "col2im", "as_strided", "diagonal"),
+}  # fmt: skip
+"""Rules of operations through which a unit that has one constant value keeps it."""
+
+RULES: Table = {
+    _lookup: ("embedding", "index_select", "index", "gather"),
+    _scattered: (
+        "index_add", "index_copy", "index_reduce", "scatter", "scatter_add", "scatter_reduce", "index_put",
+        "_index_put_impl",
+    ),
+    _glu: ("glu",),
+}  # fmt: skip
+"""Rules of all other operations."""

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from fcbp.units.ledger import Brittle, Ids, names_of
-from fcbp.units.marks import Marks, axes_of, contract, count, formed_along, meet, reduce, shares_of
-from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unevenly, unknown
+from fcbp.units.calls import Call, Table, flow_out, unevenly, unknown
+from fcbp.units.elementwise import join, pointwise
+from fcbp.units.entries import Ids
+from fcbp.units.ledger import Brittle, names_of
+from fcbp.units.marks import Marks, axes_of, count, shares_of
+from fcbp.units.meeting import contract, formed_along, meet, reduce
 
-__all__ = ["biased", "normalised", "product", "summed"]
+__all__ = ["KEEPING_RULES", "RULES", "biased", "normalised", "product", "summed"]
 
 
-@rule("mean", "amax", "amin", "max", "min", keeps=True)
-@rule("sum", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm", "any", "all", "nansum",
-      "std_mean")  # fmt: skip
-def _reduction(call: Call) -> Marks | list[Marks | None]:
+def _reduction(call: Call) -> Marks | list[Marks]:
     if len(call.inputs) == 2:
         return pointwise(call)
     m = call.first
@@ -73,7 +73,6 @@ def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: boo
     return result
 
 
-@rule("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax")
 def _softmax(call: Call) -> Marks:
     m = call.first
     normalised(call, m, [call["dim"] % len(m.shape)])
@@ -167,7 +166,7 @@ def _averaged(x: Marks, w: Marks, spec: str) -> str:
 
 def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids, uneven: str = "") -> int:
     """The event of a weight that reads an activation."""
-    flow_out(call.tracer, source, call.where)
+    flow_out(call.ledger, source, call.where)
     call.ledger.norms.extend(call.ledger.statistics[i] for i in sorted(weight.stats))
     if weight.loud:
         why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
@@ -190,8 +189,7 @@ def biased(call: Call, m: Marks, bias: Any, shape: Sequence[int]) -> Marks:
     return join(call, [m, call.marks(bias).viewed(shape)], m.shape, kind="shift")
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "matmul")
-def _matmul(call: Call) -> Marks | list[Marks | None]:
+def _matmul(call: Call) -> Marks | list[Marks]:
     names = {"bmm": ("self", "mat2"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2"), "mv": ("self", "vec"),
              "baddbmm": ("batch1", "batch2"), "addmv": ("mat", "vec"), "dot": ("self", "tensor"),
              "linear": ("input", "weight"), "matmul": ("self", "other")}[call.name]  # fmt: skip
@@ -211,8 +209,7 @@ def _matmul(call: Call) -> Marks | list[Marks | None]:
     return m if bias is None else join(call, [m, call.marks(bias)], call.shape, kind="shift")
 
 
-@rule("_trilinear")
-def _trilinear(call: Call) -> Marks | list[Marks | None]:
+def _trilinear(call: Call) -> Marks | list[Marks]:
     """A weight that reads two activations at once, as ``nn.Bilinear``'s: all are spread over one space and summed."""
     widened = []
     for k in "123":
@@ -237,8 +234,7 @@ def _trilinear(call: Call) -> Marks | list[Marks | None]:
     return replace(result, data=True, makers=makers)
 
 
-@rule("_weight_norm_interface", "_weight_norm")
-def _weight_norm(call: Call) -> Marks | list[Marks | None]:
+def _weight_norm(call: Call) -> Marks | list[Marks]:
     """``g * v / norm(v)``: each entry of one axis has a norm of its own, over all other axes."""
     v, g, dim = call.marks(call["v"]), call.marks(call["g"]), call["dim"]
     if v.data or g.data:
@@ -254,3 +250,21 @@ def _weight_norm(call: Call) -> Marks | list[Marks | None]:
         ledger.brittle.append(Brittle(v.origin, own, call.where, gain))
         v = replace(v, brittle=v.brittle | {len(ledger.brittle) - 1})
     return replace(join(call, [v, g], call.shape, kind="scale"), brittle=v.brittle)
+
+
+KEEPING_RULES: Table = {
+    _reduction: ("mean", "amax", "amin", "max", "min"),
+}  # fmt: skip
+"""Rules of operations through which a unit that has one constant value keeps it."""
+
+RULES: Table = {
+    _reduction: (
+        "sum", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm", "any", "all", "nansum",
+        "std_mean",
+    ),
+    _softmax: ("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax"),
+    _matmul: ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "matmul"),
+    _trilinear: ("_trilinear",),
+    _weight_norm: ("_weight_norm_interface", "_weight_norm"),
+}  # fmt: skip
+"""Rules of all other operations."""

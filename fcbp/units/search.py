@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from fcbp.units.entries import Ids, Slot
 from fcbp.units.group import Slice, UnitGroup
-from fcbp.units.ledger import Event, Ids, Ledger, Slot, names_of
+from fcbp.units.ledger import Event, Ledger, bits, names_of
 from fcbp.units.marks import Marks, axes_of, squeeze
-from fcbp.units.rules import bits
 from fcbp.units.transfer import forms, outgoing_biases
 
 __all__ = ["Candidate", "Excluded", "Search"]

@@ -29,10 +29,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from fcbp.units import layers, movement, products, rules  # noqa: F401  (importing registers rules)
+from fcbp.units import rules
+from fcbp.units.calls import flow_out
 from fcbp.units.copies import copied
+from fcbp.units.entries import Ids
 from fcbp.units.expose import WrittenOut, expose, plain_kernels
-from fcbp.units.ledger import Ids, Ledger
+from fcbp.units.ledger import Ledger
 from fcbp.units.marks import Marks, axes_of, varying
 from fcbp.units.reads import Reads
 
@@ -56,7 +58,6 @@ class Tracer(TorchDispatchMode):
         self.modules: list[tuple[str, Marks | None]] = []
         self.aliases: dict[int, list[weakref.ref[Tensor]]] = {}
         self.lost: dict[int, tuple[weakref.ref[Tensor], Ids, str]] = {}
-        self.bits = 0
 
     def marks(self, x: Tensor) -> Marks:
         known = getattr(x, "_fcbp_marks", None)
@@ -66,11 +67,6 @@ class Tracer(TorchDispatchMode):
 
     def mark(self, x: Tensor, marks: Marks) -> None:
         x._fcbp_marks = marks  # type: ignore[attr-defined]
-
-    def next_bit(self) -> int:
-        """A bit for one more tensor."""
-        self.bits += 1
-        return 1 << self.bits
 
     def value(self, x: Tensor) -> Tensor | None:
         """The numbers that a tensor holds, where they are the same in every forward and small enough to be kept."""
@@ -125,8 +121,6 @@ class Tracer(TorchDispatchMode):
                 self.ledger.forbid(*self.lost[id(x)][1:])
         for x, marks in zip(results, rules.apply(self, func, args, kwargs, inputs, results), strict=True):
             old = getattr(x, "_fcbp_marks", None)
-            if marks is None:
-                continue
             self.mark(x, marks)
             if old is not None and any(x is y for y in inputs) and not _same(old, marks):
                 self._written(x, func)
@@ -249,7 +243,7 @@ def _leave(tracer: Tracer, output: Any, outputs: Sequence[str] | None, caller: s
             marks = tracer.marks(x)
             which = f"the network's output {path!r}" if path and len(found) > 1 else "the network's output"
             tracer.ledger.forbid(marks.label_entries(), f"they are {which}")
-            rules.flow_out(tracer, marks, which)
+            flow_out(tracer.ledger, marks, which)
 
 
 def _counts(path: str, patterns: Sequence[str]) -> bool:

@@ -12,8 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from fcbp.tree import Path
+from fcbp.units.entries import Ids
 from fcbp.units.group import Slice
-from fcbp.units.ledger import Event, Ids, Ledger
+from fcbp.units.ledger import Event, Ledger
 from fcbp.units.marks import Marks, axes_of, squeeze
 
 __all__ = ["forms", "outgoing_biases"]

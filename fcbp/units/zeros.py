@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from fcbp.units.calls import Call
 from fcbp.units.ledger import Brittle
 from fcbp.units.marks import Marks
-
-if TYPE_CHECKING:
-    from fcbp.units.rules import Call
 
 __all__ = ["COPIES", "QUIET", "SHIFTS", "SINGULAR", "SOLID", "loud", "weighed"]
 
