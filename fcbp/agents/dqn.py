@@ -244,7 +244,8 @@ class _Agent:
     def _exploring(self, state: DQNState, settings: Mapping[str, Any]) -> Tensor:
         """The chance of an action at random."""
         share = (state.round * (self.copies * self.horizon) / settings["explore_steps"]).clamp(max=1)
-        return settings["explore_first"] + share * (settings["explore_last"] - settings["explore_first"])
+        chance: Tensor = settings["explore_first"] + share * (settings["explore_last"] - settings["explore_first"])
+        return chance
 
     def _choose(self, observations: Tensor, noise: Tensor, chooser: Any) -> tuple[Tensor, tuple[()]]:
         params, exploring = chooser

@@ -367,7 +367,8 @@ class _Agent:
         updates = self.epochs * number // self.minibatch
 
         def cut(x: Tensor) -> Tensor:
-            return x[orders].unflatten(0, (updates, self.minibatch))
+            minibatches: Tensor = x[orders].unflatten(0, (updates, self.minibatch))
+            return minibatches
 
         # Methods that make units or networks new with a task do so after the last update of a level, and so the next
         # one begins with the new ones.
