@@ -384,7 +384,8 @@ class _Agent:
         updates = self.epochs * number // self.minibatch
 
         def cut(x: Tensor) -> Tensor:
-            return x[orders].unflatten(0, (updates, self.minibatch))
+            minibatches: Tensor = x[orders].unflatten(0, (updates, self.minibatch))
+            return minibatches
 
         last = torch.arange(updates, device=ends.device) == updates - 1
         both: Any = (observations, batch)

@@ -24,7 +24,7 @@ LENGTHS = ("steps", "bin")
 """Settings of the whole run, which cannot be swept."""
 
 
-class Unset(tuple):
+class Unset(tuple[()]):
     """The value of a flag that is not on the command line."""
 
 

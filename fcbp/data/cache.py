@@ -217,7 +217,8 @@ class _Growing:
 def _map(path: Path) -> np.ndarray:
     """A private mapping: its pages are every process's until one writes to them."""
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)
+        array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
+        return array
     except (ValueError, EOFError, FileNotFoundError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove the folder {path.parent} to have it made anew") from None
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import optree
 import torch
@@ -244,7 +244,7 @@ def _renewed(
     new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())
     old: Any = state._replace(renewal=())
     chosen: Any = optree.tree_map(lambda a, b: torch.where(new_task, a, b), new, old, none_is_leaf=True)
-    return chosen._replace(renewal=(key, tasks))
+    return cast(LearnerState, chosen._replace(renewal=(key, tasks)))
 
 
 def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Callable[..., Any]:

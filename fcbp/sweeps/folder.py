@@ -132,7 +132,10 @@ def describe(plan: Plan) -> dict[str, Any]:
         "axes": dict(plan.members.axes),
         "settings": [dict(settings) for settings in plan.members],
     }
-    return json.loads(json.dumps(described, default=str))  # tuples as lists, as they come back from a file
+    plain: dict[str, Any] = json.loads(
+        json.dumps(described, default=str)
+    )  # tuples as lists, as they come back from a file
+    return plain
 
 
 def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
@@ -156,12 +159,14 @@ def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
 
 def compiling(folder: Folder) -> bool | str:
     """:attr:`Plan.compile` of a run."""
-    return files.read_sealed(folder.directory, PLAN)["compile"]
+    compiled: bool | str = files.read_sealed(folder.directory, PLAN)["compile"]
+    return compiled
 
 
 def sources(folder: Folder) -> dict[str, dict[str, str]]:
     """The file and its hash of each part that a run names by address, as they were when it began."""
-    return read_fixed(folder)[0].get("sources", {})
+    hashes: dict[str, dict[str, str]] = read_fixed(folder)[0].get("sources", {})
+    return hashes
 
 
 def check_same(folder: Folder, plan: Plan) -> None:
