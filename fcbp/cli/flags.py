@@ -140,6 +140,11 @@ def run_arguments(flags: Sequence[Flag]) -> type:
         ),
         ("choose_by", flag(str | None, "the variable by which settings are chosen", "accuracy, or loss"), None),
         ("choose_over", flag(float, "the last fraction of the run whose mean is compared", "1, the whole run"), 1.0),
+        (
+            "choose_apart",
+            flag(tuple[str, ...], "settings that differ in these are chosen and reported apart", "none"),
+            (),
+        ),
         ("grid", flag(bool, "try each method over its small grid of the numbers that are not given", "True"), True),
         ("out", flag(Path | None, "run directory, new or empty", "runs/NAME-TIME"), None),
         ("resume", flag(bool, "go on with the run in --out, where there is one", "False"), False),

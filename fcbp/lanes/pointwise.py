@@ -341,5 +341,6 @@ def _copy(b: Builder, out: Out, x: Node, source: Node, non_blocking: bool = Fals
 
 
 @operation("_to_copy", "to", "_conj", "convert_element_type")
-def _to_copy(b: Builder, out: Out, x: Node, *rest: Any, **options: Any) -> Node:
-    return b.to(x, out.dtype)
+def _to_copy(b: Builder, out: Out, x: Node | float, *rest: Any, **options: Any) -> Node:
+    # A number beside a batched 0-d tensor is made of the tensor's dtype first.
+    return b.to(x, out.dtype) if isinstance(x, Node) else b.scalar(x, out.dtype, out.shape)

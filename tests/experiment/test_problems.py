@@ -115,6 +115,16 @@ def test_settings_that_were_chosen_for_a_method_are_read_by_it(name, method):
     assert all(run.reads(setting) for setting, _ in run.settings)
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_numbers_of_a_problems_own_method_are_no_others(name):
+    problem = PROBLEMS[name]
+    own = set(parts.method(problem.experiment.method).defaults)
+    for method in fcbp.methods.METHODS:
+        run = problem.with_method(method)
+        carried = {n for n, _ in run.settings if n in own and n not in problem.best.get(method, {})}
+        assert method == problem.experiment.method or not carried, method
+
+
 @pytest.mark.parametrize("name", [name for name, p in PROBLEMS.items() if "digits" not in name])
 def test_without_the_data_the_command_says_what_to_type(name, tmp_path, capsys):
     assert cli.main(["run", name, "--root", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
