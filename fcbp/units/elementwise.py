@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from fcbp.units.calls import Call, Table, opaque, unevenly
+from fcbp.units.calls import Call, Table, mark_uneven, opaque
 from fcbp.units.entries import Ids
-from fcbp.units.ledger import Ledger, bits
-from fcbp.units.marks import Marks, Shares, axes_of
+from fcbp.units.ledger import Kind, Ledger, bits
+from fcbp.units.marks import Factors, Marks, Shares, axes_of
 from fcbp.units.meeting import meet
-from fcbp.units.zeros import COPIES, SHIFTS, loud
+from fcbp.units.zeros import COPIES, SHIFTS, zeros_lost_by
 
 __all__ = ["KEEPING_RULES", "RULES", "join", "pointwise"]
 
@@ -21,104 +21,131 @@ _SCALES = {"mul", "div"}
 
 
 def pointwise(call: Call) -> list[Marks]:
-    """Tensors that meet element by element."""
+    """Apply the rule of tensors that meet element by element."""
     m = join(call, [call.marks(x) for x in call.inputs], call.shape)
     return [m if tuple(x.shape) == m.shape else opaque(call, x) for x in call.results]
 
 
-def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: str | None = None) -> Marks:
-    """Marks of a sum or product, element by element; ``kind`` overrides the use that parameters are put to."""
+def join(call: Call, operands: list[Marks], shape: tuple[int, ...], kind: Kind | None = None) -> Marks:
+    """Return the marks of a sum, a product or another function, element by element.
+
+    Args:
+        call: the operation.
+        operands: the marks of the tensors that meet.
+        shape: the result's.
+        kind: the use of the parameters among them, by default as the operation's name says.
+    """
     ledger, name = call.ledger, call.name
     operands = [m.aligned(len(shape)) for m in operands]
     if kind is None:
         kind = "shift" if name in SHIFTS else "scale" if name in _SCALES else "other"
-    data = [m for m in operands if m.data]
+    activations = [m for m in operands if m.is_activation]
     origin: frozenset[str] = frozenset()
-    factors: tuple[Marks, Marks, int] | None = None
+    factors: Factors | None = None
     size = int(np.prod(shape))
     for m in operands:
-        if m.data or not m.origin:
+        if m.is_activation or not m.origin:
             continue
         smaller = int(np.prod(m.shape)) < size and len(operands) > 1
-        if data or (smaller and kind != "other"):
-            number = call.event(kind, m.origin, m.label_entries(), brittle=m.brittle)
-            if name == "mul" and len(data) == 1 and len(operands) == 2:
-                factors = (data[0], m, number)
+        if activations or (smaller and kind != "other"):
+            number = call.event(kind, m.origin, m.label_entries(), singularities=m.at_zero.singularities)
+            if name == "mul" and len(activations) == 1 and len(operands) == 2:
+                factors = Factors(activations[0], m, number)
         else:
             origin |= m.origin
     plain = name not in ("sub", "rsub") and all(call.arguments.get(factor, 1) == 1 for factor in ("alpha", "beta"))
-    if kind == "shift" and len(data) == 1 and data[0].product and plain:
+    if kind == "shift" and len(activations) == 1 and activations[0].product_of and plain:
         for m in operands:
-            if not m.data and len(m.origin) == 1 and m.form is None:
-                ledger.bias_of.update(dict.fromkeys(data[0].product, *m.origin))
-    if kind == "shift" and len(data) == 2:
-        _note_residual(call, *data)
+            if not m.is_activation and len(m.origin) == 1 and m.history is None:
+                ledger.bias_of.update(dict.fromkeys(activations[0].product_of, *m.origin))
+    if kind == "shift" and len(activations) == 2:
+        _note_residual(call, *activations)
     result = operands[0]
     for m in operands[1:]:
         labels, fixed = meet(ledger, result, m, call.where)
         result = Marks(shape, labels, fixed)
-    stats: frozenset[int] = frozenset().union(*(m.stats for m in operands))
-    own = set(result.label_entries().tolist())
-    back = frozenset(
-        i for i in stats if own & set(ledger.statistics[i][0].tolist()) or (data and i in ledger.of_weights)
-    )
+    statistics: frozenset[int] = frozenset().union(*(m.statistics for m in operands))
+    back = _met_again(ledger, statistics, result, bool(activations))
     ledger.norms.extend(ledger.statistics[i] for i in sorted(back))
     makers = 0
     for m in operands:
         makers |= m.makers
-    product = data[0].product if len(operands) == 1 and data else frozenset()
+    is_copy = name in COPIES and len(operands) == 1 and bool(activations)
     result = replace(
-        result, shape=shape, data=bool(data), origin=frozenset() if data else origin, makers=makers,
-        stats=stats - back, product=product if name in COPIES else frozenset(),
-        loud="" if data else loud(call, operands, shape), form=_met(ledger, data or operands),
-        drawn=_drawn(call, operands), factors=factors, shares=_shared(call, operands),
-    )  # fmt: skip
-    others = [m for m in data if not (back & m.stats)] if len(data) > 1 else []
+        result,
+        shape=shape,
+        is_activation=bool(activations),
+        origin=frozenset() if activations else origin,
+        makers=makers,
+        statistics=statistics - back,
+        product_of=activations[0].product_of if is_copy else frozenset(),
+        history=_common_history(ledger, activations or operands),
+        factors=factors,
+        drawn_mean=_drawn_mean(call, operands),
+        shares=_shares_after(call, operands),
+    ).loses_zeros("" if activations else zeros_lost_by(call, operands, shape))
+    others = [m for m in activations if not (back & m.statistics)] if len(activations) > 1 else []
     if any(_stand_apart(label, m) for label in result.labels for m in others):
-        return unevenly(call, result, f"meet other activations in {call.where}")
+        return mark_uneven(call, result, f"meet other activations in {call.where}")
     return result
 
 
+def _met_again(ledger: Ledger, statistics: frozenset[int], m: Marks, is_activation: bool) -> frozenset[int]:
+    """Return the statistics over units that meet these units again, or that a weight brings to an activation."""
+    own = set(m.label_entries().tolist())
+    return frozenset(
+        i
+        for i in statistics
+        if own & set(ledger.statistics[i][0].tolist()) or (is_activation and i in ledger.weight_statistics)
+    )
+
+
 def _stand_apart(label: Ids, m: Marks) -> bool:
-    """Whether units that a result holds are none of an operand's."""
+    """Whether none of the units of a label are an operand's."""
     own = set(axes_of(label))
     return not any(own & set(axes_of(x)) for x in m.labels)
 
 
-def _shared(call: Call, operands: list[Marks]) -> Shares | None:
-    """Weights that are 1 in sum, or what is multiplied by them."""
+def _shares_after(call: Call, operands: list[Marks]) -> Shares | None:
+    """Return the weights that are 1 in sum, or the values that they multiply, after an operation."""
     if len(operands) == 1 and call.name in COPIES:
         return operands[0].shares
     if call.name != "mul" or len(operands) != 2:
         return None
     for m, other in (operands, operands[::-1]):
-        if m.shares is not None and m.data != other.data and math.isclose(other.drawn, 1):
+        if m.shares is not None and m.is_activation != other.is_activation and math.isclose(other.drawn_mean, 1):
             return m.shares
-        if m.shares is not None and m.shares.form is None and m.data and other.data and not m.labels:
-            form = np.zeros((1,) * len(other.shape), np.int64) if other.form is None else other.form
-            return Shares(m.shares.places, form)
+        if (
+            m.shares is not None
+            and m.shares.history is None
+            and m.is_activation
+            and other.is_activation
+            and not m.labels
+        ):
+            history = np.zeros((1,) * len(other.shape), np.int64) if other.history is None else other.history
+            return Shares(m.shares.places, history)
     return None
 
 
-def _drawn(call: Call, operands: list[Marks]) -> float:
-    """The mean of draws that are divided by a number, as a dropout's mask is by its mean."""
+def _drawn_mean(call: Call, operands: list[Marks]) -> float:
+    """Return the mean of draws that are divided by a number, as a dropout's mask is by its mean."""
     by = call.arguments.get("other")
-    return operands[0].drawn / by if call.name == "div" and isinstance(by, float) and by else 0.0
+    return operands[0].drawn_mean / by if call.name == "div" and isinstance(by, float) and by else 0.0
 
 
-def _met(ledger: Ledger, operands: list[Marks]) -> Ids | None:
-    """What has been done to the values of tensors that meet, position by position."""
-    forms = [m.form for m in operands if m.form is not None]
-    if len(operands) < 2 or not forms:
-        return forms[0] if forms else None
-    both = np.stack([x.ravel() for x in np.broadcast_arrays(*forms)])
+def _common_history(ledger: Ledger, operands: list[Marks]) -> Ids | None:
+    """Return the common history, position by position, of tensors that meet."""
+    histories = [m.history for m in operands if m.history is not None]
+    if len(operands) < 2 or not histories:
+        return histories[0] if histories else None
+    both = np.stack([x.ravel() for x in np.broadcast_arrays(*histories)])
     rows, where = np.unique(both, axis=1, return_inverse=True)
-    new = np.array([ledger.form(("met", *map(int, row))) for row in rows.T])
-    return new[where.ravel()].reshape(np.broadcast_shapes(*(x.shape for x in forms)))
+    new = np.array([ledger.history_number(("met", *map(int, row))) for row in rows.T])
+    return new[where.ravel()].reshape(np.broadcast_shapes(*(x.shape for x in histories)))
 
 
 def _note_residual(call: Call, a: Marks, b: Marks) -> None:
-    """A sum that joins a branch with what the branch was computed from makes its units a residual stream."""
+    """Note a residual stream, where a sum joins a branch and the tensor that the branch was computed from."""
     if not (a.labels and b.labels):
         return
     events = call.ledger.events
@@ -127,18 +154,18 @@ def _note_residual(call: Call, a: Marks, b: Marks) -> None:
         return {name for i in bits(m.makers) for name in events[i].names}
 
     if weights(a) <= weights(b) or weights(b) <= weights(a):
-        return  # the same weights at another time or place: a recurrence, not a skip connection
+        return  # the same weights at another time or place are a recurrence, no skip connection
     ids = np.concatenate([a.label_entries(), b.label_entries()])
     for short, long in ((a, b), (b, a)):
         for i in bits(long.makers):
-            read = events[i].read
+            read = events[i].activation
             if read is None:
                 continue
             if short.path & (read.path | read.upstream):
-                call.ledger.residual.append((ids, call.where))
+                call.ledger.residuals.append((ids, call.where))
                 return
-            # A projection shortcut: the short branch is one layer on something that the long one went on from.
-            starts = [r for r in (events[j].read for j in bits(short.makers)) if r is not None and r.makers]
+                # A projection shortcut: the short branch is one layer, on a tensor that the long one went on from.
+            starts = [r for r in (events[j].activation for j in bits(short.makers)) if r is not None and r.makers]
             if any(start.path & read.upstream & ~read.path for start in starts):
                 call.ledger.shortcuts.append((ids, call.where, i))
 
@@ -152,13 +179,13 @@ def _dropout(call: Call) -> Marks:
 
 
 def _bernoulli(call: Call) -> Marks | list[Marks]:
-    # Draws are exchangeable: the mask of a dropout tells no units apart.
+    # Draws can be exchanged: the mask of a dropout tells no units apart.
     if (
         "self" in call.arguments
         and not isinstance(call.arguments.get("p"), Tensor)
         and call.func._overloadname == "float"
     ):
-        return Marks(call.shape, drawn=call["p"])
+        return Marks(call.shape, drawn_mean=call["p"])
     return pointwise(call)
 
 

@@ -1,4 +1,4 @@
-"""What a trace learns about the entries of parameter axes: which are one unit, which differ, and why.
+"""The entries of parameter axes: which of them are one unit, and which differ.
 
 Every axis of every parameter and buffer is a *slot*, and every entry of a slot has a number. Two facts about entries
 decide what a group is: entries that meet position by position in a sum or product are *tied* (one unit owns both),
@@ -21,7 +21,15 @@ Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True)
 class Slot:
-    """One axis of one parameter or buffer; its entries are numbered ``start`` to ``start + size - 1``."""
+    """One axis of one parameter or buffer.
+
+    Attributes:
+        name: the parameter or buffer.
+        axis: the axis.
+        start: the number of its first entry; its entries have the numbers ``start`` to ``start + size - 1``.
+        size: its length.
+        is_buffer: whether it belongs to a buffer.
+    """
 
     name: str
     axis: int
@@ -41,28 +49,39 @@ def _none() -> Ids:
 
 @dataclass
 class Entries:
-    """The entries of all parameter axes."""
+    """The entries of all parameter axes, and the facts that a trace finds about them.
+
+    Attributes:
+        slots: the axes.
+        colour: a number for each entry; entries of different colours cannot be exchanged.
+        ties: pairs of arrays of equal lengths, whose entries at equal positions are one unit.
+        distinctions: entries that were told apart, and the reason.
+        histories: the number of each history of a unit's values (see ``Marks.history``), by its steps.
+        uneven: histories after which a constant unit is not constant, and the reason.
+    """
 
     slots: list[Slot] = field(default_factory=list)
     colour: Ids = field(default_factory=_none)
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     distinctions: list[tuple[Ids, str]] = field(default_factory=list)
-    forms: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
-    uneven: dict[int, str] = field(default_factory=dict)  # forms of which a constant unit is no constant, and why
+    histories: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
+    uneven: dict[int, str] = field(default_factory=dict)
     _last_colour: int = 0
 
-    def form(self, what: tuple[Hashable, ...], uneven: str = "") -> int:
-        """A number for what is done to values; the same for the same.
+    def history_number(self, steps: tuple[Hashable, ...], uneven: str = "") -> int:
+        """Number a history of a unit's values; equal histories have one number.
 
-        The integers in ``what`` are the numbers of what was done before, last the one of the value itself. ``uneven``
-        says why a constant unit is no constant then, as it is not either where it was none before.
+        Args:
+            steps: the names of operations and of their arguments; an integer is the number of an earlier history.
+            uneven: the reason for which a constant unit is not constant after the last step, if there is one. Where a
+                unit was not constant before, it is not constant after.
         """
-        if what not in self.forms:
-            number = self.forms[what] = len(self.forms) + 1
-            before = [self.uneven[i] for i in what if isinstance(i, int) and i in self.uneven]
+        if steps not in self.histories:
+            number = self.histories[steps] = len(self.histories) + 1
+            before = [self.uneven[i] for i in steps if isinstance(i, int) and i in self.uneven]
             if uneven or before:
                 self.uneven[number] = uneven or before[0]
-        return self.forms[what]
+        return self.histories[steps]
 
     def slot(self, name: str, axis: int, size: int, is_buffer: bool) -> Ids:
         """Number the entries of one axis of a leaf."""
@@ -72,7 +91,7 @@ class Entries:
         return np.arange(start, start + size)
 
     def tie(self, a: Ids, b: Ids) -> None:
-        """Entries at equal positions are one unit; negative entries stand for none."""
+        """Note that entries at equal positions are one unit; negative numbers stand for no entry."""
         a, b = (x.ravel() for x in np.broadcast_arrays(a, b))
         known = (a >= 0) & (b >= 0) & (a != b)
         if known.any():
@@ -80,7 +99,7 @@ class Entries:
             self.ties.append((pairs[0], pairs[1]))
 
     def tell_apart(self, ids: Ids, colours: Ids, why: str) -> None:
-        """An entry is met by the colours at its positions; entries met by different colours cannot be exchanged."""
+        """Note that entries cannot be exchanged where the colours at their positions differ."""
         ids, colours = (x.ravel() for x in np.broadcast_arrays(ids, colours))
         known = ids >= 0
         ids, colours = ids[known], colours[known]
@@ -102,16 +121,16 @@ class Entries:
             self.distinctions.append((entries, why))
 
     def pin(self, ids: Ids, why: str) -> None:
-        """No two of these entries can be exchanged."""
+        """Note that no two of these entries can be exchanged."""
         self.tell_apart(ids, ids, why)
 
     def differ(self, ids: Ids) -> bool:
-        """Whether no two of these entries can be exchanged, as far as is known."""
+        """Whether it is known that no two of these entries can be exchanged."""
         entries = np.unique(ids[ids >= 0])
         return len(np.unique(self.colour[entries])) == len(entries)
 
     def touch(self, ids: Ids, why: str) -> None:
-        """These entries are treated alike, but apart from all others."""
+        """Note that the network treats these entries alike, but unlike all others."""
         entries = np.unique(ids[ids >= 0])
         if len(entries):
             self._recolour(entries, np.zeros(len(entries), dtype=np.int64))
@@ -123,7 +142,7 @@ class Entries:
         self._last_colour += 1 + int(fresh.max())
 
     def units(self) -> Ids:
-        """For every entry the number of its unit: the lowest entry that it is tied to."""
+        """Find the unit of every entry; its number is that of its lowest entry."""
         root = np.arange(len(self.colour))
         if not self.ties:
             return root

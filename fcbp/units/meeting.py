@@ -1,20 +1,24 @@
-"""Which units are one where tensors meet in sums, products and einsums, and which the network tells apart there."""
+"""Tensors that meet in sums, products and einsums: units that are one after it, and units that are told apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from fcbp.units.entries import Entries, Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, count, simplify, without
+from fcbp.units.marks import Fixed, Marks, axes_of, numbered, simplify, without
 
-__all__ = ["after", "contract", "formed_along", "innermost", "meet", "reduce", "tell_apart"]
+__all__ = ["Operand", "contract", "history_along", "innermost", "meet", "reduce", "tell_apart", "with_step"]
+
+Operand = Literal["", "a", "b"]
+"""One of two operands, or none."""
 
 
 def innermost(label: Ids) -> int:
-    """The axis along which neighbouring entries of a parameter lie side by side."""
+    """Return the axis along which neighbouring entries of a parameter lie side by side."""
     steps = {}
     for axis in axes_of(label):
         line = np.diff(label, axis=axis)
@@ -23,7 +27,17 @@ def innermost(label: Ids) -> int:
 
 
 def meet(entries: Entries, a: Marks, b: Marks, why: str) -> tuple[tuple[Ids, ...], tuple[Fixed, ...]]:
-    """Labels and fixed arrays of a sum or product of two tensors of equal ndim: what meets is tied or told apart."""
+    """Tie the entries of two tensors that meet element by element, or tell them apart.
+
+    Args:
+        entries: the ledger of all entries.
+        a: a tensor.
+        b: the other one, of as many axes.
+        why: the operation, for messages.
+
+    Returns:
+        The labels and the fixed arrays of the result.
+    """
     a, b = _settled(entries, a), _settled(entries, b)
     labels = list(a.labels)
     fixed = [*a.fixed, *b.fixed]
@@ -63,7 +77,7 @@ def meet(entries: Entries, a: Marks, b: Marks, why: str) -> tuple[tuple[Ids, ...
 
 
 def tell_apart(entries: Entries, labels: Iterable[Ids], fixed: Iterable[Fixed]) -> None:
-    """Entries at positions that differ, differ."""
+    """Tell entries apart that lie at positions which differ."""
     fixed = tuple(fixed)
     for label in labels:
         own = set(axes_of(label))
@@ -73,7 +87,7 @@ def tell_apart(entries: Entries, labels: Iterable[Ids], fixed: Iterable[Fixed]) 
 
 
 def _settled(entries: Entries, m: Marks) -> Marks:
-    """Where labels share an axis (a flattened map), those whose entries all differ are no more than positions."""
+    """Make labels that share an axis (a flattened map) fixed arrays, where all of their entries differ."""
     axes = [set(axes_of(x)) for x in m.labels]
     sharing = [i for i, own in enumerate(axes) if any(own & other for k, other in enumerate(axes) if k != i)]
     if not sharing:
@@ -84,7 +98,7 @@ def _settled(entries: Entries, m: Marks) -> Marks:
 
 
 def _partner(labels: list[Ids], same: list[int], other: Ids, alone: bool) -> int | None:
-    """The label on the same axes that ``other`` describes the same units as."""
+    """Return the number of the label that describes the same units as ``other`` does, on the same axes."""
     for i in same:
         if len(same) == 1 and alone:
             return i
@@ -97,11 +111,22 @@ def _partner(labels: list[Ids], same: list[int], other: Ids, alone: bool) -> int
 def reduce(
     entries: Entries, m: Marks, axes: Sequence[int], keepdim: bool, why: str, across: bool = False
 ) -> tuple[Marks, Ids]:
-    """Marks of a sum over axes, and the entries that were summed over.
+    """Sum a tensor over axes.
 
     A label over several axes of which only some are summed stands for rows of units (a head's channels). Where the
     innermost axis is summed, each row is summed up: rows differ, units within a row do not. Otherwise, and with
     ``across``, the units that are summed into one result are tied.
+
+    Args:
+        entries: the ledger of all entries.
+        m: the tensor.
+        axes: the axes that are summed.
+        keepdim: whether these stay, with one entry each.
+        why: the operation, for messages.
+        across: whether units that are summed into one result are always tied.
+
+    Returns:
+        The marks of the sum, and the entries that were summed over.
     """
     summed = {a % len(m.shape) for a in axes}
     labels: list[Ids] = []
@@ -121,15 +146,15 @@ def reduce(
             entries.tie(label, first)
             labels.append(first)
         else:
-            rows = count(m.shape, rest)
+            rows = numbered(m.shape, rest)
             entries.tell_apart(label, rows, why)
             fixed.append(Fixed(rows, why))
             gone.append(label.ravel())
     fixed += [Fixed(without(values, summed), reason) for values, reason in m.fixed]
     kept = tuple(1 if i in summed else n for i, n in enumerate(m.shape))
     shape = kept if keepdim else tuple(n for i, n in enumerate(m.shape) if i not in summed)
-    form = formed_along(entries, m.form, summed)
-    new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form, shares=None)
+    history = history_along(entries, m.history, summed)
+    new = replace(m, labels=tuple(labels), fixed=simplify(fixed), product_of=frozenset(), history=history, shares=None)
 
     def drop(x: Ids) -> Ids:
         return x if keepdim else x.reshape([n for i, n in enumerate(x.shape) if i not in summed])
@@ -139,12 +164,22 @@ def reduce(
 
 
 def contract(
-    entries: Entries, a: Marks, b: Marks, spec: str, sizes: dict[str, int], why: str, averaged: str = ""
+    entries: Entries, a: Marks, b: Marks, spec: str, sizes: dict[str, int], why: str, averaged: Operand = ""
 ) -> tuple[Marks, dict[str, Ids]]:
-    """Marks of ``einsum(spec, a, b)``, and the entries of both operands on summed and kept axes.
+    """Take ``einsum(spec, a, b)``.
 
-    The entries come under ``a_summed``, ``a_kept``, ``b_summed`` and ``b_kept``. ``averaged``: the operand, ``a`` or
-    ``b``, of which the other one's weights make a mean.
+    Args:
+        entries: the ledger of all entries.
+        a: the first operand.
+        b: the second operand.
+        spec: the einsum, such as ``"bi,oi->bo"``.
+        sizes: the length of the axis of each letter.
+        why: the operation, for messages.
+        averaged: the operand of which the other one, weights that are 1 in sum, makes a mean; empty for none.
+
+    Returns:
+        The marks of the result, and the operands' entries on summed and kept axes, under ``a_summed``, ``a_kept``,
+        ``b_summed`` and ``b_kept``.
     """
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
@@ -154,12 +189,12 @@ def contract(
     b = b.placed([order.index(c) for c in right], shape)
     labels, fixed = meet(entries, a, b, why)
     summed = list(range(len(output), len(order)))
-    form = None
+    history = None
     if averaged:
-        form = formed_along(
-            entries, (a if averaged == "a" else b).form, summed, f"are averaged at several places by {why}"
+        history = history_along(
+            entries, (a if averaged == "a" else b).history, summed, f"are averaged at several places by {why}"
         )
-    joint = Marks(tuple(shape), labels, fixed, form=form)
+    joint = Marks(tuple(shape), labels, fixed, history=history)
     result, _ = reduce(entries, joint, summed, False, why) if summed else (joint, None)
     found = {}
     for side, m in (("a", a), ("b", b)):
@@ -170,22 +205,22 @@ def contract(
     return result, found
 
 
-def formed_along(entries: Entries, form: Ids | None, axes: Iterable[int], uneven: str = "") -> Ids | None:
-    """What was done to the values along the axes, as one number each: theirs, or where they differ, one for all."""
-    if form is None:
+def history_along(entries: Entries, history: Ids | None, axes: Iterable[int], uneven: str = "") -> Ids | None:
+    """Return one history for all values along the axes: theirs, or where they differ, a new one."""
+    if history is None:
         return None
-    own = tuple(a for a in axes if form.shape[a] > 1)
+    own = tuple(a for a in axes if history.shape[a] > 1)
     if not own:
-        return form
-    rows = np.moveaxis(form, own, range(len(own))).reshape(int(np.prod([form.shape[a] for a in own])), -1)
-    numbers = [entries.form(("places", *np.unique(row).tolist()), uneven) if len(set(row.tolist())) > 1 else int(row[0])
-               for row in rows.T]  # fmt: skip
-    return np.array(numbers).reshape([1 if a in own else n for a, n in enumerate(form.shape)])
+        return history
+    rows = np.moveaxis(history, own, range(len(own))).reshape(int(np.prod([history.shape[a] for a in own])), -1)
+    steps = [("places", *np.unique(row).tolist()) for row in rows.T]
+    numbers = [int(row[0]) if len(step) == 2 else entries.history_number(step, uneven)
+               for step, row in zip(steps, rows.T, strict=True)]  # fmt: skip
+    return np.array(numbers).reshape([1 if a in own else n for a, n in enumerate(history.shape)])
 
 
-def after(entries: Entries, m: Marks, step: Sequence[str], uneven: str = "") -> Marks:
-    """Marks after one more thing was done to the units' values."""
-    old = np.zeros((1,) * len(m.shape), dtype=np.int64) if m.form is None else m.form
-    numbers, where = np.unique(old, return_inverse=True)
-    new = np.array([entries.form((*step, int(i)), uneven) for i in numbers])
-    return replace(m, form=new[where].reshape(old.shape))
+def with_step(entries: Entries, m: Marks, step: Sequence[str], uneven: str = "") -> Marks:
+    """Return the marks after one more step of the units' history; ``uneven``: see :meth:`Entries.history_number`."""
+    numbers, where = np.unique(m.histories, return_inverse=True)
+    new = np.array([entries.history_number((*step, int(i)), uneven) for i in numbers])
+    return replace(m, history=new[where].reshape(m.histories.shape))
