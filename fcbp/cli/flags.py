@@ -156,6 +156,7 @@ def run_arguments(flags: Sequence[Flag]) -> type:
         ("address", flag(str | None, "of the Ray cluster, such as auto", "a new one on this machine"), None),
         ("members_at_once", flag(int | None, "the most members side by side", "what fits into memory"), None),
         ("checkpoint_every", flag(float, "seconds between two checkpoints", "60"), 60.0),
+        ("json", flag(bool, "print JSON in place of the tables", "False"), False),
     ]
     taken = {name for name, *_ in fields}
     for one in flags:
