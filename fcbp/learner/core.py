@@ -160,10 +160,8 @@ def make_learner(
     begin = _beginning(model, units, make_optimizer({}), method, counts=schedule is not None)
 
     def init(key: Int64[Tensor, ""]) -> LearnerState:
-        state = begin(key, draw)
-        if not method.renews:
-            return state
-        return state._replace(renewal=(random.fold_in(key, RENEWAL), torch.zeros_like(key)))
+        renewal = (random.fold_in(key, RENEWAL), torch.zeros_like(key))
+        return begin(key, draw)._replace(renewal=renewal) if method.renews else begin(key, draw)
 
     def renew(state: LearnerState, new_task: Bool[Tensor, ""]) -> LearnerState:
         return _renewed(state, new_task, begin, draw if redraw is None else redraw) if method.renews else state
