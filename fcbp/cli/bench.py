@@ -12,6 +12,7 @@ from fcbp.cli.run import REPORT_SEEDS, TUNE_SEEDS, notes_on_stderr, places
 from fcbp.names import lookup
 from fcbp.paths import expanded
 from fcbp.sweeps.files import fresh
+from fcbp.sweeps.places import Cluster
 
 __all__ = ["Bench"]
 
@@ -36,7 +37,7 @@ class Bench:
     """cpu or cuda"""
     devices: tuple[str, ...] = ()
     """all, a number of processes, or names"""
-    backend: str | None = None
+    backend: Cluster | None = None
     """ray runs the members as tasks of a cluster"""
     address: str | None = None
     """of the Ray cluster, such as auto"""
