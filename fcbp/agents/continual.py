@@ -13,10 +13,10 @@ the slope of the units, which is 0.01 here and 0.1 there.
 
 ``ant`` and ``slippery-ant`` are those of Dohare et al. (Nature 632, 2024), with their settings: one environment, 2,048
 steps an iteration, 10 epochs of 16 minibatches, two layers of 256 rectified units, Adam with step size 1e-4, an ending
-of the time limit taken for one of the problem. The friction of Slippery Ant is log-uniform from 0.02 to 2. Theirs changes
-at the end of the first episode after 2 million steps; here it changes with the first iteration after them, and a new
-episode begins with it. Their runs with CBP add ``--beta1 0.99 --beta2 0.99 --weight-decay 1e-4 --replacement-rate 1e-4
---maturity-threshold 10000``.
+of the time limit taken for one of the problem. The friction of Slippery Ant is log-uniform from 0.02 to 2. Theirs
+changes at the end of the first episode after 2 million steps; here it changes with the first iteration after them, and
+a new episode begins with it. Their runs with CBP add ``--beta1 0.99 --beta2 0.99 --weight-decay 1e-4
+--replacement-rate 1e-4 --maturity-threshold 10000``.
 
 >>> program = continual_cartpole()
 >>> program.task_length, float(program.numbers["step_size"])
