@@ -235,3 +235,17 @@ def test_labels_are_moved_apart_and_keep_their_order():
 def test_what_is_kept_is_plain_data(tuned):
     assert json.dumps([dict(choice.setting) for choice in tuned.choices])
     assert analysis.experiment_of(tuned.report)["steps"] == 60
+
+
+def test_settings_that_are_kept_apart_are_chosen_and_reported_apart(tmp_path):
+    rows = [{"method": "bp", "step_size": s, "momentum": m} for s in (0.01, 0.003) for m in (0.0, 0.9)]
+    base = BASE.replace(steps=4, bin=2)
+    found = tuning.tune(base, rows, apart=["momentum"], out=tmp_path / "run", **HOW)
+    assert found.budgets == {"bp": 2, "bp with momentum 0.9": 2}
+    assert [choice.setting["momentum"] for choice in found.choices] == [0.0, 0.9]
+    assert "bp with momentum 0.9" in tuning.table(found)
+    assert tuning.resume(tmp_path / "run", progress=False).budgets == found.budgets
+    with pytest.raises(ValueError, match="which holds another tuning: apart is"):
+        tuning.tune(base, rows, out=tmp_path / "run", resume=True, **HOW)
+    with pytest.raises(ValueError, match="apart has 'momntum', which no setting has"):
+        tuning.tune(base, rows, apart=["momntum"], **HOW)

@@ -97,7 +97,8 @@ def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
             )
         kind = type(default[0]) if isinstance(default, tuple) and default else type(default)
         kind = str if default is None or kind in (tuple, list) else kind
-        flags.append(Flag(name, kind, documents.get(name, ""), _text(default), isinstance(default, (tuple, list))))
+        several = isinstance(default, (tuple, list))
+        flags.append(Flag(name, kind, documents.get(name, ""), _text(default), several, default is None))
     program = maker.make([{}])
     for name, value in program.numbers.items():
         flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
