@@ -7,9 +7,11 @@ import pytest
 import xarray
 
 import fcbp
-from fcbp import analysis, bench, sweeps, tuning
+from fcbp import analysis, bench, loop, sweeps, tuning
 from fcbp.bench.picture import spread
 from fcbp.cli import main
+from fcbp.experiment import build_program
+from fcbp.sweeps import advance, population
 
 BASE = fcbp.Experiment(method="bp", steps=60, bin=20, metrics=("weight_magnitude",))
 ROWS = [
@@ -212,6 +214,22 @@ def test_the_suite_writes_a_page_and_goes_on(tmp_path, capsys):
     assert (status, again) == (0, shown)
     status, _, errors = command("bench", "digit", capsys=capsys)
     assert (status, "did you mean 'digits'" in errors or "expected one of digits" in errors) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", dict.fromkeys(row["method"] for row in bench.SUITES["digits"].problems[0].settings))
+def test_the_suites_methods_suit_lanes(method):
+    """A compiled scan of these steps takes many times as long, and minutes to compile."""
+    problem = bench.SUITES["digits"].problems[0]
+    row = next(row for row in problem.settings if row["method"] == method)
+    run = problem.experiment.replace(**row)
+    side_by_side = population.population(build_program([run]), compile=True, device="cpu")
+    carry = side_by_side.start([0, 1, 2], [run.numbers()] * 15, 15, 3)
+    steps = side_by_side.advance
+    _, batches = steps.sample(carry, 1)
+    ours = (carry.members, carry.settings, steps.zeros(carry))
+    choice = loop.explain(steps.steps.given, ours, advance.laid_out(batches, carry.stream_of))
+    assert choice.backend == "lanes", choice
 
 
 def test_the_suite_gives_every_method_the_same_budget():
