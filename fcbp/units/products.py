@@ -146,7 +146,7 @@ def _swapped(spec: str) -> str:
 
 
 def _spreads(call: Call, source: Marks, matrix: Marks, spec: str, sizes: dict[str, int]) -> bool:
-    """Whether a matrix that is no parameter, such as a graph's adjacency, makes several sums of each unit's values."""
+    """Tell whether a matrix that is no parameter, as a graph's adjacency, makes several sums of each unit's values."""
     buffers = {slot.name for slot in call.ledger.slots if slot.is_buffer}
     if not matrix.origin <= buffers:
         return False
@@ -183,7 +183,7 @@ def _record_reading(call: Call, source: Marks, weight: Marks, makes: Ids, reads:
 
 
 def _is_expanded(m: Marks) -> bool:
-    """Whether a tensor repeats itself along an axis, or along a part of an axis that was flattened."""
+    """Tell whether a tensor repeats itself along an axis, or along a part of an axis that was flattened."""
     arrays = [*m.labels, *(f.values for f in m.fixed)]
     if any(len(np.unique(own)) < len(own) for own in (x[x >= 0] for x in m.labels)):
         return True
