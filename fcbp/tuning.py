@@ -259,7 +259,8 @@ def _prepared(path: Path, kept: Mapping[str, Any], resume: bool) -> Path:
 
 
 def _plain(kept: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(kept), default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(kept), default=str))
+    return plain
 
 
 def _choose(

@@ -257,7 +257,8 @@ class _Agent:
         length = self.world.task_length
         rounds = state.round if length is None or not self.built.method.renews else state.round % length
         share = (rounds * (self.copies * self.horizon) / settings["explore_steps"]).clamp(max=1)
-        return settings["explore_first"] + share * (settings["explore_last"] - settings["explore_first"])
+        chance: Tensor = settings["explore_first"] + share * (settings["explore_last"] - settings["explore_first"])
+        return chance
 
     def _choose(self, observations: Tensor, noise: Tensor, chooser: Any) -> tuple[Tensor, tuple[()]]:
         params, exploring = chooser

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import optree
 import torch
@@ -40,6 +40,7 @@ from fcbp.agents.parts import (
     make_program,
     make_world,
 )
+from fcbp.agents.policies import PolicyName
 from fcbp.agents.rollout import (
     Copies,
     Rollout,
@@ -54,7 +55,7 @@ from fcbp.envs import Environment
 from fcbp.envs.changes import Change
 from fcbp.learner import LearnerState
 from fcbp.methods import Kind
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.program import Program
 from fcbp.units import forward_with_features
 
@@ -106,7 +107,7 @@ def ppo(
     task_length: int | None = None,
     time_limit: int | None = None,
     method: str | Kind = "bp",
-    policy: str | None = None,
+    policy: PolicyName | None = None,
     hidden: tuple[int, ...] = (64, 64),
     activation: str = "tanh",
     shared: bool = False,
@@ -117,7 +118,7 @@ def ppo(
     epochs: int = 4,
     minibatch: int = 256,
     schedule: str | None = None,
-    normalize_advantages: str = "minibatch",
+    normalize_advantages: Advantages = "minibatch",
     normalize_observations: bool = False,
     normalize_rewards: bool = False,
     clip_values: bool = False,
@@ -180,7 +181,7 @@ def ppo(
     built = make_agent_learner(
         network,
         size,
-        make_objective(found, normalize_advantages=normalize_advantages, clip_values=clip_values),  # type: ignore[arg-type]
+        make_objective(found, normalize_advantages=normalize_advantages, clip_values=clip_values),
         method=method,
         activation=activation,
         initializer=initializer,
@@ -207,9 +208,8 @@ def ppo(
     return make_program(agent, world, {**NUMBERS, **world.numbers}, built, ("policy_loss", "value_loss"))
 
 
-def _check_batch(steps: int, minibatch: int, normalize_advantages: str) -> None:
-    if normalize_advantages not in get_args(Advantages):
-        raise unknown("normalize_advantages", normalize_advantages, get_args(Advantages))
+def _check_batch(steps: int, minibatch: int, normalize_advantages: Advantages) -> None:
+    check_option("normalize_advantages", normalize_advantages, Advantages)
     if minibatch > steps:
         raise ValueError(
             f"minibatch is {minibatch}; expected at most the steps of an iteration, copies x horizon {steps}"
@@ -384,7 +384,8 @@ class _Agent:
         updates = self.epochs * number // self.minibatch
 
         def cut(x: Tensor) -> Tensor:
-            return x[orders].unflatten(0, (updates, self.minibatch))
+            minibatches: Tensor = x[orders].unflatten(0, (updates, self.minibatch))
+            return minibatches
 
         last = torch.arange(updates, device=ends.device) == updates - 1
         both: Any = (observations, batch)

@@ -86,13 +86,14 @@ def _data(words: Sequence[str]) -> Callable[[], int]:
     import tyro
 
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
-    return tyro.extras.subcommand_cli_from_dict(
+    command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
         {name: positional(kind) for name, kind in DATA_COMMANDS.items()},
         prog="fcbp data",
         description="Data sets: which there are, downloads, checks.",
         args=list(words),
         sort_subcommands=False,
     )
+    return command
 
 
 @dataclass

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import optree
 import torch
@@ -160,10 +160,8 @@ def make_learner(
     begin = _beginning(model, units, make_optimizer({}), method, counts=schedule is not None)
 
     def init(key: Int64[Tensor, ""]) -> LearnerState:
-        state = begin(key, draw)
-        if not method.renews:
-            return state
-        return state._replace(renewal=(random.fold_in(key, RENEWAL), torch.zeros_like(key)))
+        renewal = (random.fold_in(key, RENEWAL), torch.zeros_like(key))
+        return begin(key, draw)._replace(renewal=renewal) if method.renews else begin(key, draw)
 
     def renew(state: LearnerState, new_task: Bool[Tensor, ""]) -> LearnerState:
         return _renewed(state, new_task, begin, draw if redraw is None else redraw) if method.renews else state
@@ -244,7 +242,7 @@ def _renewed(
     new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())
     old: Any = state._replace(renewal=())
     chosen: Any = optree.tree_map(lambda a, b: torch.where(new_task, a, b), new, old, none_is_leaf=True)
-    return chosen._replace(renewal=(key, tasks))
+    return cast(LearnerState, chosen._replace(renewal=(key, tasks)))
 
 
 def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Callable[..., Any]:

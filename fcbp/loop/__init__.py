@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import optree
 import torch
@@ -15,7 +15,7 @@ from fcbp.checks import arguments, shown
 from fcbp.loop.compiler import check_compiler_for, limited_compiler
 from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
-from fcbp.names import unknown
+from fcbp.names import check_option
 
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
@@ -37,7 +37,8 @@ __all__ = [
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
-BACKENDS = ("lanes", "scan", "eager")
+BackendName = Literal["lanes", "scan", "eager"]
+"""Lanes of vectors, the compiled scan, or a loop in Python."""
 
 
 SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
@@ -46,7 +47,7 @@ SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
 class Choice(NamedTuple):
     """A backend and why."""
 
-    backend: str
+    backend: BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
     reason: str
 
@@ -66,7 +67,7 @@ def scan(
     length: int | None = None,
     *,
     compile: bool = True,
-    backend: str | None = None,
+    backend: BackendName | None = None,
 ) -> tuple[Any, Any]:
     """Run ``carry, y = step(carry, x)`` over the leading axis of ``xs``; the semantics of ``jax.lax.scan``.
 
@@ -109,8 +110,8 @@ def scan(
         >>> scan(step, torch.tensor(0.0), torch.tensor([1.0, 2.0, 3.0]), backend="eager")
         (tensor(6.), tensor([1., 3., 6.]))
     """
-    if backend is not None and backend not in BACKENDS:
-        raise unknown("backend", backend, BACKENDS)
+    if backend is not None:
+        check_option("backend", backend, BackendName)
     _check_step(step)
     length = _length(xs, length)
     leaves, spec = _carry_leaves(carry)

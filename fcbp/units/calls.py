@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch._ops import OpOverload
 
-from fcbp.units.entries import Ids
+from fcbp.units.entries import Ids, Unevenness
 from fcbp.units.ledger import Event, Kind, Ledger
 from fcbp.units.marks import Marks, varying
 from fcbp.units.meeting import with_step
@@ -124,9 +124,9 @@ def flow_out(ledger: Ledger, marks: Marks, to: str) -> None:
         ledger.forbid(ids, f"{why} reads them without a weight and passes the result to {to}")
 
 
-def mark_uneven(call: Call, m: Marks, why: str) -> Marks:
-    """Note that a constant unit is not constant in a result."""
-    return with_step(call.ledger, m, [call.name, f"call {len(call.ledger.histories)}"], why)
+def mark_uneven(call: Call, m: Marks, why: str, entries: Ids | None = None) -> Marks:
+    """Note that a constant unit is not constant in a result: all units, or the units of these entries alone."""
+    return with_step(call.ledger, m, [call.name, f"call {len(call.ledger.histories)}"], Unevenness(why, entries))
 
 
 def opaque(call: Call, x: Tensor) -> Marks:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Entries", "Ids", "Slot"]
+__all__ = ["Entries", "Ids", "Slot", "Unevenness"]
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -47,6 +47,13 @@ def _none() -> Ids:
     return np.zeros(0, dtype=np.int64)
 
 
+class Unevenness(NamedTuple):
+    """A reason for which a constant unit is not constant, and the entries whose units it concerns; ``None`` for all."""
+
+    why: str
+    entries: Ids | None = None
+
+
 @dataclass
 class Entries:
     """The entries of all parameter axes, and the facts that a trace finds about them.
@@ -57,7 +64,7 @@ class Entries:
         ties: pairs of arrays of equal lengths, whose entries at equal positions are one unit.
         distinctions: entries that were told apart, and the reason.
         histories: the number of each history of a unit's values (see ``Marks.history``), by its steps.
-        uneven: histories after which a constant unit is not constant, and the reason.
+        uneven: histories after which a constant unit is not constant, each with the reasons.
     """
 
     slots: list[Slot] = field(default_factory=list)
@@ -65,10 +72,10 @@ class Entries:
     ties: list[tuple[Ids, Ids]] = field(default_factory=list)
     distinctions: list[tuple[Ids, str]] = field(default_factory=list)
     histories: dict[tuple[Hashable, ...], int] = field(default_factory=dict)
-    uneven: dict[int, str] = field(default_factory=dict)
+    uneven: dict[int, tuple[Unevenness, ...]] = field(default_factory=dict)
     _last_colour: int = 0
 
-    def history_number(self, steps: tuple[Hashable, ...], uneven: str = "") -> int:
+    def history_number(self, steps: tuple[Hashable, ...], uneven: Unevenness | None = None) -> int:
         """Number a history of a unit's values; equal histories have one number.
 
         Args:
@@ -78,9 +85,9 @@ class Entries:
         """
         if steps not in self.histories:
             number = self.histories[steps] = len(self.histories) + 1
-            before = [self.uneven[i] for i in steps if isinstance(i, int) and i in self.uneven]
+            before = [why for i in steps if isinstance(i, int) for why in self.uneven.get(i, ())]
             if uneven or before:
-                self.uneven[number] = uneven or before[0]
+                self.uneven[number] = (*([uneven] if uneven else []), *before)
         return self.histories[steps]
 
     def slot(self, name: str, axis: int, size: int, is_buffer: bool) -> Ids:

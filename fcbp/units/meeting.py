@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fcbp.units.entries import Entries, Ids
+from fcbp.units.entries import Entries, Ids, Unevenness
 from fcbp.units.marks import Fixed, Marks, axes_of, numbered, simplify, without
 
 __all__ = ["Operand", "contract", "history_along", "innermost", "meet", "reduce", "tell_apart", "with_step"]
@@ -205,7 +205,9 @@ def contract(
     return result, found
 
 
-def history_along(entries: Entries, history: Ids | None, axes: Iterable[int], uneven: str = "") -> Ids | None:
+def history_along(
+    entries: Entries, history: Ids | None, axes: Iterable[int], uneven: Unevenness | None = None
+) -> Ids | None:
     """Return one history for all values along the axes: theirs, or where they differ, a new one."""
     if history is None:
         return None
@@ -219,7 +221,7 @@ def history_along(entries: Entries, history: Ids | None, axes: Iterable[int], un
     return np.array(numbers).reshape([1 if a in own else n for a, n in enumerate(history.shape)])
 
 
-def with_step(entries: Entries, m: Marks, step: Sequence[str], uneven: str = "") -> Marks:
+def with_step(entries: Entries, m: Marks, step: Sequence[str], uneven: Unevenness | None = None) -> Marks:
     """Return the marks after one more step of the units' history; ``uneven``: see :meth:`Entries.history_number`."""
     numbers, where = np.unique(m.histories, return_inverse=True)
     new = np.array([entries.history_number((*step, int(i)), uneven) for i in numbers])

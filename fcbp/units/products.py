@@ -133,8 +133,9 @@ def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int], un
     number = _record_reading(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"], uneven)
     whole = weight.origin if weight.history is None else frozenset()
     result = replace(result, is_activation=True, makers=1 << number, product_of=whole)
-    if _spreads(call, *((x, w, spec) if side == "b" else (w, x, _swapped(spec))), sizes):
-        return mark_uneven(call, result, f"are weighted by the entries of a matrix in {call.where}")
+    spread = _spread(*((x, w, spec) if side == "b" else (w, x, _swapped(spec))), sizes)
+    if len(spread):
+        return mark_uneven(call, result, f"are weighted by the entries of a matrix in {call.where}", spread)
     return result
 
 
@@ -145,18 +146,23 @@ def _swapped(spec: str) -> str:
     return f"{right},{left}->{output}"
 
 
-def _spreads(call: Call, source: Marks, matrix: Marks, spec: str, sizes: dict[str, int]) -> bool:
-    """Tell whether a matrix that is no parameter, as a graph's adjacency, makes several sums of each unit's values."""
-    buffers = {slot.name for slot in call.ledger.slots if slot.is_buffer}
-    if not matrix.origin <= buffers:
-        return False
+def _spread(source: Marks, matrix: Marks, spec: str, sizes: dict[str, int]) -> Ids:
+    """Find the entries whose units a matrix passes on as several sums of their values, each with weights of its own.
+
+    A graph's adjacency does so, and so do the weights that mix positions or tokens.
+    """
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
     summed = any(c not in output and sizes[c] > 1 for c in right)
     several = any(c in output and c not in left and sizes[c] > 1 for c in right)
     met = {right[a] for label in matrix.labels for a in axes_of(label)}
-    places = [[left[a] for a in axes_of(label)] for label in source.labels]
-    return summed and several and any(all(c in output and c not in met for c in own) for own in places)
+    passed = [
+        label.ravel()
+        for label in source.labels
+        if all(left[a] in output and left[a] not in met for a in axes_of(label))
+    ]
+    ids = np.unique(np.concatenate(passed)) if summed and several and passed else np.zeros(0, dtype=np.int64)
+    return ids[ids >= 0]
 
 
 def _averaged(x: Marks, w: Marks, spec: str) -> Operand:

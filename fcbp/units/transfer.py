@@ -83,7 +83,8 @@ def _obstacle(ledger: Ledger, root: Ids, unit: int, leaf: str, measured: str) ->
 def _uneven(ledger: Ledger, root: Ids, unit: int, leaf: str, found: set[int]) -> list[str]:
     """List reasons for which a constant unit does not add the same everywhere through a weight."""
     here = [e.uneven for e in ledger.events if leaf in e.names and e.uneven and _has(root, unit, e)]
-    return here + [ledger.uneven[history] for history in sorted(found) if history in ledger.uneven]
+    reasons = [reason for history in sorted(found) for reason in ledger.uneven.get(history, ())]
+    return here + [why for why, entries in reasons if entries is None or np.isin(unit, root[entries])]
 
 
 def _has(root: Ids, unit: int, event: Event) -> bool:

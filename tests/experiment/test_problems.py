@@ -150,6 +150,36 @@ def test_data_that_do_not_suit_are_told_before_any_work(words, message, tmp_path
     assert message in capsys.readouterr().err
 
 
+def spoilt(array, value):
+    array = array.copy()
+    array.flat[7] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "message"),
+    [
+        (lambda x, y: (spoilt(x, np.nan), y), [], "x_train has numbers that are NaN or infinite"),
+        (lambda x, y: (spoilt(x, -np.inf), y), [], "x_train has numbers that are NaN or infinite"),
+        (lambda x, y: (x, spoilt(y, -1)), [], "y_train has targets -1 to 2"),
+        (lambda x, y: (x, y + 0.5), [], "y_train is float64"),
+        (lambda x, y: (x, y[:-1]), [], "x_train has 60 inputs and 59 targets"),
+        (lambda x, y: (x[:0], y[:0]), [], "no example to learn from"),
+        (lambda x, y: (x, y * 0), [], "expected 2 classes or more"),
+        (lambda x, y: (x, y), ["--batch-size", "61"], "batch_size is 61; expected at most the 60 examples"),
+        (lambda x, y: (x, y), ["--network", "lenet"], "network is 'lenet'"),
+    ],
+)
+def test_own_data_that_cannot_be_learned_from_are_told_before_any_work(spoil, words, message, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x, y = spoil(rng.random((60, 1, 4, 4)).astype(np.float32), np.arange(60) % 3)
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+    out = tmp_path / "run"
+    assert cli.main(["run", "permuted-digits", "--dataset", str(tmp_path / "own.npz"), *words, "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_calendar_is_the_list_of_its_batches():
     for calendar in (
         Calendar((4, 6), (2, 3), "first"),

@@ -24,7 +24,7 @@ import fcbp
 from fcbp import lanes, loop
 from fcbp.lanes import build
 from fcbp.lanes.emit import emit
-from fcbp.lanes.ir import at, bounds, code, divided, plus, substitute, times, variable
+from fcbp.lanes.indices import at, bounds, code, divided, plus, substitute, times, variable
 from fcbp.loop import choice
 
 pytestmark = pytest.mark.compiled
