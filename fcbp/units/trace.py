@@ -61,7 +61,7 @@ class Tracer(TorchDispatchMode):
     """
 
     def __init__(self, ledger: Ledger):
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.ledger = ledger
         self.modules: list[tuple[str, Marks | None]] = []
         self.aliases: dict[int, list[weakref.ref[Tensor]]] = {}
