@@ -13,9 +13,10 @@ import optree
 import torch
 from torch import Tensor
 
-from fcbp import loop
 from fcbp.checks import arguments, shown
 from fcbp.concrete import is_plain
+from fcbp.loop import scanning
+from fcbp.loop.program import check_carry
 
 __all__ = ["compiling", "nested"]
 
@@ -79,7 +80,7 @@ def nested(
     fixed_leaves, fixed_spec = optree.tree_flatten(fixed)
     if not all(isinstance(leaf, Tensor) for leaf in fixed_leaves):
         # Plain numbers, whose ranges a step checks, stay as they are.
-        return loop.scan(lambda carry, x: step(carry, x, fixed), carry, xs, length, compile=False)
+        return scanning.scan(lambda carry, x: step(carry, x, fixed), carry, xs, length, compile=False)
     x_leaves, x_spec = optree.tree_flatten(xs)
     entry = _entry(step, spec, fixed_spec, x_spec, length)
     # Within an operator torch's tape records nothing: a step that differentiates by it needs none around it.
@@ -128,7 +129,7 @@ def _entry(step: Callable[..., Any], spec: Any, fixed_spec: Any, x_spec: Any, le
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise ValueError(f"step gives {shown(pair)}; expected a pair (carry, y)")
             new, y = pair
-            loop.check_carry(leaves, spec, new)
+            check_carry(leaves, spec, new)
             y_leaves, found = optree.tree_flatten(y)
             y_spec[:] = [found]
             return (optree.tree_leaves(new), fixed_leaves), y_leaves
@@ -148,9 +149,10 @@ def _run(leaves: list[Tensor], fixed: list[Tensor], xs: list[Tensor], number: in
     with torch.no_grad():
         backend = None
         if compile == "lanes":
-            backend = loop.explain(entry.step, (leaves, fixed), xs or None).backend
+            backend = scanning.explain(entry.step, (leaves, fixed), xs or None).backend
             backend = backend if backend == "lanes" else "eager"
-        (new, _), ys = loop.scan(entry.step, (leaves, fixed), xs, entry.length, compile=bool(compile), backend=backend)
+        carry, compiled = (leaves, fixed), bool(compile)
+        (new, _), ys = scanning.scan(entry.step, carry, xs, entry.length, compile=compiled, backend=backend)
     # An operator's results share no memory with its arguments.
     given = {leaf.untyped_storage().data_ptr() for leaf in (*leaves, *fixed, *xs)}
     return [x.clone() if x.untyped_storage().data_ptr() in given else x for x in (*new, *ys)]

@@ -1,4 +1,4 @@
-"""Unit groups: where a network's hidden units keep their numbers, and how to find them."""
+"""Unit groups: the places of a network's hidden units in its parameters, and the search for them."""
 
 from fcbp.units.checks import check_features, check_units
 from fcbp.units.explain import Explanation, explain

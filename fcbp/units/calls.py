@@ -111,7 +111,7 @@ class Call:
 
 
 Rule = Callable[[Call], Marks | list[Marks]]
-"""A rule returns the marks of an operation's first result, or those of all results."""
+"""The rule of an operation: it returns the marks of the first result, or those of all results."""
 
 Table = Mapping[Rule, tuple[str, ...]]
 """Rules, each with the names of the operations that it is for, as ``aten.<name>`` without a last ``_`` (in place)."""

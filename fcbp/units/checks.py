@@ -1,10 +1,10 @@
-"""Whether groups fit the parameters, buffers and activations that they name."""
+"""Checks of groups against the parameters, buffers and activations that they name."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import optree
 from torch import Tensor
@@ -18,6 +18,7 @@ __all__ = ["check_features", "check_units"]
 
 
 def _check_slice(group: UnitGroup, role: str, s: Slice, params: Any) -> None:
+    """Check one slice of a group against the leaf that it names."""
     where = f"units: group {group.name!r}, {role}: {s}"
     try:
         leaf = tree.get(params, s.path)
@@ -47,12 +48,18 @@ def _check_slice(group: UnitGroup, role: str, s: Slice, params: Any) -> None:
 
 
 def _some_paths(params: Any) -> str:
+    """List the first paths of a pytree for a message."""
     return ", ".join(map(str, optree.tree_paths(params)[:4]))
 
 
 @arguments
 def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
     """Check groups against the parameters (and buffers) that they name.
+
+    Args:
+        units: the groups.
+        params: the parameters, a pytree.
+        buffers: the buffers by name; without them, the groups' buffers are not checked.
 
     Raises:
         ValueError: a group names a missing leaf or an axis out of range, its sizes disagree, a leaf is not
@@ -104,13 +111,15 @@ def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, T
                 )
 
 
-def _side(role: str) -> str:
-    return {"outgoing": "reads", "direction": "reads", "running_mean": "buffers", "running_var": "buffers"}.get(
-        role, "makes"
-    )
+def _side(role: str) -> Literal["makes", "reads", "buffers"]:
+    """Say whether the slices of a role make units or read them, or lie in buffers; within a side none overlap."""
+    if role in ("running_mean", "running_var"):
+        return "buffers"
+    return "reads" if role in ("outgoing", "direction") else "makes"
 
 
-def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, Slice, Any]]:
+def _slices(group: UnitGroup, params: Any, buffers: Mapping[str, Tensor] | None) -> Iterable[tuple[str, Slice, Any]]:
+    """Yield the slices of a group, each with its role and the tree that it lies in."""
     for role in ("incoming", "outgoing", "direction", *FRESH):
         yield from ((role, s, params) for s in getattr(group, role))
     if buffers is not None:
@@ -119,11 +128,12 @@ def _slices(group: UnitGroup, params: Any, buffers: Any) -> Iterable[tuple[str, 
 
 
 def _outputs(s: Slice, weight: Tensor) -> tuple[int, ...]:
-    """The shape of a consumer's outputs: the first axis of its weight other than the one that reads units."""
+    """Return the shape of a consumer's outputs: the first axis of its weight other than the one that reads units."""
     return weight.movedim(s.axis, -1).shape[:-1][:1]
 
 
 def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) -> None:
+    """Check one entry of ``outgoing_bias`` against the weight that it belongs to."""
     where = f"units: group {group.name!r}, outgoing_bias {tree.show(path)}"
     try:
         bias = tree.get(params, path)
@@ -143,6 +153,10 @@ def _check_outgoing_bias(group: UnitGroup, s: Slice, path: Path, params: Any) ->
 def check_features(units: Iterable[UnitGroup], features: Mapping[str, Tensor]) -> None:
     """Check that ``features`` holds every group's activation with its unit axis in place.
 
+    Args:
+        units: the groups.
+        features: activations by group name, as ``forward_with_features`` returns them.
+
     Raises:
         ValueError: a group's activation is missing, or its unit axis does not match the group.
     """
@@ -161,5 +175,5 @@ def check_features(units: Iterable[UnitGroup], features: Mapping[str, Tensor]) -
 
 
 def unit_axis_sizes(group: UnitGroup) -> set[int]:
-    """Lengths that the unit axis of the activation may have: the units, or units times flattened positions."""
+    """Return the lengths that the unit axis of the activation may have: units, or units times flattened positions."""
     return {group.size} | {group.size * s.count for s in group.outgoing}

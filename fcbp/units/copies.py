@@ -1,4 +1,4 @@
-"""Copies of a module, whatever tensors its attributes hold."""
+"""Copies of modules whose attributes may hold any tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["copied"]
 
 
 class _Detached(TorchFunctionMode):
-    """Copies tensors that have a history without it; torch refuses to copy them."""
+    """While it is entered, copies of tensors have no history; torch refuses to copy tensors that have one."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -28,9 +28,15 @@ class _Detached(TorchFunctionMode):
 
 
 def copied(model: nn.Module, memo: dict[int, Any], caller: str, method: str = "forward") -> nn.Module:
-    """A copy whose forward is ``method``; ``memo`` holds, by ``id``, what takes the place of tensors of the model.
+    """Copy a module.
 
     Tensors that a forward left in attributes (cached features, an auxiliary loss) are copied without their history.
+
+    Args:
+        model: the module.
+        memo: tensors to put in place of the model's, by the ``id`` of these.
+        caller: the function that error messages name.
+        method: the method that is the copy's forward.
 
     Raises:
         ValueError: a part of the model is compiled by ``torch.jit``, or cannot be copied; there is no such method.
@@ -58,7 +64,7 @@ def copied(model: nn.Module, memo: dict[int, Any], caller: str, method: str = "f
 
 
 def _culprit(model: nn.Module) -> str:
-    """The attribute that cannot be copied."""
+    """Name the attribute that cannot be copied."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if name in ("_parameters", "_buffers", "_modules"):

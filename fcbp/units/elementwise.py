@@ -101,7 +101,7 @@ def _met_again(ledger: Ledger, statistics: frozenset[int], m: Marks, is_activati
 
 
 def _stand_apart(label: Ids, m: Marks) -> bool:
-    """Whether none of the units of a label are an operand's."""
+    """Tell whether none of the units of a label are an operand's."""
     own = set(axes_of(label))
     return not any(own & set(axes_of(x)) for x in m.labels)
 

@@ -132,7 +132,7 @@ class Entries:
         self.tell_apart(ids, ids, why)
 
     def differ(self, ids: Ids) -> bool:
-        """Whether it is known that no two of these entries can be exchanged."""
+        """Tell whether it is known that no two of these entries can be exchanged."""
         entries = np.unique(ids[ids >= 0])
         return len(np.unique(self.colour[entries])) == len(entries)
 

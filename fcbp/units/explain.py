@@ -1,4 +1,4 @@
-"""``explain``: what ``find_units`` found, what it left out and why, as a table."""
+"""``explain``: a table of the groups that ``find_units`` finds, and of the units that it leaves out, with reasons."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _EXCLUDED = ("left out", "size", "why")
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """A table of groups; below it what was left out and why. Prints in a terminal, displays in a notebook.
+    """A table of groups, and a table of the units that were left out. It prints in a terminal and shows in a notebook.
 
     Attributes:
         units: the groups, as ``find_units`` returns them.
-        excluded: what was left out: ``name``, ``size`` and ``reason``.
+        excluded: the units that were left out: ``name``, ``size`` and ``reason``.
         notes: remarks by group name.
     """
 
@@ -41,7 +41,7 @@ class Explanation:
         parts = [_text(_COLUMNS, rows) if rows else "no group of units was found"]
         parts += [f"note on {name}: {note}" for name, note in self._notes()]
         if self.excluded:
-            # A blank line, or the second table would be taken for a part of the first.
+            # The blank line keeps the second table from looking like a part of the first.
             parts += ["", _text(_EXCLUDED, _folded([(x.name, str(x.size), x.reason) for x in self.excluded]))]
         return "\n".join(parts)
 
@@ -55,6 +55,7 @@ class Explanation:
         return "\n".join(parts)
 
     def _notes(self) -> list[tuple[str, ...]]:
+        """List group names and remarks, those of repeated blocks as one."""
         return _folded([(g.name, note) for g in self.units for note in self.notes.get(g.name, ())])
 
 
@@ -71,15 +72,15 @@ def explain(
     method: str = "forward",
     **example_kwargs: Any,
 ) -> Explanation:
-    """What :func:`find_units` finds with the same arguments, and what it leaves out and why.
+    """Show the groups that :func:`find_units` finds with the same arguments, and the units that it leaves out, and why.
 
     A slice that is not a whole axis shows where it lies: ``[4:8]``, ``[0:80:16, 16 each]`` for a map of 16 positions
     a channel. Repeated blocks and heads are one row, ``{0..11}`` in place of the numbers in which they differ.
-    Where no group is left, there is no error: the table says why.
+    Where no group is left, the table says why, without an error.
 
     Args:
         model: any module.
-        *example_inputs: what ``method`` takes.
+        *example_inputs: positional arguments of ``method``; values do not matter, shapes and dtypes do.
         include: as for :func:`find_units`, as are all that follow.
         exclude: see there.
         attention_heads: see there.
@@ -87,7 +88,7 @@ def explain(
         groups: see there.
         outputs: see there.
         method: see there.
-        **example_kwargs: keywords that ``method`` takes.
+        **example_kwargs: keyword arguments of ``method``.
 
     Raises:
         ValueError: as :func:`find_units`, but for an empty result.
@@ -109,6 +110,7 @@ def explain(
 
 
 def _row(g: UnitGroup) -> tuple[str, ...]:
+    """Write the row of a group."""
     paths = [show(s.path) for s in g.norm_scale + g.norm_shift + g.running_mean]
     norms = dict.fromkeys(path.rpartition(".")[0] or path for path in paths)
     slopes = [f"slope {_slice(s, g.size)}" for s in g.slope]
@@ -123,11 +125,11 @@ def _row(g: UnitGroup) -> tuple[str, ...]:
 
 
 _NUMBER = re.compile(r"\d+")
-_COUNTER = re.compile(r"(?<![^.])\d+(?=\.)|(?<=:)\d+$")  # of a block in a path, of a head or group after a name
+_COUNTER = re.compile(r"(?<![^.])\d+(?=\.)|(?<=:)\d+$")  # the number of a block in a path, of a head after a name
 
 
 def _folded(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Rows of the same group in repeated blocks and heads as one."""
+    """Write the rows of the same group in repeated blocks and heads as one row."""
     alike: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for row in rows:
         sizes = row[1:2] if row[1:2] and row[1].isdigit() else ()
@@ -137,13 +139,14 @@ def _folded(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def _range(cells: Sequence[str]) -> str:
-    """Texts that differ in numbers alone as one, ``{first..last}`` for each of those."""
+    """Write texts that differ in numbers alone as one, with ``{first..last}`` for each such number."""
     numbers = zip(*(_NUMBER.findall(cell) for cell in cells), strict=True)
     shown = iter(n[0] if len(set(n)) == 1 else f"{{{n[0]}..{n[-1]}}}" for n in numbers)
     return _NUMBER.sub(lambda _: next(shown), cells[0])
 
 
 def _slice(s: Slice, size: int) -> str:
+    """Write a slice: its leaf, its axis and its place on it."""
     place = f"{show(s.path)} ax {s.axis}"
     if s.is_run and s.start == 0 and not s.partial:
         return place

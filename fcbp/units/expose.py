@@ -1,8 +1,8 @@
 """Make the modules of ``torch.nn`` that hand weights to fused functions call the modules that hold them instead.
 
 ``nn.MultiheadAttention`` passes the weight of its ``out_proj`` to a function, and in inference mode the transformer
-layers pass all their weights to one kernel: no module's input is then the activation of the units in between. On a
-copy of a model ``expose`` puts the same computation, written out, in their place.
+layers pass all their weights to one kernel. No module's input is then the activation of the units in between. On a
+copy of a model, ``expose`` replaces these functions by the same computation, written out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 @contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Without the vendors' fused kernels: an LSTM comes down to its products and gates."""
+    """Switch the vendors' fused kernels off while it is entered: an LSTM is then run as products and gates."""
     kernels = [
         (torch._C._get_mkldnn_enabled(), torch._C._set_mkldnn_enabled),
         (torch._C._get_cudnn_enabled(), torch._C._set_cudnn_enabled),
@@ -41,9 +41,9 @@ def plain_kernels() -> Iterator[None]:
 
 
 class Unfused(TorchFunctionMode):
-    """Recurrent layers of a batch of members (``torch.vmap``) step by step; torch has no rule for the fused ones.
+    """While it is entered, recurrent layers of a batch of members (``torch.vmap``) run step by step.
 
-    Where a gradient is taken they come down to their steps by themselves.
+    torch has no batching rule for the fused layers. Where a gradient is taken, torch runs them step by step itself.
     """
 
     def __torch_function__(
@@ -68,7 +68,7 @@ class Unfused(TorchFunctionMode):
 
 
 class WrittenOut(TorchFunctionMode):
-    """Circular padding as parts put beside each other, where torch writes them into an empty tensor."""
+    """While it is entered, circular padding puts parts beside each other; torch writes them into an empty tensor."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -79,6 +79,7 @@ class WrittenOut(TorchFunctionMode):
 
 
 def _pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Pad as ``F.pad`` does."""
     if mode != "circular" or min(pad, default=0) < 0:
         return F.pad(input, pad, mode, value)
     for axis, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
@@ -105,17 +106,17 @@ def expose(model: nn.Module) -> None:
         if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
             module.forward = functools.partial(_attend, module)  # type: ignore[method-assign]
         elif isinstance(module, nn.TransformerEncoderLayer):
-            # The flag that its fast path asks for first.
+            # The fast path asks for this flag first.
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
             module.enable_nested_tensor = False
-            module.forward = functools.partial(_without_a_look, module.forward, "is_causal")  # type: ignore[method-assign]
+            module.forward = functools.partial(_without_causal_test, module.forward, "is_causal")  # type: ignore[method-assign]
         elif isinstance(module, nn.TransformerDecoder):
-            module.forward = functools.partial(_without_a_look, module.forward, "tgt_is_causal")  # type: ignore[method-assign]
+            module.forward = functools.partial(_without_causal_test, module.forward, "tgt_is_causal")  # type: ignore[method-assign]
 
 
-def _without_a_look(forward: Callable[..., Tensor], causal: str, *args: Any, **kwargs: Any) -> Tensor:
-    """``forward`` without a look into the mask's values where it is not told; the mask is applied in either case."""
+def _without_causal_test(forward: Callable[..., Tensor], causal: str, *args: Any, **kwargs: Any) -> Tensor:
+    """Call ``forward`` without a test of whether the mask is causal; the mask is applied in either case."""
     if kwargs.get(causal) is None:
         kwargs[causal] = False
     return forward(*args, **kwargs)
@@ -169,6 +170,7 @@ def _attend(
 
 
 def _project(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    """Project the inputs to queries, keys and values."""
     inputs = (query, key, value)
     biases = [None] * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
     if module.in_proj_weight is None:
@@ -190,7 +192,7 @@ def _mask(
     length: int,
     dtype: torch.dtype,
 ) -> Tensor | None:
-    """Both masks as one that is added to the scores, (batch or 1, heads or 1, length or 1, keys)."""
+    """Join both masks to one that is added to the scores, (batch or 1, heads or 1, length or 1, keys)."""
 
     def added(mask: Tensor) -> Tensor:
         if mask.dtype == torch.bool:

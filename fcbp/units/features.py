@@ -23,18 +23,21 @@ Forward = Callable[..., tuple[Any, dict[str, Float[Tensor, "..."]], dict[str, Te
 
 @arguments
 def forward_with_features(model: nn.Module, units: Iterable[UnitGroup], *, method: str = "forward") -> Forward:
-    """``model`` as a pure function ``(params, buffers, *inputs) -> (output, features, buffers)``.
+    """Make a module a pure function ``(params, buffers, *inputs) -> (output, features, buffers)``.
 
-    ``features`` holds by group name what the group's consumer reads, after activation, norm and pooling: the input of
-    the module that the group's ``activation`` names, or where that is a parameter, what a product, a convolution or a
-    recurrent layer has it read. Several readings in one forward (the steps of a sequence) are further samples.
-    ``buffers`` come back new. ``model`` itself is copied and never touched; the copy has no parameters of its own to
-    train.
+    ``features`` holds, by group name, the activation that the group's consumer reads, after activation function, norm
+    and pooling. It is the input of the module that the group's ``activation`` names; where ``activation`` names a
+    parameter, it is the tensor that a product, a convolution or a recurrent layer combines with the parameter. Several
+    readings in one forward (the steps of a sequence) are further samples. ``buffers`` come back new. ``model`` itself
+    is copied and never touched; the copy has no parameters of its own to train.
 
     Args:
         model: any module; its ``training`` flags are kept as they are now.
         units: groups whose ``activation`` names a module or a parameter of ``model``.
         method: the method that is run, for modules whose forward has another name.
+
+    Returns:
+        The function.
 
     Raises:
         ValueError: a group's ``activation`` names no module and no parameter of ``model``, or nothing reads it in the
@@ -79,11 +82,11 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup], *, metho
     def forward(
         params: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *inputs: Any, **kwargs: Any
     ) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
-        # Batch norm writes its running statistics in place: into copies, then, and not into the caller's.
+        # Batch norm writes its running statistics in place: into these copies instead of the caller's tensors.
         buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         params = dict(params)
         if watched and torch.compiler.is_compiling():
-            # A view of a view does not lead back to the first.
+            # In a compiled program, a view of a view does not lead back to the parameter.
             params = {name: p if p._base is None else p.clone() for name, p in params.items()}
         try:
             with (
@@ -101,6 +104,7 @@ def forward_with_features(model: nn.Module, units: Iterable[UnitGroup], *, metho
 
 
 def _group_activation(group: UnitGroup, calls: list[Tensor]) -> Tensor:
+    """Return a group's activation from all tensors that were read in one forward."""
     axis = group.activation_axis
     if not calls:
         raise ValueError(
@@ -115,7 +119,7 @@ def _group_activation(group: UnitGroup, calls: list[Tensor]) -> Tensor:
 
 
 def _in_order(group: UnitGroup, s: Slice, h: Tensor) -> Tensor:
-    """The group's own part of what a consumer reads through a slice, in the order of the units."""
+    """Take the group's own part of the tensor that a consumer reads through a slice, in the order of the units."""
     axis, count = group.activation_axis, h.shape[group.activation_axis]
     total, (low, high) = group.size * s.count, s.bounds(group.size)
     shift = 0
@@ -146,7 +150,7 @@ def _in_order(group: UnitGroup, s: Slice, h: Tensor) -> Tensor:
 
 
 def _samples(calls: list[Tensor], axis: int) -> Tensor:
-    """Several activations as one: whatever lies beside the unit axis, in whichever call, is a sample."""
+    """Join several activations: all entries beside the unit axis, in any call, are samples."""
     rows = torch.cat([call.movedim(axis, -1).reshape(-1, call.shape[axis]) for call in calls])
     if axis < 0:
         return rows.reshape(*rows.shape, *(1,) * (-axis - 1))

@@ -1,4 +1,4 @@
-"""``find_units``: from what a trace learnt to unit groups."""
+"""``find_units``: the unit groups of a module, from a trace of its forward."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Patterns = str | Iterable[str] | None
 
 @dataclass(frozen=True)
 class Options:
-    """The choices of a call of :func:`find_units`, which documents them."""
+    """The options of a call of :func:`find_units`, which documents them."""
 
     include: Patterns
     exclude: Patterns
@@ -37,7 +37,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Found:
-    """Everything ``find_units`` knows: the groups, what was left out, and remarks by group name."""
+    """The result of a search.
+
+    Attributes:
+        units: the groups.
+        excluded: the units that were left out.
+        notes: remarks by group name.
+    """
 
     units: tuple[UnitGroup, ...]
     excluded: tuple[Excluded, ...]
@@ -57,12 +63,12 @@ def find_units(
     method: str = "forward",
     **example_kwargs: Any,
 ) -> tuple[UnitGroup, ...]:
-    """The unit groups of any module whose forward can be traced.
+    """Find the unit groups of a module; any module whose forward can be traced will do.
 
     The forward is traced on fake tensors: nothing is computed or allocated, and neither the module nor its inputs are
     touched. A group is a set of units that could be exchanged for one another, together with all their weights,
     without changing the network's output, and whose producers and consumers are all parameters. Axes that meet in a
-    sum or product are one group. What is left out, and why, :func:`explain` shows.
+    sum or product are one group. :func:`explain` shows the units that are left out, and the reasons.
 
     A group's name is the path of the module that makes its units first, ``:0``, ``:1``, ... added where one module
     makes several groups (the heads of attention, the groups of a group norm or grouped convolution). Its
@@ -73,12 +79,12 @@ def find_units(
 
     Args:
         model: any module; its training flags are kept as they are.
-        *example_inputs: what its forward takes; values do not matter, shapes and dtypes do.
+        *example_inputs: positional arguments of its forward; values do not matter, shapes and dtypes do.
         include: name patterns (as in ``fnmatch``); only groups that match one are kept.
         exclude: name patterns; groups that match one are left out.
         attention_heads: whether the value channels of each attention head are a group.
-        residual: whether residual streams (sums of a branch and what it was computed from) are groups. Off as in the
-            original, which resets within blocks only.
+        residual: whether residual streams (sums of a branch and the tensor that it was computed from) are groups. Off
+            by default: the published algorithm resets within blocks only.
         groups: groups written by hand, put in place of found groups that they overlap or share a name with.
         outputs: patterns for the outputs that count, by their keys, fields and positions (``"logits"``, ``"0"``,
             ``"cache.*.1"``); units in others, such as a cache, are not left out for that. All count by default.
@@ -116,13 +122,13 @@ def find_units(
 def find(
     model: nn.Module, example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any], options: Options, caller: str
 ) -> Found:
-    """Find what ``find_units`` and ``explain`` share; an empty result is not an error here.
+    """Find groups for ``find_units`` and ``explain``; an empty result is not an error here.
 
     Args:
         model: the module.
         example_inputs: its forward's positional arguments.
         example_kwargs: its forward's keyword arguments.
-        options: the caller's choices.
+        options: the caller's options.
         caller: the function that error messages name.
     """
     outputs = None if options.outputs is None else _patterns(options.outputs)
@@ -150,7 +156,7 @@ def find(
 
 
 def _unique(units: list[UnitGroup]) -> list[UnitGroup]:
-    """Names made distinct: ``:0``, ``:1``, ... where several groups have one."""
+    """Make names distinct: ``:0``, ``:1``, ... are added where several groups have one name."""
     counts = Counter(g.name for g in units)
     seen: Counter[str] = Counter()
     out = []
@@ -161,6 +167,7 @@ def _unique(units: list[UnitGroup]) -> list[UnitGroup]:
 
 
 def _patterns(patterns: Patterns) -> tuple[str, ...]:
+    """Return patterns as a tuple."""
     if patterns is None:
         return ()
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
@@ -169,6 +176,7 @@ def _patterns(patterns: Patterns) -> tuple[str, ...]:
 def _select(
     units: list[UnitGroup], include: Patterns, exclude: Patterns, caller: str
 ) -> tuple[list[UnitGroup], list[tuple[str, int, str]]]:
+    """Select groups by patterns; return them, and the rows of those that are left out."""
     for keyword, patterns in (("include", _patterns(include)), ("exclude", _patterns(exclude))):
         for p in patterns:
             if not any(fnmatchcase(g.name, p) for g in units):
@@ -190,7 +198,7 @@ def _select(
 def _with_groups(
     units: list[UnitGroup], groups: Sequence[UnitGroup], left_out: list[tuple[str, int, str]]
 ) -> list[UnitGroup]:
-    """Hand-made groups after the found ones that they do not replace."""
+    """Put hand-made groups after the found groups that they do not replace."""
 
     def owned(g: UnitGroup) -> set[tuple[Path, int, int, bool]]:
         return {
@@ -212,7 +220,7 @@ def _with_groups(
 
 
 def _merged(rows: list[tuple[str, int, str]]) -> tuple[Excluded, ...]:
-    """One row for each module and reason."""
+    """Make one row for each module and reason."""
     sizes: dict[tuple[str, str], int] = {}
     for name, size, reason in rows:
         sizes[name, reason] = sizes.get((name, reason), 0) + size

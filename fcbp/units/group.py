@@ -1,4 +1,4 @@
-"""Where a group's numbers live: ``Slice`` and ``UnitGroup``, and reading and writing through them."""
+"""The places of a group's numbers: ``Slice`` and ``UnitGroup``, and reading and writing through them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Slice", "UnitGroup"]
 
 
 def _brief(self: Any) -> str:
-    """A dataclass' repr without the fields that have their default."""
+    """Return the repr of a dataclass without fields that have their default."""
     shown = (f for f in fields(self) if f.default is MISSING or getattr(self, f.name) != f.default)
     return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in shown)})"
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Where a group's units lie along one axis of one leaf.
+    """The places of a group's units along one axis of one leaf.
 
     Unit ``u`` owns the entries ``start + u * stride + k * block_stride`` for ``k < block`` along ``axis``.
 
@@ -34,13 +34,13 @@ class Slice:
         axis: the axis of the leaf that counts units; may be negative.
         start: the first entry of unit 0.
         stride: the distance between two units' first entries.
-        block: entries a unit owns: more than 1 where a conv map is flattened into a linear layer
+        block: entries that a unit owns: more than 1 where a conv map is flattened into a linear layer
             (``stride=positions, block=positions``), or where gates lie side by side.
         block_stride: the distance between a unit's entries.
         listed: each unit's entries, where they lie in no such order (a permutation of the units lies between); start,
-            strides and block then say nothing.
-        partial: entries of the axis that no group owns are meant (they read an input, say), not a wrong size.
-            Only :func:`check_units` reads it; it takes no part in comparisons.
+            strides and block have no meaning then.
+        partial: whether the axis has entries that no group owns (they read an input, say). :func:`check_units` alone
+            reads it; it takes no part in comparisons.
 
     Example:
         >>> Slice(("0.weight",), axis=0) == Slice(("0.weight",), 0, start=0, stride=1)
@@ -68,19 +68,19 @@ class Slice:
 
     @property
     def count(self) -> int:
-        """Entries a unit owns."""
+        """Number of entries that a unit owns."""
         return len(self.listed[0]) if self.listed else self.block
 
     __repr__ = _brief
 
     def entries(self, size: int) -> list[list[int]]:
-        """Entries along the axis, a list for each of ``size`` units."""
+        """List the entries along the axis, a list for each of ``size`` units."""
         if self.listed:
             return [list(unit) for unit in self.listed]
         return [[self.start + u * self.stride + k * self.block_stride for k in range(self.block)] for u in range(size)]
 
     def bounds(self, size: int) -> tuple[int, int]:
-        """The lowest and the highest of the entries of ``size`` units.
+        """Return the lowest and the highest of the entries of ``size`` units.
 
         Example:
             >>> Slice(("0.weight",), axis=0, start=6, stride=-2, block=2).bounds(4)
@@ -94,14 +94,14 @@ class Slice:
 
 @dataclass(frozen=True)
 class UnitGroup:
-    """The units of one layer, interchangeable with one another, and every place their numbers live.
+    """The units of one layer, which can be exchanged for one another, and every place of their numbers.
 
     Static and hashable: close over it, print it, write it by hand, edit it with ``dataclasses.replace``.
 
     Attributes:
         name: the group's key in ``features``, ``replaced`` and the state.
         size: number of units.
-        incoming: weights that make the unit; a replaced unit's are re-drawn.
+        incoming: weights that make the unit; those of a replaced unit are drawn anew.
         bias: their biases; set to 0.
         outgoing: weights that read the unit; set to 0.
         outgoing_bias: for each outgoing slice the leaf that bias transfer adds to, or ``None``.
@@ -109,12 +109,12 @@ class UnitGroup:
         norm_shift: shifts of norms over the units; set to 0.
         running_mean: buffers of running means; set to 0.
         running_var: buffers of running variances; set to 1.
-        activation: the module whose input is the group's activation; or the parameter that reads it, where a function
-            is handed that.
+        activation: the module whose input is the group's activation; or the parameter that reads it, where functions
+            are handed parameters.
         activation_axis: the unit axis of that input.
-        slope: slopes of the units' own PReLUs, a unit each; set to 0.25, as ``nn.PReLU`` begins.
+        slope: slopes of the units' own PReLUs, one for each unit; set to 0.25, the start of ``nn.PReLU``.
         direction: weights that read the unit through a norm of each unit's own, times a gain (a weight norm along the
-            consumers' input axis); left as they are, as at 0 they have no direction. ``outgoing`` has the gain.
+            consumers' input axis); left as they are, because at 0 they have no direction. ``outgoing`` has the gain.
 
     Example:
         >>> UnitGroup(
@@ -143,24 +143,24 @@ class UnitGroup:
     __repr__ = _brief
 
     def parameter_slices(self) -> tuple[Slice, ...]:
-        """Every slice of a parameter that belongs to the units."""
+        """List the slices of all parameters that belong to the units."""
         return self.making_slices() + self.outgoing + self.direction
 
     def making_slices(self) -> tuple[Slice, ...]:
-        """Every slice of a parameter that makes the units."""
+        """List the slices of all parameters that make the units."""
         return self.incoming + self.bias + self.norm_scale + self.norm_shift + self.slope
 
     def buffer_slices(self) -> tuple[Slice, ...]:
-        """Every slice of a buffer that belongs to the units."""
+        """List the slices of all buffers that belong to the units."""
         return self.running_mean + self.running_var
 
 
 FRESH = {"bias": 0.0, "norm_shift": 0.0, "norm_scale": 1.0, "slope": 0.25}
-"""What a new unit's parameters are, by the group's field; its incoming weights are drawn, its outgoing ones are 0."""
+"""The values of a new unit's parameters by the group's field; incoming weights are drawn, outgoing ones are 0."""
 
 
 def _owners(s: Slice, size: int, length: int, outside: int) -> tuple[list[int], list[int]]:
-    """For each entry of an axis the unit that owns it (or ``outside``) and which of the unit's entries it is."""
+    """Return for each entry of an axis its unit (or ``outside``), and its number among the unit's entries."""
     unit_of, k_of = [outside] * length, [0] * length
     for u, unit in enumerate(s.entries(size)):
         for k, entry in enumerate(unit):
@@ -169,7 +169,7 @@ def _owners(s: Slice, size: int, length: int, outside: int) -> tuple[list[int], 
 
 
 def take(leaf: Shaped[Tensor, "..."], s: Slice, size: int) -> Shaped[Tensor, "*rest units block"]:
-    """The entries of ``leaf`` that each unit owns, last; the other axes before them, in order."""
+    """Take the entries of ``leaf`` that each unit owns: they come last, the other axes before them, in order."""
     x = leaf.movedim(s.axis, -1)
     run = slice(s.start, s.start + size * s.block)
     if s.is_run_of_blocks:
@@ -180,8 +180,8 @@ def take(leaf: Shaped[Tensor, "..."], s: Slice, size: int) -> Shaped[Tensor, "*r
     return torch.unflatten(x.index_select(-1, index.flatten()), -1, (size, s.count))
 
 
-def spread(values: Shaped[Tensor, "units"], s: Slice, leaf: Tensor, fill: Any) -> Shaped[Tensor, "..."]:
-    """A value a unit, laid along the slice's axis so that it broadcasts against ``leaf``; ``fill`` elsewhere."""
+def spread(values: Shaped[Tensor, "units"], s: Slice, leaf: Tensor, fill: float) -> Shaped[Tensor, "..."]:
+    """Lay one value a unit along the slice's axis, broadcasting against ``leaf``, with ``fill`` at other entries."""
     axis = s.axis % leaf.ndim
     size, length = values.shape[0], leaf.shape[axis]
     if s.is_run_of_blocks and length == size * s.block:
@@ -195,7 +195,7 @@ def spread(values: Shaped[Tensor, "units"], s: Slice, leaf: Tensor, fill: Any) -
 
 
 def put(leaf: Tensor, s: Slice, mask: Bool[Tensor, "units"], value: float | Tensor) -> Tensor:
-    """``leaf`` with the masked units' entries set to ``value``: a number, or a tensor that broadcasts to ``leaf``."""
+    """Set the masked units' entries of ``leaf`` to ``value``: a number, or a tensor that broadcasts to ``leaf``."""
     where = spread(mask, s, leaf, False)
     if isinstance(value, Tensor):
         return torch.where(where, value, leaf)
@@ -209,9 +209,14 @@ def put_rows(
     mask: Bool[Tensor, "units"],
     rows: Shaped[Tensor, "slots ..."],
 ) -> Tensor:
-    """``leaf`` with unit ``u``'s entries set to ``rows[slot[u]]``, without slots to ``rows[u]``, where ``mask[u]``.
+    """Set the entries of ``leaf`` of each masked unit ``u`` to ``rows[slot[u]]``, or without slots to ``rows[u]``.
 
-    ``rows`` has the shape that :func:`row_shape` gives.
+    Args:
+        leaf: the leaf.
+        s: the places of the units on it.
+        slot: the row of each unit, ``None`` where each unit has a row of its own.
+        mask: the units whose entries are set.
+        rows: values, of the shape that :func:`row_shape` gives.
     """
     axis = s.axis % leaf.ndim
     if rows.shape[0] == 1 and s.count == 1:
@@ -232,10 +237,16 @@ def put_at(
     mask: Bool[Tensor, "slots"],
     value: float | Shaped[Tensor, "slots ..."],
 ) -> Tensor:
-    """``leaf`` with the entries of unit ``index[k]`` set to ``value``, or to ``value[k]``, where ``mask[k]``.
+    """Set the entries of ``leaf`` of unit ``index[k]`` to ``value``, or to ``value[k]``, where ``mask[k]``.
 
-    It touches those units' entries alone, where :func:`put` and :func:`put_rows` pass over the whole leaf. ``value``
-    is a number, or has the shape that :func:`row_shape` gives; the units are distinct.
+    It touches the entries of these units alone, where :func:`put` and :func:`put_rows` pass over the whole leaf.
+
+    Args:
+        leaf: the leaf.
+        s: the places of the units on it.
+        index: distinct units.
+        mask: the ones of these whose entries are set.
+        value: a number, or values of the shape that :func:`row_shape` gives.
     """
     axis = s.axis % leaf.ndim
     if s.listed:
@@ -255,13 +266,13 @@ def put_at(
 
 
 def row_shape(leaf: Tensor, s: Slice, count: int) -> tuple[int, ...]:
-    """The shape of ``count`` units' entries, units first, the block axis only where a unit owns several."""
+    """Return the shape of ``count`` units' entries: units, then the block where a unit owns several, then the rest."""
     rest = leaf.movedim(s.axis, 0).shape[1:]
     return (count, *((s.count,) if s.count > 1 else ()), *rest)
 
 
 def fans(leaf: Tensor, s: Slice) -> tuple[int, int]:
-    """``fan_in`` and ``fan_out`` of a weight whose slice's axis counts outputs, as ``torch.nn.init`` has them."""
+    """Return ``fan_in`` and ``fan_out``, as in ``torch.nn.init``, of a weight whose slice's axis counts outputs."""
     axis = s.axis % leaf.ndim
     # Kernels are (outputs, inputs, *positions) or the like, or (*positions, inputs, outputs).
     positions = leaf.shape[2:] if axis < 2 else leaf.shape[:-2]
@@ -271,7 +282,17 @@ def fans(leaf: Tensor, s: Slice) -> tuple[int, int]:
 def update(
     params: Any, units: Iterable[UnitGroup], write: Callable[[UnitGroup, Slice, Tensor], Tensor], roles: str
 ) -> Any:
-    """``params`` with ``write(group, slice, leaf)`` in place of every leaf that the groups' ``roles`` name."""
+    """Put ``write(group, slice, leaf)`` in place of every leaf that the groups have in some roles.
+
+    Args:
+        params: the parameters, a pytree.
+        units: the groups.
+        write: returns the new leaf.
+        roles: fields of :class:`UnitGroup`, with spaces between them, such as ``"incoming bias"``.
+
+    Returns:
+        The new parameters.
+    """
     new: dict[Path, Tensor] = {}
     for group in units:
         for role in roles.split():
@@ -282,7 +303,7 @@ def update(
 
 
 def flattened(group: UnitGroup, entries: int) -> Slice:
-    """How units that own several entries each lie along an activation's axis of so many entries, all of theirs."""
+    """Return the places of units of several entries each along an activation's axis that holds their entries alone."""
     s = next(s for s in group.outgoing if group.size * s.count == entries)
     low, _ = s.bounds(group.size)
     listed = tuple(tuple(entry - low for entry in unit) for unit in s.listed)

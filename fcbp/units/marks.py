@@ -42,7 +42,7 @@ class Shares(NamedTuple):
     """The history (see ``Marks``) of the values that were multiplied; ``None`` for the weights themselves."""
 
     def whole(self, axes: Iterable[int]) -> bool:
-        """Whether a sum over the axes takes every weight once."""
+        """Tell whether a sum over the axes takes every weight once."""
         own = self.places.ravel()
         return set(axes_of(self.places)) <= set(axes) and len(np.unique(own)) == own.size == own[0] >> 32
 

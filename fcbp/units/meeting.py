@@ -191,9 +191,8 @@ def contract(
     summed = list(range(len(output), len(order)))
     history = None
     if averaged:
-        history = history_along(
-            entries, (a if averaged == "a" else b).history, summed, f"are averaged at several places by {why}"
-        )
+        uneven = Unevenness(f"are averaged at several places by {why}")
+        history = history_along(entries, (a if averaged == "a" else b).history, summed, uneven)
     joint = Marks(tuple(shape), labels, fixed, history=history)
     result, _ = reduce(entries, joint, summed, False, why) if summed else (joint, None)
     found = {}

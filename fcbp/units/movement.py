@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fcbp.units.calls import Call, Table, mark_uneven, unknown
 from fcbp.units.elementwise import join
-from fcbp.units.entries import Ids
+from fcbp.units.entries import Ids, Unevenness
 from fcbp.units.marks import AtZero, Fixed, Marks, axes_of, simplify, squeeze, varying, without
 from fcbp.units.meeting import history_along, tell_apart
 
@@ -215,7 +215,7 @@ def _along_positions(call: Call) -> Marks | list[Marks]:
     why = f"are summed or repeated by {call.where}"
     if call.name != "unfold":
         m = mark_uneven(call, m, why)
-    history = history_along(call.ledger, m.history, range(same, len(m.shape)), why)
+    history = history_along(call.ledger, m.history, range(same, len(m.shape)), Unevenness(why))
     if history is not None:
         history = history.reshape(history.shape[:same] + (1,) * (len(shape) - same))
     m = replace(m, shares=None, history=history)

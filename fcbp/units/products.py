@@ -10,7 +10,7 @@ import numpy as np
 
 from fcbp.units.calls import Call, Table, flow_out, mark_uneven, unknown
 from fcbp.units.elementwise import join, pointwise
-from fcbp.units.entries import Ids
+from fcbp.units.entries import Ids, Unevenness
 from fcbp.units.ledger import Singularity, names_of
 from fcbp.units.marks import Marks, axes_of, numbered, shares_of
 from fcbp.units.meeting import Operand, contract, history_along, meet, reduce
@@ -29,8 +29,8 @@ def _reduction(call: Call) -> Marks | list[Marks]:
         if read is not None:
             return read
     if m.shares and call.name in ("sum", "mean") and m.shares.whole(a % len(m.shape) for a in axes):
-        why = f"are averaged at several places by {call.where}"
-        m = replace(m, history=history_along(call.ledger, m.shares.history, [a % len(m.shape) for a in axes], why))
+        uneven = Unevenness(f"are averaged at several places by {call.where}")
+        m = replace(m, history=history_along(call.ledger, m.shares.history, [a % len(m.shape) for a in axes], uneven))
     across = call.name in ("amax", "amin", "max", "min")
     result = summed(call, m, axes, bool(call.arguments.get("keepdim", False)), across)
     both = call.name in ("var_mean", "std_mean")
@@ -189,7 +189,7 @@ def _record_reading(call: Call, source: Marks, weight: Marks, makes: Ids, reads:
 
 
 def _is_expanded(m: Marks) -> bool:
-    """Whether a tensor repeats itself along an axis, or along a part of an axis that was flattened."""
+    """Tell whether a tensor repeats itself along an axis, or along a part of an axis that was flattened."""
     arrays = [*m.labels, *(f.values for f in m.fixed)]
     if any(len(np.unique(own)) < len(own) for own in (x[x >= 0] for x in m.labels)):
         return True

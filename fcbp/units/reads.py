@@ -1,4 +1,4 @@
-"""Watch which activations meet which parameters, in forwards that hand weights to functions instead of modules."""
+"""The activations that parameters read in forwards that hand weights to functions instead of modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Reads"]
 
-# Functions in which a weight reads an activation, and where among their arguments the two lie.
+# Functions in which a weight reads an activation, and the places of the two among their arguments.
 _PRODUCTS = (F.linear, torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot, torch.inner, torch.tensordot)
 _METHODS = (Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, Tensor.mm, Tensor.bmm, Tensor.mv, Tensor.dot)
 _SUMS = (torch.addmm, torch.addmv, torch.baddbmm, torch.addbmm)
@@ -32,15 +32,15 @@ _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 class Reads(TorchFunctionMode):
-    """While it is entered, calls ``record(name, activation)`` whenever a parameter reads an activation.
+    """While it is entered, ``record(name, activation)`` is called whenever a parameter reads an activation.
 
-    A parameter is known by identity, and so is whatever is computed from parameters alone: views of it, its products
-    with a scale, a weight norm. The layers of a recurrent module are run one by one, to see what each reads.
+    Parameters are known by identity, as are tensors that are computed from parameters alone: views of them, products
+    with a scale, weight norms. The layers of a recurrent module are run one by one, so that the input of each is seen.
 
     Args:
-        parameters: by name, as the forward will meet them.
+        parameters: the tensors that the forward will meet, by name.
         constants: further tensors that are no activation, such as buffers.
-        record: called with the name of a parameter and what it reads.
+        record: is called with the name of a parameter and the activation that it reads.
 
     Example:
         >>> w, seen = torch.ones(2, 3), []
@@ -60,10 +60,10 @@ class Reads(TorchFunctionMode):
             self.known[x] = (*self.known.get(x, ()), name)
 
     def names(self, x: Tensor) -> tuple[str, ...] | None:
-        """The parameters that a tensor is computed from, where it is computed from nothing else."""
+        """Return the parameters that a tensor is computed from; ``None`` if it is computed from other tensors too."""
         if x in self.known:
             return self.known[x]
-        # A compiler does not show what properties (``.T``) return; they are views.
+        # A compiler hides the results of properties such as ``.T``, but they are views.
         base = x._base
         return self.known.get(base) if base is not None else None
 
@@ -86,7 +86,7 @@ class Reads(TorchFunctionMode):
         return out
 
     def _meet(self, operands: Any) -> None:
-        """The parameters among the operands read the first one that is an activation."""
+        """Record that the parameters among the operands read the first operand that is an activation."""
         inputs = [(x, self.names(x)) for x in _tensors(operands)]
         activations = [x for x, names in inputs if names is None]
         for name in _joined(names for _, names in inputs):
@@ -94,8 +94,8 @@ class Reads(TorchFunctionMode):
                 self.record(name, activations[0])
 
     def _layers(self, func: Callable[..., Any], x: Tensor, *args: Any) -> Any:
-        """``torch.lstm`` and the like as one call a layer."""
-        # A packed sequence brings the batch sizes of its steps, in place of whether the batch comes first.
+        """Run ``torch.lstm`` and the like as one call for each layer."""
+        # A packed sequence has the batch sizes of its steps, and no flag for a batch that comes first.
         packed = isinstance(args[2], (list, tuple))
         sizes, (state, weights, biased, count, dropout, train, both, *first) = args[:packed], args[packed:]
         states = [torch.chunk(h, count) for h in _tensors(state)]
@@ -113,6 +113,7 @@ class Reads(TorchFunctionMode):
 
 
 def _tensors(x: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested lists and tuples."""
     if isinstance(x, Tensor):
         yield x
     elif isinstance(x, (list, tuple)):
@@ -121,4 +122,5 @@ def _tensors(x: Any) -> Iterator[Tensor]:
 
 
 def _joined(found: Iterable[tuple[str, ...] | None]) -> tuple[str, ...]:
+    """Join names, each once."""
     return tuple(dict.fromkeys(name for names in found for name in names or ()))

@@ -99,7 +99,7 @@ def _with_history(call: Call, m: Marks) -> Marks:
 
 
 def _is_plain(x: Any) -> bool:
-    """Whether an argument is a number, a text or a list of these."""
+    """Tell whether an argument is a number, a text or a list of these."""
     if isinstance(x, list):
         return not any(isinstance(entry, Tensor) for entry in x)
     return isinstance(x, (bool, int, float, str))

@@ -1,4 +1,4 @@
-"""From what a trace learnt to classes of units, to groups and to reasons for having none."""
+"""From the record of a trace to classes of units, and from these to groups, or to reasons for having none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Excluded:
     reason: str
 
 
-# What a leaf's entries are used for, as bits.
+# The uses of a leaf's entries, as bits.
 _IN, _OUT, _TOKEN, _SHIFT, _OTHER = 1, 2, 4, 8, 16
 _SCALE, _NORM_SCALE, _NORM_SHIFT, _MEAN, _VAR, _SLOPE, _DIRECTION = 32, 64, 128, 256, 512, 1024, 2048
 _BITS = {
@@ -49,7 +49,14 @@ _ROLE = {
 
 @dataclass
 class Candidate:
-    """A class of units that nothing tells apart: for each slot the units' entries, a row a unit."""
+    """A class of units that nothing tells apart.
+
+    Attributes:
+        units: the units, by number.
+        entries: their entries on the axis of each slot, a row a unit, by the slot's number.
+        name: the module that makes them.
+        order: a key by which candidates are sorted in the order of the forward.
+    """
 
     units: Ids
     entries: dict[int, Ids]
@@ -58,11 +65,19 @@ class Candidate:
 
     @property
     def size(self) -> int:
+        """Number of units."""
         return len(self.units)
 
 
 class Search:
-    """Reads a ledger: which units are one class, what their leaves are for, why a class is no group."""
+    """The classes of units in a ledger, the uses of their leaves, and the reasons for which a class is no group.
+
+    Args:
+        model: the module that was traced.
+        ledger: the record of the trace.
+        attention_heads: whether the value channels of attention heads are groups.
+        residual: whether residual streams are groups.
+    """
 
     def __init__(self, model: nn.Module, ledger: Ledger, attention_heads: bool, residual: bool):
         self.ledger = ledger
@@ -77,7 +92,7 @@ class Search:
             self.slot_of[slot.start : slot.start + slot.size] = i
             self.slots_of[slot.name].append(i)
         self.roles = np.zeros(n, dtype=np.int64)
-        self.first = np.full(n, len(ledger.events))  # the first event that uses an entry
+        self.first = np.full(n, len(ledger.events))  # for each entry the first event that uses it
         for i, event in enumerate(ledger.events):
             if i not in ledger.summed_scales - ledger.kept_scales:
                 self._note_use(i, event)
@@ -86,7 +101,7 @@ class Search:
         ]
         self.forbidden = self._first_reason(self.forbidden_facts)
         self.distinct = self._first_reason(ledger.distinctions)
-        # Where the long branch's last layer reads what it made before, the sum is a step of a recurrence.
+        # Where the long branch's last layer reads its own earlier output, the sum is a step of a recurrence.
         shortcuts = [(ids, why) for ids, why, i in ledger.shortcuts if not self._is_loop(ledger.events[i])]
         self.residuals = ledger.residuals + shortcuts
         self.in_residual = self._first_reason(self.residuals)
@@ -94,6 +109,7 @@ class Search:
         self.remarks: dict[tuple[Slice, ...], tuple[str, ...]] = {}
 
     def _note_use(self, number: int, event: Event) -> None:
+        """Note the use that an event makes of entries."""
         for ids, bit in [(event.makes, _BITS.get(event.kind, _IN)), (event.reads, _OUT)]:
             units = np.unique(self.root[ids])
             for name in sorted(event.names):
@@ -104,7 +120,7 @@ class Search:
                 self.first[named] = np.minimum(self.first[named], number)
 
     def _singular_facts(self, event: Event) -> list[tuple[Ids, str]]:
-        """Units that a weight reads and that cannot be silenced by zeros in it; the gain of a weight norm is zeroed."""
+        """List units that zeros in the weight which reads them do not silence; of a weight norm, zero the gain."""
         facts = []
         for singularity in (self.ledger.singularities[i] for i in sorted(event.singularities)):
             zeroed = event.makes if event.kind in ("shift", "norm_shift") else event.reads
@@ -125,7 +141,7 @@ class Search:
         return facts
 
     def _is_loop(self, event: Event) -> bool:
-        """Whether weights read, directly or through other weights, what they made."""
+        """Tell whether weights read their own output, directly or through other weights."""
         seen = 0
         new = event.activation.makers if event.activation else 0
         while new:
@@ -140,7 +156,7 @@ class Search:
         return False
 
     def _first_reason(self, facts: list[tuple[Ids, str]]) -> Ids:
-        """For each unit the number of the first fact about one of its entries, or -1."""
+        """Return for each unit the number of the first fact about one of its entries, or -1."""
         index = np.full(len(self.root), -1)
         for i in range(len(facts) - 1, -1, -1):
             index[self.root[facts[i][0]]] = i
@@ -149,7 +165,7 @@ class Search:
     # --- candidates ---
 
     def candidates(self) -> list[Candidate]:
-        """Classes of units that have a weight, in the order in which the forward meets them."""
+        """List classes of units that have a weight, in the order in which the forward meets them."""
         order = np.lexsort((np.arange(len(self.root)), self.slot_of, self.root))
         used = order[np.isin(self.root[order], np.unique(self.root[self.roles & (_IN | _OUT) > 0]))]
         units, starts = np.unique(self.root[used], return_index=True)
@@ -162,7 +178,7 @@ class Search:
         return sorted(found, key=lambda c: c.order)
 
     def _candidate(self, ids: Ids) -> Candidate:
-        """A class from its entries, a row a unit; columns correspond."""
+        """Make a class from its entries, a row a unit, a column for each role in it."""
         slots = self.slot_of[ids[0]]
         makers = self._with_role(ids[0], _IN | _TOKEN) or self._with_role(ids[0], _OUT)
         lead = min(makers, key=lambda k: (self.first[ids[0, k]], slots[k], ids[0, k]))
@@ -173,15 +189,17 @@ class Search:
         return Candidate(self.root[ids[:, lead]], entries, slot.name.rpartition(".")[0] or slot.name, order)
 
     def _with_role(self, ids: Ids, bits: int) -> list[int]:
+        """List the columns whose entries have one of the uses."""
         return [k for k in range(len(ids)) if self.roles[ids[k]] & bits]
 
     def _role(self, c: Candidate, slot: int) -> int:
+        """Return the uses of a class's entries on the axis of a slot."""
         return int(np.bitwise_or.reduce(self.roles[c.entries[slot][0] + self.ledger.slots[slot].start]))
 
     # --- reasons ---
 
     def reason(self, c: Candidate) -> str | None:
-        """Why a class is no resettable group; ``None`` if it is one, as far as roles go."""
+        """Say why a class cannot be reset; ``None`` where its uses allow it."""
         unit = c.units[0]
         slots = [(self.ledger.slots[i], self._role(c, i)) for i in c.entries]
         difference = self.ledger.distinctions[self.distinct[unit]][1] if self.distinct[unit] >= 0 else ""
@@ -205,6 +223,7 @@ class Search:
         return self._reason_to_leave_out(c, slots, difference)
 
     def _reason_to_leave_out(self, c: Candidate, slots: list[tuple[Slot, int]], difference: str) -> str | None:
+        """Say why a class that could be reset is left out; ``None`` where it is not."""
         unit = c.units[0]
         if c.size == 1:
             most = max(c.entries, key=lambda i: c.entries[i].shape[1])
@@ -222,7 +241,7 @@ class Search:
         return None
 
     def _field(self, slot: Slot, role: int) -> str | None:
-        """The field of ``UnitGroup`` that a leaf's entries belong to."""
+        """Return the field of ``UnitGroup`` that a leaf's entries belong to, ``None`` where there is none."""
         field = _ROLE.get(role)
         if field == "bias" and self.leaves[slot.name].numel() != slot.size:
             return "incoming"  # a table that is added, such as positions: it makes the units as an embedding does
@@ -231,7 +250,7 @@ class Search:
     # --- groups ---
 
     def group(self, c: Candidate) -> UnitGroup | tuple[str, int, str]:
-        """The class as a ``UnitGroup``; as a row of what is left out where slices or modules cannot express it."""
+        """Make a class a ``UnitGroup``, or a row of units left out where nothing reads them as they lie in a weight."""
         fields: dict[str, list[Slice]] = defaultdict(list)
         events = {i: int(self.first[c.entries[i][0, 0] + self.ledger.slots[i].start]) for i in c.entries}
         for i in sorted(c.entries, key=lambda i: (events[i], i)):
@@ -259,10 +278,10 @@ class Search:
         )  # fmt: skip
 
     def _activation(self, c: Candidate) -> tuple[str, int, str] | None:
-        """The first module whose weight reads the units as its first input holds them, laid out there as in the weight.
+        """Find the group's activation: its name, the unit axis and the weight that reads it.
 
-        Or, where functions are handed the weights that read them, the first such weight. With the unit axis, and the
-        weight.
+        It is the first module whose first input holds the units as the module's weight reads them, in the weight's
+        layout. Where functions are handed the weights, it is the first such weight.
         """
         for event in self.ledger.events:
             for name in sorted(event.names):
@@ -271,7 +290,7 @@ class Search:
                         continue
                     for path, marks in event.inputs:
                         axis = self._unit_axis(c, i, marks) if name.startswith(f"{path}.") else None
-                        # A module that applies its activation function first reads something else than its input.
+                        # The weight of a module that applies an activation function first does not read its input.
                         if (
                             axis is not None
                             and event.activation
@@ -282,7 +301,7 @@ class Search:
         for name in dict.fromkeys(name for name, _ in self.ledger.readings):
             for i in self.slots_of[name]:
                 if i in c.entries and self._role(c, i) & _OUT:
-                    # A call of the forward does not tell one reading of a parameter from another.
+                    # A forward does not tell the readings of one parameter apart: all must agree.
                     axes = {self._unit_axis(c, i, marks) for other, marks in self.ledger.readings if other == name}
                     axis = axes.pop()
                     if axis is not None and not axes:
@@ -290,7 +309,7 @@ class Search:
         return None
 
     def _unit_axis(self, c: Candidate, slot: int, marks: Marks) -> int | None:
-        """The axis, from the end, of a tensor that holds the units as a slot does."""
+        """Return the axis, from the end, on which a tensor holds the units as a slot does, if there is one."""
         for label in marks.labels:
             units = squeeze(np.where(label >= 0, self.root[label], -1))
             axes = axes_of(units)
@@ -299,12 +318,16 @@ class Search:
         return None
 
     def _same_layout(self, c: Candidate, slot: int, units: Ids) -> bool:
+        """Tell whether units lie along an axis as their entries lie in a slot."""
         places = [np.flatnonzero(units == unit) for unit in c.units]
         return all(np.array_equal(p, np.sort(e)) for p, e in zip(places, c.entries[slot], strict=True))
 
     def notes(self, group: UnitGroup) -> tuple[str, ...]:
-        """Remarks on a group: norms over its own axis, whose statistics a replaced unit still takes part in; weights
-        through which what a unit contributed is not known."""
+        """List remarks on a group.
+
+        They name norms over its own axis, in whose statistics a replaced unit still takes part, and weights through
+        which a unit's mean contribution is not known.
+        """
         slot = self.slots_of[str(group.incoming[0].path[0])]
         entry = next(
             self.ledger.slots[i].start + group.incoming[0].start
@@ -322,7 +345,7 @@ class Search:
 
 
 def _slices(slot: Slot, entries: Ids) -> list[Slice]:
-    """Slices that own the entries, a row a unit: one, or one for each column, or one that lists them."""
+    """Make slices that own the entries, a row a unit: one, or one for each column, or one that lists them."""
     for columns in ([entries], [entries[:, [k]] for k in range(entries.shape[1])]):
         slices = [_slice(slot, part) for part in columns]
         if all(slices):
@@ -332,6 +355,7 @@ def _slices(slot: Slot, entries: Ids) -> list[Slice]:
 
 
 def _slice(slot: Slot, entries: Ids) -> Slice | None:
+    """Make one slice that owns the entries, ``None`` where they lie on no grid."""
     size, block = entries.shape
     start = int(entries[0, 0])
     stride = int(entries[1, 0]) - start if size > 1 else 1

@@ -1,8 +1,8 @@
-"""Run a module's forward on fake tensors and mark, operation by operation, which axes index which units.
+"""Run a module's forward on fake tensors and mark, operation by operation, the units that axes index.
 
-``trace`` copies the module with fake parameters (shapes and dtypes without storage), so nothing is computed or
-allocated and the caller's module is not touched, and watches the ATen operations that the copy's forward comes down
-to. ``rules`` says what each operation does to the marks of its tensors.
+``trace`` copies the module with fake parameters (shapes and dtypes without storage). So nothing is computed or
+allocated, and the caller's module is not touched. The tracer watches the ATen operations of the copy's forward;
+``rules`` has the change that each operation makes to the marks of its tensors.
 """
 
 from __future__ import annotations
@@ -46,37 +46,47 @@ _BY_HAND = (
 )
 
 
-_LARGEST = 1 << 20  # numbers of a constant that are kept
+_LARGEST = 1 << 20
+"""A constant of more numbers than this is not kept."""
 
 
 class Tracer(TorchDispatchMode):
-    """Watches operations; ``marks(tensor)`` is what is known of a tensor so far."""
+    """The watcher of a forward's operations.
+
+    Attributes:
+        ledger: the facts so far.
+        modules: the running modules, outermost first, each with the marks of its first input.
+        aliases: the tensors in each storage.
+        lost: tensors whose memory was written through another tensor, the entries concerned and the reason.
+    """
 
     def __init__(self, ledger: Ledger):
-        super().__init__()
+        TorchDispatchMode.__init__(self)
         self.ledger = ledger
         self.modules: list[tuple[str, Marks | None]] = []
         self.aliases: dict[int, list[weakref.ref[Tensor]]] = {}
         self.lost: dict[int, tuple[weakref.ref[Tensor], Ids, str]] = {}
 
     def marks(self, x: Tensor) -> Marks:
+        """Return the marks of a tensor; one that was never marked is a constant in the forward."""
         known = getattr(x, "_fcbp_marks", None)
         if known is None:
             known = Marks(tuple(x.shape), fixed=varying(x.shape, "a constant in the forward"))
         return known
 
     def mark(self, x: Tensor, marks: Marks) -> None:
+        """Set the marks of a tensor."""
         x._fcbp_marks = marks  # type: ignore[attr-defined]
 
     def value(self, x: Tensor) -> Tensor | None:
-        """The numbers that a tensor holds, where they are the same in every forward and small enough to be kept."""
+        """Return the values of a tensor that are the same in every forward, ``None`` where they are not known."""
         if isinstance(x, FakeTensor):
             known: Tensor | None = getattr(x, "_fcbp_value", None)
             return x.constant if known is None else known
         return x if getattr(x, "_fcbp_marks", None) is None else None
 
     def numbers(self, x: Tensor) -> Ids | None:
-        """:meth:`value` as an array."""
+        """Return :meth:`value` as an array; ``None`` for masks and large tensors too."""
         known = self.value(x)
         if known is None or known.numel() > _LARGEST or known.dtype == torch.bool:
             return None
@@ -84,7 +94,7 @@ class Tracer(TorchDispatchMode):
             return np.array(known.detach().cpu().numpy())
 
     def _keep_numbers(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], results: list[Tensor]) -> None:
-        """Keep the numbers of whole numbers computed from such: indices that are the same in every forward."""
+        """Keep integers that are computed from known integers: indices that are the same in every forward."""
         if func._schema.is_mutable:
             for x in inputs:
                 vars(x).pop("_fcbp_value", None)
@@ -102,7 +112,7 @@ class Tracer(TorchDispatchMode):
                 x._fcbp_value = known  # type: ignore[attr-defined]
 
     def where(self, func: Any) -> str:
-        """The operation and the innermost module that runs it, for messages."""
+        """Name the operation and the innermost module that runs it, for messages."""
         name = f"{func.namespace}.{func._schema.name.split('::')[-1]}"
         inside = self.modules[-1][0] if self.modules else ""
         return f"{name} in {inside!r}" if inside else name
@@ -130,7 +140,7 @@ class Tracer(TorchDispatchMode):
         return out
 
     def _note_written(self, x: Tensor, func: Any) -> None:
-        """``x`` changed in place: tensors that share its memory did too, in ways that are not followed."""
+        """Note a write in place: other tensors in the same memory change too, in ways that are not followed."""
         why = f"written in place into a part of another tensor by {self.where(func)}, which is read later"
         mine, places = self.marks(x), None
         for y in {id(y): y for y in (r() for r in self.aliases.get(x.untyped_storage()._cdata, []))}.values():
@@ -140,7 +150,7 @@ class Tracer(TorchDispatchMode):
             if not np.isin(_places(y), places).any():
                 continue
             old = self.marks(y)
-            # Only a later use matters: a view's base is often not read again.
+            # Only a later reading matters: the base of a view is often not read again.
             self.lost[id(y)] = (weakref.ref(y), np.concatenate([old.label_entries(), mine.label_entries()]), why)
             self.mark(
                 y,
@@ -149,7 +159,7 @@ class Tracer(TorchDispatchMode):
 
 
 def _places(x: Tensor) -> Ids:
-    """Where in its storage a tensor's elements lie."""
+    """Return the places of a tensor's elements in its storage."""
     places = np.full((1,) * x.ndim, x.storage_offset(), dtype=np.int64)
     for axis, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True)):
         places = places + (np.arange(size) * stride).reshape([-1 if a == axis else 1 for a in range(x.ndim)])
@@ -157,7 +167,7 @@ def _places(x: Tensor) -> Ids:
 
 
 def _same(a: Marks, b: Marks) -> bool:
-    """Whether two tensors vary along the same axes and carry entries in the same places."""
+    """Tell whether two tensors vary along the same axes and carry entries in the same places."""
     return (
         sorted(map(axes_of, a.labels)) == sorted(map(axes_of, b.labels))
         and {axes_of(f.values) for f in b.fixed} <= {axes_of(f.values) for f in a.fixed}
@@ -173,9 +183,18 @@ def trace(
     method: str = "forward",
     outputs: Sequence[str] | None = None,
 ) -> Ledger:
-    """What the forward of ``model`` on inputs like the examples does to the entries of its parameters.
+    """Trace the forward of a module.
 
-    ``method`` is the forward's name; ``outputs`` are patterns for the outputs that count, all for ``None``.
+    Args:
+        model: the module.
+        example_inputs: the forward's positional arguments.
+        kwargs: the forward's keyword arguments.
+        caller: the function that error messages name.
+        method: the forward's name.
+        outputs: patterns for the outputs that count; all count for ``None``.
+
+    Returns:
+        The record of all facts about the entries of its parameters.
 
     Raises:
         ValueError: the model is lazily initialised or its forward cannot be traced.
@@ -235,7 +254,7 @@ def trace(
 
 
 def _leave_out_outputs(tracer: Tracer, output: Any, outputs: Sequence[str] | None, caller: str) -> None:
-    """Units among the outputs that count are left out."""
+    """Forbid the reset of units among the outputs that count."""
     found = list(_tensors(output))
     for pattern in outputs or ():
         if not any(_is_meant(path, [pattern]) for path, _ in found):
@@ -250,12 +269,13 @@ def _leave_out_outputs(tracer: Tracer, output: Any, outputs: Sequence[str] | Non
 
 
 def _is_meant(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern stands for an output, or for what holds it."""
+    """Tell whether a pattern stands for an output, or for a container that holds it."""
     keys = path.split(".")
     return any(fnmatchcase(".".join(keys[:n]), p) for p in patterns for n in range(1, len(keys) + 1))
 
 
 def _fake_leaf(tracer: Tracer, fake: FakeTensorMode, name: str, leaf: Tensor, is_buffer: bool) -> Tensor:
+    """Make the fake of a parameter or buffer, with a label for each of its axes."""
     y = fake.from_tensor(leaf)
     labels = []
     for axis, size in enumerate(leaf.shape):
@@ -267,7 +287,7 @@ def _fake_leaf(tracer: Tracer, fake: FakeTensorMode, name: str, leaf: Tensor, is
 
 
 def _watch_modules(model: nn.Module, tracer: Tracer) -> None:
-    """Keep ``tracer.modules`` the modules being run, outermost first, each with the marks of its first input."""
+    """Keep ``tracer.modules`` up to date while a model runs."""
 
     def enter(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -285,24 +305,24 @@ def _watch_modules(model: nn.Module, tracer: Tracer) -> None:
 
 
 def _is_within(error: BaseException, part: str) -> bool:
-    """Whether an error was raised from a package of torch's."""
+    """Tell whether an error was raised in a package of torch."""
     folder = os.path.join(os.path.dirname(torch.__file__), part) + os.sep
     return any(frame.filename.startswith(folder) for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _line(error: BaseException) -> str:
-    """File, line and code of the model's own frame that an error was raised from."""
+    """Return file, line and code of the model's own frame in which an error was raised."""
     torch_files, here = os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(here)]
     own = [f for f in frames if not f.filename.startswith(torch_files)]
-    # A model that is torch's own has no line but that of the layer.
+    # A model of torch's own layers has no frame of its own: the layer's is shown.
     own = own or [f for f in frames if f.filename.startswith(os.path.join(torch_files, "nn", "modules"))] or frames
     last = own[-1]
     return f"{last.filename}:{last.lineno} ({(last.line or '').strip()})"
 
 
 def _tensors(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in a forward's output, also inside dataclasses and plain objects, and the keys that lead to it."""
+    """Yield each tensor of an output, also inside dataclasses and plain objects, after the keys that lead to it."""
     for keys, leaf in pytree.tree_flatten_with_path(output)[0]:
         name = ".".join([*([path] if path else []), *(_key(key) for key in keys)])
         if isinstance(leaf, Tensor):
@@ -312,4 +332,5 @@ def _tensors(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def _key(key: Any) -> str:
+    """Return a key of torch's pytrees as text."""
     return str(next(getattr(key, field) for field in ("key", "idx", "name") if hasattr(key, field)))

@@ -88,7 +88,7 @@ def _uneven(ledger: Ledger, root: Ids, unit: int, leaf: str, found: set[int]) ->
 
 
 def _has(root: Ids, unit: int, event: Event) -> bool:
-    """Whether an event reads the unit."""
+    """Tell whether an event reads the unit."""
     return bool(np.isin(unit, root[event.reads]))
 
 
@@ -112,7 +112,7 @@ def histories(root: Ids, unit: int, marks: Marks) -> frozenset[int]:
 
 
 def _is_several(root: Ids, unit: int, marks: Marks) -> bool:
-    """Whether a unit's entries at one place along the other axes are different functions of it."""
+    """Tell whether a unit's entries at one place along the other axes are different functions of it."""
     return any(bool((rows != rows[:, :1]).any()) for rows in _rows(root, unit, marks))
 
 

@@ -82,7 +82,7 @@ def _risky(call: Call) -> list[Marks]:
 
 
 def _is_nonzero(call: Call, inputs: list[Marks], keeps_constants: bool) -> bool:
-    """Whether a result is a number well away from 0 where the parameters are 0."""
+    """Tell whether a result is a number well away from 0 where the parameters are 0."""
     name = call.name
     if name in SHIFTS and len(call.inputs) == 1:
         return not inputs[0].at_zero.lost_by and abs(_number(call["other"], 0)) >= 0.01

@@ -177,7 +177,7 @@ def test_rollouts_can_run_in_lanes(environment, monkeypatch):
         return scan(step, carry, xs, length, **how)
 
     scan = fcbp.loop.scan
-    monkeypatch.setattr(fcbp.loop, "scan", explained)
+    monkeypatch.setattr(fcbp.loop.scanning, "scan", explained)
     program = agents.ppo(**{**TINY, "environment": environment})
     numbers = stacked([settings(program)] * 16)
     state = torch.vmap(program.init)(fcbp.random.key(torch.arange(16)), numbers)

@@ -514,7 +514,7 @@ def small(carry, x):
 
 
 def test_small_learners_run_in_lanes_unasked(monkeypatch):
-    monkeypatch.setattr(loop, "build", None)  # of the compiled scan
+    monkeypatch.setattr(loop.scanning, "build", None)  # of the compiled scan
     step = torch.vmap(lambda c, x: small(c, x))
     carry, xs = torch.ones(9, 3), torch.arange(108.0).reshape(4, 9, 3)
     result, expected = loop.scan(step, carry, xs), loop.scan(step, carry, xs, backend="lanes")
@@ -544,7 +544,7 @@ def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
             loop.scan(step, carry, xs, backend="lanes")
         assert loop.explain(step, carry, xs).backend == "scan"
         # Unasked the next backend runs, with one warning; without a compiler that is the compiled scan's own.
-        monkeypatch.setattr(loop, "build", lambda *_: lambda *_: "the compiled scan")
+        monkeypatch.setattr(loop.scanning, "build", lambda *_: lambda *_: "the compiled scan")
         other = torch.vmap(lambda c, x: small(c, x))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

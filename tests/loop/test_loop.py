@@ -431,7 +431,7 @@ def test_too_little_memory_is_no_reason_to_run_eagerly(error, monkeypatch):
     def short(*_):
         raise error
 
-    monkeypatch.setattr(loop, "build", lambda *_: short)
+    monkeypatch.setattr(loop.scanning, "build", lambda *_: short)
     with pytest.raises(type(error)):
         loop.scan(lambda carry, x: (carry + x, ()), torch.tensor(0.0), torch.ones(3), backend="scan")
 

@@ -486,7 +486,7 @@ def test_compiling_is_chosen_by_length(steps, compiled, monkeypatch, tmp_path):
 def test_a_run_of_some_length_is_compiled_where_lanes_suit(capsys, monkeypatch):
     monkeypatch.setattr(lanes, "OPTIMIZE", "-O0")
     monkeypatch.setitem(sweeps.COMPILE_FROM, "lanes", 40)
-    monkeypatch.setattr(advance.loop, "build", lambda *args: pytest.fail("the compiled scan was built"))
+    monkeypatch.setattr(advance.loop.scanning, "build", lambda *args: pytest.fail("the compiled scan was built"))
     members = grid(hidden=[(5,), (600, 600)])  # one member of much work: lanes are for many, or for little
     found = fcbp.sweep(QUICK, members, steps=40, bin=20)
     assert [program["backend"] for program in json.loads(found.attrs["programs"])] == ["lanes", "eager"]

@@ -7,7 +7,7 @@ from permutation import check_group, randomised
 from torch import nn
 
 from fcbp import Slice, find_units
-from fcbp.units import explain
+from fcbp.units import elementwise, explain, layers, movement, products, rules
 
 
 class Net(nn.Module):
@@ -265,6 +265,17 @@ def test_the_units_of_an_operation_are_found_and_can_be_exchanged(name):
     assert explain(net, x, residual=True).units == found.units
     for group in found.units:
         check_group(net, [x], group)
+
+
+def test_every_operation_has_one_rule():
+    modules = (elementwise, layers, movement, products)
+    tables = [table for module in modules for table in (module.KEEPING_RULES, module.RULES)]
+    names = [name for table in tables for names in table.values() for name in names]
+    assert len(names) == len(set(names)) == len(rules.RULES) > 150
+    assert set(names) == set(rules.RULES)
+    assert rules.RULES["pixel_shuffle"] in layers.KEEPING_RULES
+    assert "pixel_shuffle" in rules.KEEPING
+    assert "convolution" not in rules.KEEPING
 
 
 def test_blocks_strides_and_partial_slices():

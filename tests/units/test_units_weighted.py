@@ -60,6 +60,14 @@ MIXED = {
 }  # fmt: skip
 
 
+PLACES = {
+    "averaged by a product": (lambda m, x, h: scores(m, x).softmax(-1) @ h, "aten.bmm"),
+    "averaged by a sum": (lambda m, x, h: (m.score(x).softmax(1) * h).sum(1), "aten.sum"),
+    "unfolded": (lambda m, x, h: h.transpose(1, 2).unfold(-1, 2, 2)[:, :, 0].transpose(1, 2), "aten.unfold"),
+}
+"""Units that are one function at two places and another at the rest, and the operation that mixes the places."""
+
+
 def weighted(function):
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -94,3 +102,11 @@ def test_no_bias_takes_over_a_unit_that_something_else_weights(name):
     )
     wrong = dataclasses.replace(group, outgoing_bias=(("b.bias",),))
     assert moved(net, inputs, wrong, transfer_bias=True) > 1e-3, "it would move the output indeed"
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_units_that_are_other_functions_at_other_places_are_left_to_their_bias(name):
+    mix, operation = PLACES[name]
+    *_, group, notes = weighted(lambda m, x, h: mix(m, x, torch.cat([h[:, :2].square(), h[:, 2:].tanh()], 1)))
+    assert group.outgoing_bias == (None,)
+    assert any(operation in note and "so a constant one does not add a constant" in note for note in notes), notes

@@ -189,7 +189,7 @@ def test_no_zero_of_a_bias_is_lost_in_a_logarithm():
 
 
 @pytest.mark.parametrize("name", sorted(zeros.ZERO_AT_ZERO - {"_weight_norm_interface", "div"}))
-def test_functions_that_are_taken_for_quiet_are_0_at_0_and_have_a_slope_there(name):
+def test_functions_that_are_taken_for_0_at_0_are_so_and_have_a_slope_there(name):
     x = torch.zeros(3, requires_grad=True)
     more = [torch.ones(3)] if name == "_prelu_kernel" else []
     y = getattr(torch.ops.aten, name).default(x, *more)
@@ -199,5 +199,5 @@ def test_functions_that_are_taken_for_quiet_are_0_at_0_and_have_a_slope_there(na
 
 
 @pytest.mark.parametrize("name", sorted(zeros.NONZERO_AT_ZERO - {"softmax", "_softmax"}))
-def test_functions_that_are_taken_for_solid_are_not_0_at_0(name):
+def test_functions_that_are_taken_for_other_than_0_at_0_are_so(name):
     assert getattr(torch.ops.aten, name).default(torch.zeros(3)).abs().min() > 0.1
