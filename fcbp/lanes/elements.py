@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -36,9 +36,9 @@ class Elements:
     tiled: bool = False
     """Whether an element that is loaded serves several sums."""
 
-    def over(self, sizes: tuple[int, ...]) -> Elements:
-        """The elements in loops of other sizes."""
-        return replace(self, sizes=sizes)
+    def over(self, sizes: tuple[int, ...], prologue: Node | None = None, tiled: bool = False) -> Elements:
+        """The elements in other loops."""
+        return Elements(self.writer, self.plan, self.checks, self.registers, sizes, prologue, tiled)
 
     @property
     def here(self) -> tuple[Index, ...]:
