@@ -1,15 +1,20 @@
 """A backend of :func:`fcbp.loop.scan` for small learners: members as SIMD lanes, the time loop innermost.
 
-The step of **one member** is traced into a flat graph (``trace``), lowered to few kinds of values that are functions of
-positions (``lower`` and its tables), planned (``plan``), written as C++ whose elements are vectors of 4, 8 or 16
-members (``emit``), compiled and kept (``build``). A block of as many members runs through all steps before the next
-begins, so that its state stays in registers and caches; blocks are spread over threads. On a GPU the same
-program is a CUDA kernel in which a thread has one member (``gpu``). No lane's arithmetic depends on another's: a
-member's numbers are the same to the bit whatever the number of members, their order and the pieces that a run is cut
-into.
+The step of **one member** passes through five forms, each made by one part of the package:
 
-Where an index may lie outside of what it indexes, or an integer be divided by 0, the program looks, and a run in which
-it was so ends with an error. What no result depends on is not computed, and not looked at.
+1. ``trace``: a flat graph of torch's operations.
+2. ``lower``: nodes of few kinds (``ir``). ``pointwise``, ``shapes``, ``reductions`` and ``indexing`` lower the
+   operations, each under torch's name; ``peephole`` has the rewrites that are made for continual backpropagation.
+3. ``planner``: the stored nodes, their order and their arrays (``plan``).
+4. ``emit``: C++ whose elements are vectors of 4, 8 or 16 members.
+5. ``build``: a compiled program, which is kept. On a GPU, ``gpu`` makes a CUDA kernel in which a thread has one member.
+
+A vector's members are a block. A block runs through all steps before the next begins, so that its state stays in
+registers and caches; blocks are spread over threads. No lane's arithmetic depends on another's: a member's numbers are
+the same to the bit whatever the number of members, their order and the pieces that a run is cut into.
+
+An index may lie outside of its array, and an integer may be divided by 0. The program looks for both, and the run then
+ends with an error. An operation on which no result depends is neither computed nor checked.
 """
 
 from __future__ import annotations
@@ -53,7 +58,7 @@ Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
 
 @dataclass(frozen=True)
 class Lanes:
-    """A step in lanes: how much it is, and what runs it."""
+    """A step in lanes: its size, and its program."""
 
     population: bool
     shared_x: bool
@@ -76,7 +81,7 @@ class Lanes:
 
     @functools.cached_property
     def lines(self) -> int:
-        """Of the source."""
+        """Lines of the source."""
         return self.source.count("\n")
 
     @functools.cached_property
@@ -85,7 +90,7 @@ class Lanes:
         return sum(node.args[0].size if isinstance(node, Reduce) else node.size for node in self.plan.order)
 
     def is_built(self) -> bool:
-        """Whether compiling takes no time, for it was done before.
+        """Whether the program was compiled before, so that compiling takes no time.
 
         Raises:
             BuildError: as :meth:`compile`.
@@ -98,7 +103,7 @@ class Lanes:
         Raises:
             BuildError: there is no compiler, or it fails.
 
-        What it raises at the end of a run in which eager would have, where a result depends on it:
+        At the end of a run, where a result depends on it, the program raises the errors of eager:
             IndexError: an index is out of range.
             ZeroDivisionError: an integer is divided by 0.
         """
@@ -116,7 +121,7 @@ class Lanes:
             count = leaves[0].shape[0] if population else 1
             device = leaves[0].device if leaves else None
             state = [leaf.detach().contiguous() for leaf in leaves]
-            for i in moving:  # written to, where the caller's must not be
+            for i in moving:  # the program writes to these, and must not write to the caller's
                 state[i] = state[i].clone(memory_format=torch.contiguous_format)
             examples, strides = _examples(xs, by_member)
             lead = (length, count) if population else (length,)
@@ -130,7 +135,7 @@ class Lanes:
 
 
 def elements_on(device: torch.device) -> str:
-    """What a program's elements are on a device."""
+    """The kind of a program's elements on a device: ``"vectors"`` or ``"threads"``."""
     return "threads" if device.type == "cuda" else "vectors"
 
 

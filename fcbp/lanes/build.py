@@ -1,7 +1,7 @@
 """From source to a function: compile it, keep it, load it.
 
-What is kept lies in ``$FCBP_CACHE_DIR``, else under the user's cache directory, which only the user may read or write;
-a file there that is not the user's alone is not loaded.
+Programs are kept in ``$FCBP_CACHE_DIR``, else under the user's cache directory. Only the user may read or write that
+directory; a file there that others can write is not loaded.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ FLAGS = [
 MACHINE = "-march=native"
 """The instructions that the compiler may use."""
 COMPILERS = ("g++", "clang++")
-WORKSHOP = "building"
+BUILD_FOLDER = "building"
 """The folder, within the cache's, in which compilers work."""
 
 
 class Arguments(NamedTuple):
-    """What a program runs on."""
+    """The sizes and the tensors on which a program runs."""
 
     members: int
     steps: int
@@ -68,7 +68,7 @@ class Arguments(NamedTuple):
     constants: Sequence[Tensor]
     examples: Sequence[Tensor]
     strides: Sequence[int]
-    """Of each of ``examples``: from step to step and from member to member."""
+    """For each of ``examples``: the stride from step to step, and the one from member to member."""
     ys: Sequence[Tensor]
     """Written to."""
 
@@ -77,15 +77,15 @@ Launch = Callable[[Arguments], Any]
 """Runs a program. The result is 0, or which check failed, counted from 1: an integer, or a tensor that will hold it."""
 
 THREADED_FROM = 1 << 20
-"""Elements in all, from which on a second thread saves more than it costs to start."""
+"""The least number of elements, in all blocks and steps, for which a second thread saves more than its start costs."""
 
 
 NO_MEMORY = -1
-"""What a program says in place of a check that failed where there was no memory for a block."""
+"""The result of a program that has no memory for a block, in place of the number of a failed check."""
 
 
 class BuildError(Exception):
-    """There is no compiler, it failed, or what it made cannot be kept or trusted."""
+    """There is no compiler, the compiler failed, or its result cannot be kept or trusted."""
 
 
 COMPILE_SECONDS = 300.0
@@ -135,7 +135,7 @@ def _library(source: str, flags: Sequence[str]) -> Path:
 
 
 def launcher(source: str, optimize: str, work: int) -> Launch:
-    """What runs a source's function ``run`` on the machine's cores.
+    """A function that runs a source's function ``run`` on the machine's cores.
 
     Args:
         work: elements that a step of a block computes.
@@ -145,26 +145,26 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
     """
     function = build(source, optimize)
 
-    def launch(given: Arguments) -> int:
+    def launch(arguments: Arguments) -> int:
         shared = (ctypes.c_int64 * 2)()  # the block to take next, and the check that failed
-        arguments = (
-            (ctypes.c_int64 * 2)(given.members, given.steps),
+        pointers_and_sizes = (
+            (ctypes.c_int64 * 2)(arguments.members, arguments.steps),
             shared,
-            _pointers(given.carry),
-            _pointers(given.constants),
-            _pointers(given.examples),
-            (ctypes.c_int64 * max(len(given.strides), 1))(*given.strides),
-            _pointers(given.ys),
+            _pointers(arguments.carry),
+            _pointers(arguments.constants),
+            _pointers(arguments.examples),
+            (ctypes.c_int64 * max(len(arguments.strides), 1))(*arguments.strides),
+            _pointers(arguments.ys),
         )
-        blocks = -(-given.members // lanes())
+        blocks = -(-arguments.members // lanes())
         threads = min(torch.get_num_threads(), blocks)
-        if threads == 1 or blocks * given.steps * work < THREADED_FROM:
-            function(*arguments)
+        if threads == 1 or blocks * arguments.steps * work < THREADED_FROM:
+            function(*pointers_and_sizes)
         else:
             # Every call takes blocks from one counter until none is left; Python's lock is not held meanwhile. This
             # thread calls as well: if it slept, the system might wake another on its core.
-            calls = [_pool(threads - 1).submit(function, *arguments) for _ in range(threads - 1)]
-            function(*arguments)
+            calls = [_pool(threads - 1).submit(function, *pointers_and_sizes) for _ in range(threads - 1)]
+            function(*pointers_and_sizes)
             for call in calls:
                 call.result()
         if shared[1] == NO_MEMORY:
@@ -188,15 +188,15 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
 
 
 def _compile(compiler: str, flags: list[str], source: str, library: Path) -> None:
-    """Compile beside the library and rename, so that nobody sees half of one."""
+    """Compile to another file and rename it, so that no process loads half a library."""
     seconds = compile_seconds()
-    with _workshop(library.parent) as workshop:
-        code, made = workshop / "lanes.cpp", workshop / "lanes.so"
+    with _build_folder(library.parent) as build_folder:
+        code, made = build_folder / "lanes.cpp", build_folder / "lanes.so"
         code.write_text(source, encoding="utf-8")
         vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
         command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
         # The temporary folder is for what a compiler that is killed would leave.
-        status, _, errors = run_for(command, seconds, {**os.environ, "TMPDIR": str(workshop)})
+        status, _, errors = run_for(command, seconds, {**os.environ, "TMPDIR": str(build_folder)})
         if status or not made.exists():
             first = next((line for line in errors.splitlines() if "error" in line), errors[:200])
             raise BuildError(f"{compiler} failed with status {status}: {first.strip()}")
@@ -221,7 +221,7 @@ def run_for(
     Raises:
         BuildError: it did not end; it and all that it started are killed.
     """
-    # Into files: a pipe is held open by whoever the compiler started, as long as that lives.
+    # Into files: a process that the compiler started would hold a pipe open as long as it lives.
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = subprocess.Popen(
             command,
@@ -271,7 +271,7 @@ def lanes() -> int:
     """The members in a vector, as the source has it: by the instructions that the compiler may use."""
     compiler, _ = _compiler()
     command = [compiler, MACHINE, "-dM", "-E", "-x", "c++", os.devnull]
-    macros = _ask(*command)
+    macros = _output_of(*command)
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
 
 
@@ -280,7 +280,7 @@ def _compiler() -> tuple[str, str]:
     """A C++ compiler and its version."""
     for name in COMPILERS:
         if path := shutil.which(name):
-            return path, _ask(path, "--version")
+            return path, _output_of(path, "--version")
     raise BuildError(f"no C++ compiler is installed; looked for {' and '.join(COMPILERS)}")
 
 
@@ -290,23 +290,23 @@ def check_compiler(compiler: str) -> None:
     Raises:
         BuildError: it fails, or does not end.
     """
-    _ask(compiler, "-x", "c++", "-c", os.devnull, "-o", os.devnull)
+    _output_of(compiler, "-x", "c++", "-c", os.devnull, "-o", os.devnull)
 
 
-def _ask(*command: str) -> str:
-    """What a compiler answers; asked once, for one that hangs is not to be waited for twice.
+def _output_of(*command: str) -> str:
+    """A compiler's output. The command runs once, so that a compiler that hangs is waited for once.
 
     Raises:
         BuildError: it fails, or does not end.
     """
-    answer = _answer(*command)
+    answer = _run_once(*command)
     if isinstance(answer, BuildError):
         raise answer
     return answer
 
 
 @functools.cache
-def _answer(*command: str) -> str | BuildError:
+def _run_once(*command: str) -> str | BuildError:
     try:
         status, out, errors = run_for(command, ANSWER_SECONDS)
     except (BuildError, OSError) as error:
@@ -316,7 +316,7 @@ def _answer(*command: str) -> str | BuildError:
 
 @functools.cache
 def _processor() -> str:
-    """What ``-march=native`` stands for."""
+    """The processor, for which ``-march=native`` compiles."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         kinds = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
@@ -335,7 +335,7 @@ def cache_folder() -> Path:
 
 
 def _folder() -> Path:
-    """The cache directory, made if it is not there."""
+    """The cache directory, created where it is missing."""
     try:
         folder = cache_folder()
         for missing in reversed([folder, *folder.parents]):
@@ -348,9 +348,9 @@ def _folder() -> Path:
 
 
 @contextlib.contextmanager
-def _workshop(folder: Path) -> Iterator[Path]:
-    """A folder to compile in, for whoever holds the lock: always the same, so that a kill leaves one at the most."""
-    path = folder / WORKSHOP
+def _build_folder(folder: Path) -> Iterator[Path]:
+    """The folder to compile in, under the lock. It is always the same, so that a killed process leaves one at most."""
+    path = folder / BUILD_FOLDER
     path.mkdir(mode=0o700)
     try:
         yield path
@@ -359,14 +359,14 @@ def _workshop(folder: Path) -> Iterator[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what kills left, for whoever holds the lock."""
+    """Remove the files of killed processes, under the lock."""
     for path in folder.iterdir():
-        if path.name == WORKSHOP or path.name.startswith("tmp"):
+        if path.name == BUILD_FOLDER or path.name.startswith("tmp"):
             shutil.rmtree(path, ignore_errors=True)  # which follows no link
 
 
 def _check_owner(path: Path) -> None:
-    """Refuse what others may have written."""
+    """Refuse a file or a directory that others can write."""
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise BuildError(f"{path} can be written by others; expected it to be this user's alone")
@@ -374,7 +374,7 @@ def _check_owner(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, so that of several processes one compiles and the others wait."""
+    """Hold a file's lock: of several processes one compiles, and the others wait."""
     import fcntl
 
     seconds = compile_seconds()

@@ -35,7 +35,7 @@ AnyNode = TypeVar("AnyNode", bound=Node)
 
 
 def _sizes(shape: Iterable[int]) -> tuple[int, ...]:
-    return tuple(int(n) for n in shape)
+    return tuple([int(n) for n in shape])
 
 
 def _uniform(args: Iterable[Node]) -> bool:
@@ -47,7 +47,7 @@ class Builder:
     """Makes nodes; two that hold the same are one."""
 
     def __init__(self) -> None:
-        self.nodes: dict[tuple[str, tuple[int, ...]], Node] = {}
+        self.nodes: dict[tuple[object, ...], Node] = {}
         self.origin = ""
         """The operation that is being lowered, and its line in the user's code."""
         self.checks: dict[Node, str] = {}
@@ -62,8 +62,7 @@ class Builder:
 
     def _unique(self, node: AnyNode) -> AnyNode:
         """The node that holds the same and was made first; else this one, which has the next number."""
-        # In a `repr`, a number's sign and type are part of it: -0.0 == 0 == False are three numbers.
-        return self.nodes.setdefault((repr(node), tuple(a.number for a in node.args)), node)  # type: ignore[return-value]
+        return self.nodes.setdefault(node.key(), node)  # type: ignore[return-value]
 
     def leaf(self, role: Role, position: int, shape: Iterable[int], dtype: torch.dtype, uniform: bool) -> Node:
         """An input of the step."""

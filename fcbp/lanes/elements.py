@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -30,15 +30,15 @@ class Elements:
     registers: int
     """Vectors that the machine's registers hold."""
     sizes: tuple[int, ...] = ()
-    """Of the loops."""
+    """The sizes of the loops."""
     prologue: Node | None = None
     """A stored node whose elements are computed in these loops."""
     tiled: bool = False
     """Whether an element that is loaded serves several sums."""
 
-    def over(self, sizes: tuple[int, ...]) -> Elements:
-        """The elements in loops of other sizes."""
-        return replace(self, sizes=sizes)
+    def over(self, sizes: tuple[int, ...], prologue: Node | None = None, tiled: bool = False) -> Elements:
+        """The elements in other loops."""
+        return Elements(self.writer, self.plan, self.checks, self.registers, sizes, prologue, tiled)
 
     @property
     def here(self) -> tuple[Index, ...]:
@@ -55,7 +55,7 @@ class Elements:
         return text if uniform or not node.uniform else to_vector(text, node.dtype)
 
     def element(self, node: Node, index: tuple[Index, ...]) -> str:
-        """The element at an index, by its name if it has one. What is written for it, is written once a scope."""
+        """The element at an index; in open scopes an element is computed once, and then has a name."""
         match node:
             case View(args=(of,), indices=indices):
                 return self.element(of, tuple([substitute(i, index, self.sizes) for i in indices]))

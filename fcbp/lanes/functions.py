@@ -13,6 +13,8 @@ __all__ = ["CHEAP", "COMPARISONS", "NEUTRAL", "REDUCTION_START", "Function"]
 class Function(StrEnum):
     """A function of one, two or three elements."""
 
+    __hash__ = str.__hash__  # an enumeration's own is slow, and sets of functions are looked up for every node
+
     # Arithmetic
     ADD = "add"
     SUB = "sub"

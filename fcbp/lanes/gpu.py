@@ -1,7 +1,7 @@
 """A program as one CUDA kernel: a thread has one member, and the time loop runs inside it.
 
-The source is that of the cores but for its first lines (``threads.hpp``), so that what the tests find of it there holds
-here as well. Torch's own run-time compiler builds it; no CUDA toolkit is needed.
+The source differs from that of the CPU in its first lines alone (``threads.hpp``), so that tests on a CPU hold for it
+as well. Torch's own run-time compiler builds it; no CUDA toolkit is needed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from fcbp.lanes.build import Arguments, BuildError, Launch
 __all__ = ["launcher"]
 
 WARP = 32
-"""Threads that run together, in a block of their own: few members are spread over all processors."""
+"""Threads that run together. Each block has so many, so that few members are spread over all processors."""
 OPTIONS = ["--fmad=false"]
-"""As on the cores only sums of products are contracted, where the source says so."""
+"""As on a CPU, only sums of products are contracted, where the source says so."""
 
 
 def launcher(source: str) -> Launch:
-    """What runs a source's function ``run`` on the current device.
+    """A function that runs a source's function ``run`` on the current device.
 
     Raises:
-        BuildError: this torch has no compiler for it, or that fails.
+        BuildError: this torch has no compiler for kernels, or the compiler fails.
     """
     compile = getattr(torch.cuda, "_compile_kernel", None)
     if compile is None:
@@ -35,8 +35,8 @@ def launcher(source: str) -> Launch:
     except Exception as error:  # of many kinds: no device, no library, a message of the compiler
         raise BuildError(f"the CUDA kernel cannot be compiled: {' '.join(str(error).split())[:300]}") from error
 
-    def launch(given: Arguments) -> Tensor:
-        device = given.carry[0].device
+    def launch(arguments: Arguments) -> Tensor:
+        device = arguments.carry[0].device
 
         def numbers(values: Sequence[int]) -> Tensor:
             return torch.tensor([*values] or [0], dtype=torch.int64, device=device)
@@ -45,16 +45,16 @@ def launcher(source: str) -> Launch:
             return numbers([tensor.data_ptr() for tensor in tensors])
 
         shared = numbers([0, 0])
-        arguments = [
-            numbers([given.members, given.steps]),
+        pointers_and_sizes = [
+            numbers([arguments.members, arguments.steps]),
             shared,
-            pointers(given.carry),
-            pointers(given.constants),
-            pointers(given.examples),
-            numbers(given.strides),
-            pointers(given.ys),
+            pointers(arguments.carry),
+            pointers(arguments.constants),
+            pointers(arguments.examples),
+            numbers(arguments.strides),
+            pointers(arguments.ys),
         ]
-        kernel(grid=(-(-given.members // WARP), 1, 1), block=(WARP, 1, 1), args=arguments)
+        kernel(grid=(-(-arguments.members // WARP), 1, 1), block=(WARP, 1, 1), args=pointers_and_sizes)
         return shared[1]
 
     return launch

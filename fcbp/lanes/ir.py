@@ -22,7 +22,7 @@ Views are never computed: a view of a view is one view, and its reader reads the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
 import torch
@@ -62,20 +62,22 @@ Place = Index | int
 """The index along one axis: an expression of positions, or the number of the argument that holds it."""
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Node:
-    """An array of one member. Two nodes are equal only if they are one object.
+    """An array of one member. Two nodes are equal only if they are one object."""
 
-    ``repr`` has all but the arguments and the number: nodes of equal ``repr`` and equal arguments hold the same.
-    """
-
-    args: tuple[Node, ...] = field(repr=False)
+    args: tuple[Node, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
     uniform: bool
     """Whether all members share it."""
-    number: int = field(repr=False)
+    number: int
     """The order in which nodes were made: arguments come before their readers."""
+
+    def key(self) -> tuple[object, ...]:
+        """All but the number: two nodes of equal keys hold the same."""
+        args, shape, dtype, uniform, _, *own = vars(self).values()
+        return type(self), args, shape, dtype, uniform, *own
 
     @property
     def size(self) -> int:
@@ -83,7 +85,7 @@ class Node:
         return math.prod(self.shape)
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Leaf(Node):
     """An input of the step."""
 
@@ -92,35 +94,39 @@ class Leaf(Node):
     """The number of the input among those of its role."""
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Scalar(Node):
     """One number, at every position."""
 
     value: float
 
+    def key(self) -> tuple[object, ...]:
+        """As of every node; a number's sign and type are part of it: -0.0 == 0 == False are three numbers."""
+        return Scalar, self.shape, self.dtype, repr(self.value)
 
-@dataclass(eq=False, frozen=True)
+
+@dataclass(eq=False, frozen=True, repr=False)
 class Position(Node):
     """The integer that ``index`` gives at each position: ``arange``, and views of it."""
 
     index: Index
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class View(Node):
     """``args[0]`` at ``indices``, one for each of its axes."""
 
     indices: tuple[Index, ...]
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Map(Node):
     """``function`` of the arguments' elements at the same position. The arguments have the node's shape."""
 
     function: Function
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Reduce(Node):
     """``function`` over the last ``axes`` axes of ``args[0]``."""
 
@@ -133,28 +139,28 @@ class Reduce(Node):
         return self.function in (Function.ARGMIN, Function.ARGMAX)
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Scan(Node):
     """``function`` of all elements of ``args[0]`` up to the position along the last axis."""
 
     function: Function
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Rank(Node):
     """The place of each element of ``args[0]`` in a stable sort along the last axis."""
 
     descending: bool
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Gather(Node):
     """The elements of ``args[0]`` at ``places``, one for each of its axes."""
 
     places: tuple[Place, ...]
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Scatter(Node):
     """``args[0]`` with the elements of ``args[1]`` written at ``places``, later elements over earlier ones."""
 
@@ -163,7 +169,7 @@ class Scatter(Node):
     """Whether elements are added in place of written."""
 
 
-@dataclass(eq=False, frozen=True)
+@dataclass(eq=False, frozen=True, repr=False)
 class Assemble(Node):
     """Each argument at its destination, and ``fill`` at the other positions."""
 
@@ -171,6 +177,10 @@ class Assemble(Node):
     """``None`` where the arguments cover all positions."""
     destinations: tuple[tuple[Index, ...], ...]
     """For each argument: an index of its positions for each axis of the node."""
+
+    def key(self) -> tuple[object, ...]:
+        """As of every node; the fill's sign and type are part of it."""
+        return Assemble, self.args, self.shape, self.dtype, repr(self.fill), self.destinations
 
 
 def base(node: Node) -> Node:

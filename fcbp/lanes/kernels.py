@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from fcbp.lanes.cpp import literal, to_vector
 from fcbp.lanes.elements import Elements
 from fcbp.lanes.indices import at, code, linear
@@ -17,15 +15,16 @@ __all__ = ["write_kernel"]
 def write_kernel(elements: Elements, node: Node) -> None:
     """The kernel of a stored node."""
     writer, plan = elements.writer, elements.plan
-    elements = replace(elements, sizes=node.shape, prologue=plan.prologues.get(node))
+    elements = elements.over(node.shape, plan.prologues.get(node))
     with writer.kernel(), writer.scope(""):
         match node:
             case Map() if plan.row_mask(node) is not None:
                 _write_row_update(elements, node)
             case Map() | Gather():
+                here = elements.here
                 with writer.loops(node.shape):
-                    value = elements.compute(node, elements.here)
-                    writer.line(f"{elements.stored(node, elements.here)} = {value};")
+                    value = elements.compute(node, here)
+                    writer.line(f"{elements.stored(node, here)} = {value};")
             case Reduce() if node.finds_index:
                 write_arg_reduction(elements, node)
             case Reduce():

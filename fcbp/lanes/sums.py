@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
@@ -34,7 +33,7 @@ Segment = tuple[int, int, int]
 def write_reduction(elements: Elements, node: Reduce) -> None:
     """The loops of a reduction, a few results side by side."""
     (x,) = node.args
-    elements = elements.over(x.shape)
+    elements = elements.over(x.shape, elements.prologue)
     tiles = _tiles(elements, node)
     for segments in itertools.product(*(_segments(x.shape[axis], width) for axis, width in tiles.items())):
         _write_segment(elements, node, dict(zip(tiles, segments, strict=True)))
@@ -60,7 +59,7 @@ def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment
         for k in range(len(places) * parts):
             writer.line(f"{type_of(node)} sum{k} = {_start(node.function, node)};")
         # Unrolled further than into these sums, a tile would not find room in the registers.
-        tiled = replace(elements, tiled=len(segments) > 1)
+        tiled = elements.over(x.shape, elements.prologue, len(segments) > 1)
         with writer.loops([*x.shape[kept:-1], inner // parts], range(kept, len(x.shape)), unroll=False):
             for k, place in enumerate(places):
                 for part in range(parts):

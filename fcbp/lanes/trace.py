@@ -26,7 +26,7 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 class Members(NamedTuple):
-    """What a vmapped step says of one member."""
+    """One member's step, and how members share their arguments."""
 
     step: Step
     """One member's step."""
@@ -50,7 +50,7 @@ class Traced(NamedTuple):
 
 
 def members_of(step: Step) -> Members:
-    """One member's step from ``torch.vmap(step)``; a step that is no such thing is the step of one member.
+    """One member's step from ``torch.vmap(step)``; a step that is not vmapped is that of one member.
 
     Raises:
         Unsupported: members lie along other axes than the first.
@@ -133,7 +133,7 @@ def trace(
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
-        # Tracing computes a step of the first member, which may be one that eager has no result for either.
+        # Tracing computes a step of the first member; eager may have no result for it either.
         if re.search(r"out of (DATA )?bounds|out of range", reason):
             raise IndexError(f"{reason} {_line(error)}") from error
         if "ZeroDivisionError" in reason:
@@ -145,7 +145,7 @@ def trace(
         result = lowered(traced)
         if not result.lowered.checks:
             return result
-    # Once more, to know the lines that errors name.
+    # A second time, with the lines of code that errors name.
     with _WithoutValues():
         return lowered(graph(_Lines()))
 
@@ -157,7 +157,7 @@ def _line(error: BaseException) -> str:
 
 
 class _Lines(TorchDispatchMode):
-    """Notes at every traced operation the line of the user's code that asked for it."""
+    """Notes at every traced operation its line in the user's code."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -176,18 +176,18 @@ class _Lines(TorchDispatchMode):
         return result
 
 
-def _is_place(index: Any) -> bool:
-    """Whether an index is one whole number in a tensor."""
+def _is_scalar_index(index: Any) -> bool:
+    """Whether an index is one integer in a tensor."""
     return isinstance(index, Tensor) and index.ndim == 0 and index.dtype in (torch.int64, torch.int32)
 
 
 class _WithoutValues(TorchFunctionMode):
-    """``one_hot`` by comparing, and ``x[i]`` of a 0-d ``i`` by indexing: torch's own look at the values first, which no
-    traced tensor has."""
+    """``one_hot`` by comparisons, and ``x[i]`` of a 0-d ``i`` by indexing. Torch's own forms read the values, and a
+    traced tensor has none."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is Tensor.__getitem__ and _is_place(args[1]):
+        if function is Tensor.__getitem__ and _is_scalar_index(args[1]):
             return args[0][args[1].reshape(1)].squeeze(0)
         classes = kwargs.get("num_classes", args[1] if len(args) > 1 else -1)
         if function is torch.nn.functional.one_hot and classes > 0:

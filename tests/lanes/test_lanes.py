@@ -729,7 +729,7 @@ def test_what_a_killed_compiler_left_is_removed_with_the_next_program(tmp_path, 
     folder = build._folder()
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "file").write_text("")
-    for name in (build.WORKSHOP, "tmpabcd1234"):
+    for name in (build.BUILD_FOLDER, "tmpabcd1234"):
         (folder / name).mkdir()
         (folder / name / "lanes.cpp").write_text("")
     (folder / "tmplink").symlink_to(tmp_path / "theirs")
