@@ -22,6 +22,8 @@ import optree
 import torch
 from torch import Tensor, nn
 
+from fcbp.names import unknown
+
 __all__ = [
     "LARGEST",
     "Count",
@@ -168,10 +170,23 @@ def misfit(name: str, value: Any, kind: Any) -> str | None:
         >>> misfit("step_size", 1, float)
         >>> misfit("last", 1.5, Fraction)
         'last is 1.5; expected a number in [0, 1]'
+        >>> misfit("backend", "rya", Literal["ray"] | None)
+        "backend is 'rya'; expected one of ray; did you mean 'ray'?"
     """
     if fits(value, kind):
         return next(_within(name, value), None)
+    if isinstance(value, str) and (options := _options(kind)):
+        return str(unknown(name, value, options))
     return f"{name} is {shown(value)}; expected {words_of(kind)}"
+
+
+def _options(kind: Any) -> tuple[str, ...]:
+    """The words of a ``Literal``, which may be optional; empty where a kind takes anything else."""
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        kinds = [part for part in get_args(kind) if part is not type(None)]
+        return _options(kinds[0]) if len(kinds) == 1 else ()
+    words = get_args(kind) if get_origin(kind) is Literal else ()
+    return words if all(isinstance(word, str) for word in words) else ()
 
 
 def _within(name: str, value: Any) -> Iterator[str]:
@@ -280,7 +295,7 @@ def _made_test(kind: Any) -> Test:
         tests = tuple(map(test_of, parts))
         return lambda value: any(test(value) for test in tests)
     if origin is Literal:
-        return lambda value: any(value is p or (type(value) is type(p) and value == p) for p in parts)
+        return lambda value: any(value is p or (_is_alike(value, p) and value == p) for p in parts)
     if hasattr(kind, "array_type"):  # of jaxtyping
         return lambda value: isinstance(value, kind.array_type)
     if kind is None or kind is type(None):
@@ -294,6 +309,11 @@ def _made_test(kind: Any) -> Test:
     if isinstance(kind, type):
         return lambda value: isinstance(value, kind)
     return lambda value: True
+
+
+def _is_alike(value: Any, option: Any) -> bool:
+    """Whether a value is of an option's type; a string may be NumPy's."""
+    return type(value) is type(option) or (isinstance(value, str) and isinstance(option, str))
 
 
 def _is_number(value: Any) -> bool:

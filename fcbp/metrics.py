@@ -142,7 +142,8 @@ def weight_magnitude(params: SomeTensors) -> Float[Tensor, ""]:
     """Mean absolute value over every element of a pytree."""
     leaves = optree.tree_leaves(params)
     totals = [leaf.abs().sum() for leaf in leaves]
-    return sum(totals[1:], totals[0]) / sum(leaf.numel() for leaf in leaves)
+    mean: Tensor = sum(totals[1:], totals[0]) / sum(leaf.numel() for leaf in leaves)
+    return mean
 
 
 @arguments

@@ -60,7 +60,8 @@ def advantages(
     factors = torch.where(terminated | truncated, 0.0, torch.as_tensor(discount * trace_decay, dtype=values.dtype))
     backwards = (differences.flip(0), factors.flip(0))
     _, found = loop.nested(_discounted_sum, torch.zeros_like(differences[0]), backwards, length=len(rewards))
-    return found.flip(0)
+    advantages: Tensor = found.flip(0)
+    return advantages
 
 
 def _discounted_sum(later: Tensor, x: tuple[Tensor, Tensor], _: Any) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -26,7 +26,7 @@ from torch import Tensor
 from fcbp import random
 from fcbp.checks import arguments
 from fcbp.envs import Continuous, Discrete
-from fcbp.names import unknown
+from fcbp.names import check_option
 
 __all__ = ["Policy", "PolicyName", "categorical", "gaussian", "get", "squashed"]
 
@@ -158,7 +158,7 @@ def squashed(size: int, low: tuple[float, ...], high: tuple[float, ...]) -> Poli
 
 
 @arguments
-def get(name: str | None, actions: Discrete | Continuous) -> Policy:
+def get(name: PolicyName | None, actions: Discrete | Continuous) -> Policy:
     """The policy of that name for an environment's actions.
 
     Args:
@@ -175,8 +175,7 @@ def get(name: str | None, actions: Discrete | Continuous) -> Policy:
     """
     if name is None:
         name = "categorical" if isinstance(actions, Discrete) else "gaussian"
-    if name not in get_args(PolicyName):
-        raise unknown("policy", name, get_args(PolicyName))
+    check_option("policy", name, PolicyName)
     if isinstance(actions, Discrete):
         if name != "categorical":
             raise ValueError(f"policy is {name!r}, and the environment has {actions.n} actions; expected 'categorical'")

@@ -6,7 +6,7 @@ Every copy begins a new episode where one has ended, by ``torch.where``: nothing
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import optree
 import torch
@@ -98,7 +98,7 @@ def new_level(
     fresh: Any = start_copies(environment, keys, physics)
     before: Any = copies
     found: Any = optree.tree_map(lambda new, old: torch.where(begins, new.to(old.dtype), old), fresh, before)
-    return found
+    return cast(Copies, found)
 
 
 @arguments

@@ -287,7 +287,8 @@ def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[in
 @arguments
 def experiment_of(results: xarray.Dataset) -> dict[str, Any]:
     """The settings that all members share, as they were recorded."""
-    return json.loads(results.attrs.get("experiment", "{}"))
+    settings: dict[str, Any] = json.loads(results.attrs.get("experiment", "{}"))
+    return settings
 
 
 def _seeds(ends: dict[int, float]) -> str:

@@ -86,7 +86,8 @@ def performance_profile(values: Scores, thresholds: Float[np.ndarray, "threshold
         [1.0, 0.33, 0.0]
     """
     found = _checked("values", values)
-    return (found.reshape(found.shape[0], -1)[..., None] > np.asarray(thresholds)).mean((0, 1))
+    fractions: np.ndarray = (found.reshape(found.shape[0], -1)[..., None] > np.asarray(thresholds)).mean((0, 1))
+    return fractions
 
 
 @arguments

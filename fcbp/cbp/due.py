@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.cbp.running import bias_correction
-from fcbp.cbp.state import CBPState, Hyperparams
+from fcbp.cbp.state import CBPState, Hyperparams, RateCounts, Rounding
 from fcbp.concrete import is_concrete
 from fcbp.units import UnitGroup
 
@@ -33,8 +33,8 @@ def due(
     state: CBPState,
     units: Iterable[UnitGroup],
     hyper: Hyperparams,
-    rounding: str,
-    rate_counts: str,
+    rounding: Rounding,
+    rate_counts: RateCounts,
     key: Int64[Tensor, ""],
 ) -> dict[str, Due]:
     """Step 5 for every group, by its name."""
@@ -83,7 +83,7 @@ def replacements_due(
     owed: Float[Tensor, ""],
     counted: Int[Tensor, ""],
     rate: float | Tensor,
-    rounding: str,
+    rounding: Rounding,
     key: Int64[Tensor, ""],
     index: int,
 ) -> Float[Tensor, ""]:

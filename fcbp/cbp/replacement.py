@@ -16,7 +16,9 @@ from fcbp.cbp.state import (
     CBPState,
     Hyperparams,
     Params,
+    RateCounts,
     Replaced,
+    Rounding,
     check_by_group,
     check_counting,
     check_groups,
@@ -45,8 +47,8 @@ def select_and_reset(
     units: Iterable[UnitGroup],
     initializer: str | initializers.Initializer = "kaiming_uniform",
     transfer_bias: bool = False,
-    rounding: str = "accumulate",
-    rate_counts: str = "eligible",
+    rounding: Rounding = "accumulate",
+    rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> tuple[Params, CBPState, Replaced]:
     """Replace the due number of mature units of lowest utility.

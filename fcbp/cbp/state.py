@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
@@ -13,7 +13,7 @@ from torch import Tensor
 from fcbp import random, show, tree
 from fcbp.checks import arguments
 from fcbp.kinds import Tensors
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.units import UnitGroup, check_units
 
 __all__ = [
@@ -33,6 +33,11 @@ __all__ = [
 
 Params = Tensors
 Replaced = dict[str, Bool[Tensor, "units"]]
+
+Rounding = Literal["accumulate", "stochastic"]
+"""What becomes of the fraction of a replacement that is due: it is owed to later steps, or rounded at random."""
+RateCounts = Literal["eligible", "all"]
+"""What the replacement rate is a share of: the mature ones, or all."""
 
 
 class Hyperparams(NamedTuple):
@@ -65,16 +70,14 @@ class CBPState(NamedTuple):
     """The key of the next draws."""
 
 
-def check_counting(rounding: str, rate_counts: str, capacity: int | None, replaced: str) -> None:
+def check_counting(rounding: Rounding, rate_counts: RateCounts, capacity: int | None, replaced: str) -> None:
     """Check the options that say how many are replaced; ``replaced`` names what: units or weights.
 
     Raises:
         ValueError: an option is unknown, or ``capacity`` is no number of them.
     """
-    if rounding not in ("accumulate", "stochastic"):
-        raise unknown("rounding", rounding, ("accumulate", "stochastic"))
-    if rate_counts not in ("eligible", "all"):
-        raise unknown("rate_counts", rate_counts, ("eligible", "all"))
+    check_option("rounding", rounding, Rounding)
+    check_option("rate_counts", rate_counts, RateCounts)
     if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
         raise ValueError(f"capacity is {capacity!r}; expected a number of {replaced}, 0 or more, or None")
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcbp.cli.about import Completion
 from fcbp.cli.data import DATA_COMMANDS
 from fcbp.cli.errors import one_line_errors
 from fcbp.cli.flags import flags_of, run_arguments
@@ -85,13 +86,14 @@ def _data(words: Sequence[str]) -> Callable[[], int]:
     import tyro
 
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
-    return tyro.extras.subcommand_cli_from_dict(
+    command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
         {name: positional(kind) for name, kind in DATA_COMMANDS.items()},
         prog="fcbp data",
         description="Data sets: which there are, downloads, checks.",
         args=list(words),
         sort_subcommands=False,
     )
+    return command
 
 
 @dataclass
@@ -118,6 +120,8 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
             args=list(words),
             sort_subcommands=False,
         )
+    if isinstance(command, Completion):
+        return lambda: main(["--tyro-print-completion", command.shell])
     return (lambda: run(command, flags)) if isinstance(command, kinds) else command
 
 

@@ -89,6 +89,7 @@ def _tuned(
         [_without_seed(settings, subject) for settings in members if settings.get("seed") == first],
         variable=arguments.choose_by,
         over=arguments.choose_over,
+        apart=[name.replace("-", "_") for name in arguments.choose_apart],
         out=out,
         tune_seeds=TUNE_SEEDS if arguments.tune_seeds is None else arguments.tune_seeds,
         report_seeds=REPORT_SEEDS if arguments.report_seeds is None else arguments.report_seeds,

@@ -18,6 +18,7 @@ from fcbp.cli.words import as_json, experiments_by_kind
 from fcbp.paths import expanded
 from fcbp.sweeps.files import write
 from fcbp.sweeps.folder import read_config
+from fcbp.sweeps.places import Cluster
 
 __all__ = ["COMMANDS"]
 
@@ -32,7 +33,7 @@ class Resume:
     """cpu or cuda"""
     devices: tuple[str, ...] = ()
     """all, a number of processes, or names"""
-    backend: str | None = None
+    backend: Cluster | None = None
     """ray runs the members as tasks of a cluster"""
     address: str | None = None
     """of the Ray cluster, such as auto"""

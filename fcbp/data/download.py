@@ -183,7 +183,8 @@ def _go_on(url: str, part: Path, start: int, progress: bool) -> bool:
 def _read(answer: Any) -> bytes:
     """A block; what breaks here is the connection, not the disk."""
     try:
-        return answer.read(AT_ONCE)
+        block: bytes = answer.read(AT_ONCE)
+        return block
     except OSError as error:
         raise ConnectionAbortedError(str(error)) from error
 

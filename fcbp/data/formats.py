@@ -178,6 +178,7 @@ def npy(data: bytes, where: str) -> np.ndarray:
     if not data.startswith(np.lib.format.MAGIC_PREFIX):
         raise ValueError(f"{where} is no .npy file: it begins with {_beginning(data)}")
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+        return array
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{where} cannot be read: {error}") from None

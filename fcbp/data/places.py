@@ -82,14 +82,14 @@ def members(archive: Path) -> Sequence[str]:
         raise ValueError(f"{archive} is damaged or cut off: {error}") from None
 
 
-def checksum(path: Path, kind: str) -> str:
+def checksum(path: Path, algorithm: str) -> str:
     """The sum of a file's bytes, in hexadecimal digits.
 
     Args:
         path: a file.
-        kind: ``"md5"`` or ``"sha256"``.
+        algorithm: ``"md5"`` or ``"sha256"``.
     """
-    digest = hashlib.new(kind, usedforsecurity=False)
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(AT_ONCE):
             digest.update(block)

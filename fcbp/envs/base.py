@@ -6,7 +6,7 @@ import math
 import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import optree
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fcbp.checks import arguments, shown
 from fcbp.concrete import is_concrete
-from fcbp.names import unknown
+from fcbp.names import check_option
 
 __all__ = [
     "Actions",
@@ -219,8 +219,7 @@ def build(
     if set(ranges) != set(physics._fields):
         raise ValueError(f"ranges has {sorted(ranges)}; expected the numbers of physics: {', '.join(physics._fields)}")
     for given in ranges.values():
-        if given not in get_args(Range):
-            raise unknown("ranges", given, get_args(Range))
+        check_option("ranges", given, Range)
 
     def reset(key: Int64[Tensor, ""], physics: Any) -> Any:
         _check_physics(physics, defaults, ranges)

@@ -15,7 +15,7 @@ import math
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -24,7 +24,7 @@ from torch import Tensor
 from fcbp import random
 from fcbp.checks import arguments, shown
 from fcbp.envs.base import Environment, Number, check_physics, check_whole
-from fcbp.names import lookup, unknown
+from fcbp.names import check_option, lookup, unknown
 
 __all__ = ["CHANGES", "Change", "get", "none", "offset", "physics", "sign"]
 
@@ -148,8 +148,7 @@ def physics(
             raise ValueError(f"{name} is {value!r}, and {error}") from None
     if not low < high:
         raise ValueError(f"high is {high!r}; expected more than low, {low!r} (a range of one value changes nothing)")
-    if scale not in get_args(Scale):
-        raise unknown("scale", scale, get_args(Scale))
+    check_option("scale", scale, Scale)
     if scale == "log" and low <= 0:
         raise ValueError(f"low is {low!r}; expected a number above 0, or scale='linear'")
 

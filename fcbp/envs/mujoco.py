@@ -139,7 +139,7 @@ class _Worker:
         mujoco.mj_step(model, data, self.frames)
         warned = data.warning.number.tolist()
         if warned != self.warned:
-            found = [name for kind, name in self.bad.items() if warned[kind] > self.warned[kind]]
+            found: list[str] = [name for kind, name in self.bad.items() if warned[kind] > self.warned[kind]]
             self.warned = warned
             if found:
                 state[:] = place[:] = np.nan

@@ -150,7 +150,7 @@ def _loader() -> Any:
     few aliases make large, or that is nested deeply."""
     yaml = _yaml()
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
         def __init__(self, stream: Any) -> None:
             super().__init__(stream)
             self.level = self.written = 0

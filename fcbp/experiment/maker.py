@@ -89,7 +89,8 @@ class ExperimentMaker:
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
         """Return what members that share a program have in common."""
-        return self.run(settings).program_key()
+        key: Hashable = self.run(settings).program_key()
+        return key
 
     def make(self, members: Sequence[Mapping[str, Any]], device: torch.device | str | None = None) -> Program:
         """Make the program of members whose keys are equal."""

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import optree
 import torch
@@ -244,7 +244,7 @@ def _own_metric(chosen: Any) -> Metric:
     function = parts.find("metrics", chosen, dict.fromkeys((*METRICS, *ONLINE)), expected)
     if isinstance(function, torch.nn.Module) or not callable(function):
         raise ValueError(f"metrics has {chosen!r}, which is {type(function).__name__}; expected {expected}")
-    return function
+    return cast(Metric, function)
 
 
 def metrics_of(chosen: Iterable[Any]) -> tuple[dict[str, Metric], dict[str, Metric | None]]:

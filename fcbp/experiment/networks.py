@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import nn
 
 from fcbp import nets
+from fcbp.nets.mlp import Norm
 from fcbp.streams import Spec
 
 __all__ = ["cnn16", "conv_net", "lenet", "mlp", "resnet18", "vision_transformer"]
 
 
 def mlp(
-    spec: Spec, *, hidden: tuple[int, ...] = (5,), activation: str = "relu", norm: str | None = None
+    spec: Spec, *, hidden: tuple[int, ...] = (5,), activation: str = "relu", norm: Norm | None = None
 ) -> nn.Sequential:
     """A multilayer perceptron of the inputs, flattened.
 

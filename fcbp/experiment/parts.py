@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from torch import nn
 
@@ -285,7 +285,7 @@ def _function(role: str, chosen: Any, found: Any, expected: str) -> Callable[...
         )
     if not callable(found):
         raise ValueError(f"{role} is {chosen!r}, which is {type(found).__name__}; expected {expected}")
-    return found
+    return cast(Callable[..., Any], found)
 
 
 def _options(

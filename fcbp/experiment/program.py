@@ -236,7 +236,8 @@ def _optimizer(run: Experiment, part: Part) -> Callable[..., optim.Optimizer]:
     options = run.options(part)
 
     def optimizer(**numbers: Any) -> optim.Optimizer:
-        return part.build(**options, **{**own, **numbers})
+        made: optim.Optimizer = part.build(**options, **{**own, **numbers})
+        return made
 
     made = _built(part, {**options, **own})
     if not isinstance(made, optim.Optimizer):
@@ -278,7 +279,8 @@ def _redraw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callab
 
 
 def _network_again(run: Experiment, part: Part, spec: Spec) -> nn.Module:
-    return part.build(spec, **run.options(part))
+    network: nn.Module = part.build(spec, **run.options(part))
+    return network
 
 
 def _schedule(run: Experiment, part: Part) -> Callable[..., Any] | None:
@@ -361,7 +363,8 @@ def _by_unit(group: UnitGroup, h: Tensor) -> Tensor:
 
 
 def _value(given: Any) -> Tensor:
-    return given[0] if isinstance(given, tuple) else given
+    value: Tensor = given[0] if isinstance(given, tuple) else given
+    return value
 
 
 def _as_means(measured: Mapping[str, Tensor]) -> dict[str, Tensor]:

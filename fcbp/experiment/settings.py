@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -25,7 +25,8 @@ __all__ = ["Experiment", "set_names", "setting_names", "unread"]
 
 SHORT_FOR = {"lr": "step_size", "learning_rate": "step_size", "loss": "loss_function", "rho": "replacement_rate"}
 """Names that people try, and the settings that they mean."""
-INITIAL = ("drawn", "module")
+Initial = Literal["drawn", "module"]
+"""Initial weights are drawn by the initializer, or are the module's own."""
 ROLES = ("stream", "network", "schedule", "optimizer", "method")
 BELOW_1 = math.nextafter(1, 0)
 RANGES: dict[str, tuple[float, float, str]] = {
@@ -77,7 +78,7 @@ class Experiment:
     network: Any = _field("mlp", "the network: a name, or module:name or file.py:name")
     hidden: tuple[int, ...] = _field((5,), "units of each hidden layer")
     activation: str = _field("relu", "activation of the hidden units")
-    initial: str = _field("drawn", "initial weights: drawn by the initializer, or the module's own")
+    initial: Initial = _field("drawn", "initial weights: drawn by the initializer, or the module's own")
     initializer: str = _field("kaiming_uniform", "how weights are drawn, at the start and after a replacement")
     init_scale: float = _field(1.0, "times the initializer's standard deviation")
     loss_function: Any = _field(
@@ -266,7 +267,7 @@ class Experiment:
         network = self.parts()[1]
         if self.loss_function is not None:
             loss_of(self.loss_function)
-        closed: dict[str, Iterable[str]] = {"initializer": initializers.INITIALIZERS, "initial": INITIAL}
+        closed: dict[str, Iterable[str]] = {"initializer": initializers.INITIALIZERS, "initial": get_args(Initial)}
         if "activation" in network.options and network.name in parts.NETWORKS:
             closed["activation"] = parts.ACTIVATIONS
         for name, names in closed.items():

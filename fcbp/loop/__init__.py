@@ -5,16 +5,17 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import optree
 import torch
 from torch import Tensor
 
 from fcbp.checks import arguments, shown
+from fcbp.loop.compiler import check_compiler_for, limited_compiler
 from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
-from fcbp.names import unknown
+from fcbp.names import check_option
 
 if TYPE_CHECKING:
     from fcbp.loop.choice import LaneProgram
@@ -36,7 +37,8 @@ __all__ = [
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
-BACKENDS = ("lanes", "scan", "eager")
+BackendName = Literal["lanes", "scan", "eager"]
+"""Lanes of vectors, the compiled scan, or a loop in Python."""
 
 
 SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
@@ -45,7 +47,7 @@ SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
 class Choice(NamedTuple):
     """A backend and why."""
 
-    backend: str
+    backend: BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
     reason: str
 
@@ -65,7 +67,7 @@ def scan(
     length: int | None = None,
     *,
     compile: bool = True,
-    backend: str | None = None,
+    backend: BackendName | None = None,
 ) -> tuple[Any, Any]:
     """Run ``carry, y = step(carry, x)`` over the leading axis of ``xs``; the semantics of ``jax.lax.scan``.
 
@@ -108,8 +110,8 @@ def scan(
         >>> scan(step, torch.tensor(0.0), torch.tensor([1.0, 2.0, 3.0]), backend="eager")
         (tensor(6.), tensor([1., 3., 6.]))
     """
-    if backend is not None and backend not in BACKENDS:
-        raise unknown("backend", backend, BACKENDS)
+    if backend is not None:
+        check_option("backend", backend, BackendName)
     _check_step(step)
     length = _length(xs, length)
     leaves, spec = _carry_leaves(carry)
@@ -141,13 +143,14 @@ def scan(
         key = _signature(leaves, spec, xs)
         try:
             if key not in programs:
-                _check_compiler(leaves)
+                check_compiler_for(leaves)
                 members = f" for {len(leaves[0])} members" if leaves and leaves[0].ndim and is_vmapped(step) else ""
                 tell(f"the scan of {named(step)}{members}", "10 to 60 seconds")
                 programs[key] = build(over_pytrees(step), leaves, spec, xs)
             program = programs[key]
             if program is not None:
-                return program(leaves, xs, length)
+                with limited_compiler():
+                    return program(leaves, xs, length)
         except Exception as error:
             if isinstance(error, ValueError) or is_out_of_memory(error):
                 raise  # with too little memory running eagerly is no help
@@ -307,16 +310,6 @@ def _length(xs: Any, length: int | None) -> int:
     if length < 0:
         raise ValueError(f"length is {length}; expected 0 or more")
     return length
-
-
-def _check_compiler(leaves: list[Tensor]) -> None:
-    """Ask the C++ compiler for a trifle, before a step is traced: one that hangs would hang the compiled scan."""
-    if all(leaf.device.type == "cpu" for leaf in leaves):
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        from fcbp.lanes.build import check_compiler
-
-        check_compiler(get_cpp_compiler())
 
 
 def _check_step(step: Step) -> None:

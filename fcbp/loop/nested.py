@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import optree
 import torch
@@ -19,11 +19,13 @@ from fcbp.concrete import is_plain
 
 __all__ = ["compiling", "nested"]
 
-_compile: ContextVar[bool | str] = ContextVar("compile", default=False)
+Compile = bool | Literal["lanes"]
+"""Whether loops are compiled; ``"lanes"`` only where lanes suit."""
+_compile: ContextVar[Compile] = ContextVar("compile", default=False)
 
 
 @contextlib.contextmanager
-def compiling(compile: bool | str) -> Iterator[None]:
+def compiling(compile: Compile) -> Iterator[None]:
     """Say how the nested loops within run.
 
     Args:

@@ -31,7 +31,8 @@ def _read_scalars() -> contextlib.AbstractContextManager[Any]:
     """What torch before 2.11 needs for a loop: that the compiler may read its counter."""
     if torch.__version__ >= "2.11":
         return contextlib.nullcontext()
-    return torch._dynamo.config.patch(capture_scalar_outputs=True)
+    read: contextlib.AbstractContextManager[Any] = torch._dynamo.config.patch(capture_scalar_outputs=True)
+    return read
 
 
 LONG_STEP = 1 << 22

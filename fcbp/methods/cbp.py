@@ -17,7 +17,7 @@ from fcbp.cbp import (
     select_and_reset,
     update_utility,
 )
-from fcbp.cbp.state import check_counting
+from fcbp.cbp.state import RateCounts, Rounding, check_counting
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
 from fcbp.units import UnitGroup
@@ -31,8 +31,8 @@ def cbp(
     *,
     initializer: str | initializers.Initializer = "kaiming_uniform",
     transfer_bias: bool = False,
-    rounding: str = "accumulate",
-    rate_counts: str = "eligible",
+    rounding: Rounding = "accumulate",
+    rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> Method:
     """Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.Hyperparams`.

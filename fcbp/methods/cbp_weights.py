@@ -9,9 +9,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import initializers, tree
-from fcbp.cbp.state import check_counting
+from fcbp.cbp.state import RateCounts, Rounding, check_counting
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
+from fcbp.names import check_option
 from fcbp.units import UnitGroup
 from fcbp.weights import (
     Hyperparams,
@@ -21,25 +22,25 @@ from fcbp.weights import (
     select_and_reset,
     update_utility,
 )
-from fcbp.weights.core import check_selection, check_utility
+from fcbp.weights.core import Selection, Utility
 from fcbp.weights.draws import check_initializer
-from fcbp.weights.state import check_management
+from fcbp.weights.state import Managed, Maturity, check_management
 
 __all__ = ["cbp_weights"]
 
 
 @arguments
 def cbp_weights(
-    utility: str = "gradient",
+    utility: Utility = "gradient",
     *,
-    managed: str | Callable[[tree.Path, Tensor], bool] = "matrices",
-    maturity: str = "steps",
+    managed: Managed | Callable[[tree.Path, Tensor], bool] = "matrices",
+    maturity: Maturity = "steps",
     protect: bool = False,
     scale_by_moments: bool = False,
-    selection: str = "lowest",
+    selection: Selection = "lowest",
     initializer: str | initializers.Initializer = "initial",
-    rounding: str = "accumulate",
-    rate_counts: str = "eligible",
+    rounding: Rounding = "accumulate",
+    rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> Method:
     """Per-weight Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.weights.Hyperparams`.
@@ -67,9 +68,9 @@ def cbp_weights(
         >>> info["reset_weights"]["w"]
         tensor([[False,  True], [False, False]])
     """
-    check_utility(utility)
+    check_option("utility", utility, Utility)
     check_management(managed, maturity)
-    check_selection(selection)
+    check_option("selection", selection, Selection)
     check_initializer(initializer, {})
     check_counting(rounding, rate_counts, capacity, "weights")
 

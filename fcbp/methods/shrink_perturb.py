@@ -17,13 +17,12 @@ from fcbp.methods.checks import check_numbers, need_signal
 from fcbp.names import check_option
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
+from fcbp.weights.state import Managed
 
 __all__ = ["ShrinkPerturbHyperparams", "ShrinkPerturbState", "shrink_perturb"]
 
 Event = Literal["period", "new_task"]
 """When the parameters are shrunk and perturbed."""
-Managed = Literal["all", "matrices"]
-"""Which parameters are: all, or those of two or more axes."""
 
 
 class ShrinkPerturbHyperparams(NamedTuple):

@@ -13,6 +13,7 @@ from fcbp.methods.cbp_weights import cbp_weights
 from fcbp.methods.checks import check_numbers
 from fcbp.names import check_option
 from fcbp.weights import Hyperparams
+from fcbp.weights.core import Utility
 
 __all__ = ["SWRHyperparams", "swr"]
 
@@ -33,7 +34,7 @@ class SWRHyperparams(NamedTuple):
 
 
 @arguments
-def swr(utility: str = "gradient", *, pruning: Pruning = "proportional", initializer: str = "initial") -> Method:
+def swr(utility: Utility = "gradient", *, pruning: Pruning = "proportional", initializer: str = "initial") -> Method:
     """Every ``period`` steps, per tensor, biases and norms included, reset the weights of lowest utility.
 
     Hernandez-Garcia, Dohare, Luo and Sutton, "Reinitializing weights vs units for maintaining plasticity in neural

@@ -58,7 +58,8 @@ class ConvNet(nn.Module):
         x = torch.flatten(x, 1)
         for layer in (self.fc1, self.fc2):
             x = self.activation(layer(x))
-        return self.fc3(x)
+        outputs: Tensor = self.fc3(x)
+        return outputs
 
 
 class PlainConvNet(nn.Sequential):

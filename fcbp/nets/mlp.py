@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,10 +11,12 @@ from torch import Tensor, nn
 
 from fcbp.checks import arguments, check_elements
 from fcbp.kinds import Count
-from fcbp.names import lookup, unknown
+from fcbp.names import check_option, lookup
 
 __all__ = ["ACTIVATIONS", "CReLU", "Fourier", "mlp"]
 
+Norm = Literal["layer"]
+"""Norms between layers."""
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -69,7 +72,7 @@ def mlp(
     output_size: Count,
     *,
     activation: str = "relu",
-    norm: str | None = None,
+    norm: Norm | None = None,
 ) -> nn.Sequential:
     """A multilayer perceptron: ``Linear, activation, ..., Linear``.
 
@@ -94,8 +97,8 @@ def mlp(
         )
     """
     make = lookup("activation", activation, {**ACTIVATIONS, **DOUBLING})
-    if norm not in (None, "layer"):
-        raise unknown("norm", norm, ("layer",))
+    if norm is not None:
+        check_option("norm", norm, Norm)
     layers: list[nn.Module] = []
     size = input_size
     for width in hidden_sizes:

@@ -87,4 +87,5 @@ class Critic(nn.Module):
         self.value_net = _lecun(mlp(observation_size, hidden_sizes, 1, activation=activation))
 
     def forward(self, observations: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch 1"]:
-        return self.value_net(observations)
+        values: Tensor = self.value_net(observations)
+        return values

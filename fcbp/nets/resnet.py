@@ -83,7 +83,8 @@ class ResNet(nn.Module):
         x = F.relu(self.bn1(self.conv1(images)))
         for stage in range(self.stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
-        return self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        outputs: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return outputs
 
 
 @arguments

@@ -26,7 +26,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch tokens width"]) -> Float[Tensor, "*batch tokens width"]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).transpose(-4, -2).unbind(-3)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(-3, -2).flatten(-2))
+        mixed: Tensor = self.proj(F.scaled_dot_product_attention(q, k, v).transpose(-3, -2).flatten(-2))
+        return mixed
 
 
 class EncoderBlock(nn.Module):
@@ -41,7 +42,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch tokens width"]) -> Float[Tensor, "*batch tokens width"]:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        encoded: Tensor = x + self.mlp(self.norm2(x))
+        return encoded
 
 
 class TransformerEncoder(nn.Module):
@@ -76,7 +78,8 @@ class TransformerEncoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Float[Tensor, "*batch tokens width"]) -> Float[Tensor, "*batch tokens width"]:
-        return self.norm(self.blocks(tokens))
+        encoded: Tensor = self.norm(self.blocks(tokens))
+        return encoded
 
 
 class VisionTransformer(nn.Module):
@@ -135,4 +138,5 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
         tokens = self.patches(images).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)
-        return self.head(self.encoder(tokens + self.positions)[:, 0])
+        outputs: Tensor = self.head(self.encoder(tokens + self.positions)[:, 0])
+        return outputs

@@ -83,6 +83,7 @@ def methods(results: xarray.Dataset, variable: str | None = None, *, last: float
         ValueError: ``variable`` is not in ``results``.
         ImportError: the extra ``fcbp[plot]`` is not installed.
     """
+    figure: Figure
     curves = variable_of(results, variable)
     rows = analysis.best_of_each(analysis.summary(results, variable, last=last))
     figure, (left, right) = matplotlib("pyplot").subplots(

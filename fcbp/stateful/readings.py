@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -113,7 +114,7 @@ class Readings:
             for m in attentions
             if isinstance(m, nn.MultiheadAttention) and m.forward == types.MethodType(nn.MultiheadAttention.forward, m)
         ]
-        self.reads: list[Reads] = []
+        self.reads: list[contextlib.ExitStack] = []
         self.handles.append(model.register_forward_pre_hook(Hook(self._begin), prepend=True))
         if self.watched:
             self.handles.append(model.register_forward_hook(Hook(self._end), always_call=True))
@@ -256,13 +257,13 @@ class Readings:
                 self._take(key, activation)
 
         parameters: Mapping[str, Tensor] = dict(self.model.named_parameters())
-        reads = Reads(parameters, self.model.buffers(), record)
-        reads.__enter__()
-        self.reads.append(reads)
+        entered = contextlib.ExitStack()
+        entered.enter_context(Reads(parameters, self.model.buffers(), record))
+        self.reads.append(entered)
 
     def _end(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.reads:
-            self.reads.pop().__exit__(None, None, None)
+            self.reads.pop().close()
 
 
 def _own(group: UnitGroup, h: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ def _usual(group: Group) -> int:
 def _share(beta: Any, count: Count) -> Count:
     """``1 - beta ** count``: the share of a running mean that is not its start at 0."""
     if not isinstance(count, Tensor):
-        return 1 - beta**count
+        share: float = 1 - beta**count
+        return share
     log = torch.log(beta) if isinstance(beta, Tensor) else math.log(beta) if beta else -math.inf
     return -torch.expm1(count * log)
 
@@ -86,11 +87,13 @@ _ADAM_SCALES = {"exp_avg": _first, "exp_avg_sq": _second, "max_exp_avg_sq": _sec
 def _adam(group: Group, rows: Rows, count: Count) -> Tensor:
     square = rows["max_exp_avg_sq"] if group.get("amsgrad") else rows["exp_avg_sq"]
     root = square.sqrt() / _as(_root(_second(group, count)), square) + group["eps"]
-    return group["lr"] * rows["exp_avg"] / _as(_first(group, count), square) / root
+    moved: Tensor = group["lr"] * rows["exp_avg"] / _as(_first(group, count), square) / root
+    return moved
 
 
 def _mu(group: Group, count: Count) -> Count:
-    return group["betas"][0] * (1 - 0.5 * 0.96 ** (count * group["momentum_decay"]))
+    momentum: Count = group["betas"][0] * (1 - 0.5 * 0.96 ** (count * group["momentum_decay"]))
+    return momentum
 
 
 def _nadam(group: Group, rows: Rows, count: Count) -> Tensor:
@@ -104,7 +107,8 @@ def _nadam(group: Group, rows: Rows, count: Count) -> Tensor:
     mean, square = rows["exp_avg"], rows["exp_avg_sq"]
     root = square.sqrt() / _as(_root(_second(group, count)), square) + group["eps"]
     own = rows["grad"] * _as((1 - mu) / (1 - product), mean) + mean * _as(following / (1 - product * following), mean)
-    return group["lr"] * own / root
+    moved: Tensor = group["lr"] * own / root
+    return moved
 
 
 def _radam(group: Group, rows: Rows, count: Count) -> Tensor:
@@ -117,16 +121,19 @@ def _radam(group: Group, rows: Rows, count: Count) -> Tensor:
     dtype = rows["exp_avg"].dtype
     factor = (rectified * _root(_second(group, count))).to(dtype) / (rows["exp_avg_sq"].sqrt() + group["eps"])
     mean = rows["exp_avg"] / torch.as_tensor(_first(group, count)).to(dtype)
-    return group["lr"] * mean * torch.where(length > 5, factor, 1)
+    moved: Tensor = group["lr"] * mean * torch.where(length > 5, factor, 1)
+    return moved
 
 
 def _adamax(group: Group, rows: Rows, count: Count) -> Tensor:
-    return group["lr"] * rows["exp_avg"] / (_as(_first(group, count), rows["exp_avg"]) * rows["exp_inf"])
+    moved: Tensor = group["lr"] * rows["exp_avg"] / (_as(_first(group, count), rows["exp_avg"]) * rows["exp_inf"])
+    return moved
 
 
 def _adagrad(group: Group, rows: Rows, count: Count) -> Tensor:
     rate = group["lr"] / (1 + (count - 1) * group["lr_decay"])
-    return _as(rate, rows["grad"]) * rows["grad"] / (rows["sum"].sqrt() + group["eps"])
+    moved: Tensor = _as(rate, rows["grad"]) * rows["grad"] / (rows["sum"].sqrt() + group["eps"])
+    return moved
 
 
 def _undampened(group: Group, count: Count) -> Count:
@@ -137,7 +144,8 @@ def _undampened(group: Group, count: Count) -> Count:
 
 
 def _sgd(group: Group, rows: Rows, count: Count) -> Tensor:
-    return group["lr"] * rows["momentum_buffer"] / _as(_undampened(group, count), rows["momentum_buffer"])
+    moved: Tensor = group["lr"] * rows["momentum_buffer"] / _as(_undampened(group, count), rows["momentum_buffer"])
+    return moved
 
 
 def _sgd_rule(group: Group) -> Rule | None:

@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import loop
+from fcbp.loop.nested import Compile
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed
 from fcbp.sweeps.plan import pieces
@@ -51,7 +52,7 @@ class Carry(NamedTuple):
 class Backend(NamedTuple):
     """What runs the steps."""
 
-    name: str
+    name: loop.BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
     unbuilt: str
     """Why it is not lanes or the scan, where it would be but for the compiler; else empty."""
@@ -90,7 +91,7 @@ class Advance:
         threads: what lanes may use; ``None`` is torch's number.
     """
 
-    def __init__(self, program: Program, rehearsed: Rehearsed, compile: bool | str, threads: int | None) -> None:
+    def __init__(self, program: Program, rehearsed: Rehearsed, compile: Compile, threads: int | None) -> None:
         self.program, self.rehearsed, self.compile, self.threads = program, rehearsed, compile, threads
         self.steps = _steps(program)
         # By number of members.
@@ -207,7 +208,7 @@ class Advance:
                 members, _, totals = done
                 return carry._replace(problem=problem, members=members), totals
             self.lanes_suit[len(carry.stream_of)] = False
-        backend = "scan" if self.compile is True and not self.program.loops else "eager"
+        backend: loop.BackendName = "scan" if self.compile is True and not self.program.loops else "eager"
         ours = tuple(carry[1:])
         with loop.compiling(self.compile):  # of loops in the step
             (members, *_), seen = loop.scan(self.steps.together, ours, batches, length=steps, backend=backend)

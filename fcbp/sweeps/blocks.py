@@ -124,8 +124,9 @@ def dataset(files: Mapping[str, bytes]) -> xarray.Dataset:
             used = [described.get("compressor"), *(described.get("filters") or [])]
             if strange := {str(codec.get("id")) for codec in used if codec is not None} - CODECS:
                 raise ValueError(f"{key} names the codec {', '.join(sorted(strange))}")
-    xarray = need("xarray")
-    return xarray.open_zarr(_store(dict(files)), consolidated=False, zarr_format=2).load()
+    opened = need("xarray").open_zarr(_store(dict(files)), consolidated=False, zarr_format=2)
+    results: xarray.Dataset = opened.load()
+    return results
 
 
 def _store(files: dict[str, Any]) -> Any:

@@ -27,7 +27,7 @@ from fcbp.sweeps.chunk import (
     population_of,
     run_chunk,
 )
-from fcbp.sweeps.folder import Folder
+from fcbp.sweeps.folder import Folder, State
 from fcbp.sweeps.memory import members_that_fit
 from fcbp.sweeps.places import Places
 from fcbp.sweeps.plan import Chunk, Plan, compiling_for, divide, halves
@@ -243,7 +243,7 @@ class Execution:
         except Interrupted:
             raise
         except BaseException as error:
-            state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            state: State = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with contextlib.suppress(OSError):  # the first error is the one to see
                 self.results.flush(sync=True)
                 self._write_config(state)
@@ -358,7 +358,7 @@ class Execution:
             chunks = list(self.chunks.values())
             folders.write_plan(self.folder, self.plan, chunks, self.done, self.config, self.results.checksums())
 
-    def _write_config(self, state: str) -> None:
+    def _write_config(self, state: State) -> None:
         self.config["state"] = state
         self.config["seconds"] = round(time.monotonic() - self.began, 1)
         self.config["members_with_nan"] = int(self.results.failed().sum())

@@ -234,7 +234,7 @@ def write(path: Path, data: bytes) -> None:
     Directory(path.parent).write(path.name, data)
 
 
-def read_json(directory: Directory, name: str) -> Any:
+def read_json(directory: Directory, name: str) -> dict[str, Any]:
     """A JSON file's object.
 
     Raises:

@@ -8,11 +8,12 @@ import platform
 import subprocess
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from fcbp.designs import Members, plain
+from fcbp.loop.nested import Compile
 from fcbp.sweeps import checkpoint, files, origins
 from fcbp.sweeps.files import PART, Directory
 from fcbp.sweeps.plan import Chunk, Plan
@@ -38,7 +39,7 @@ LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 NOTES = "experiment.yaml"
 """What the command line keeps beside a run, for ``fcbp run``."""
-STATES = ("running", "finished", "interrupted", "failed")
+State = Literal["running", "finished", "interrupted", "failed"]
 
 
 class Folder:
@@ -80,7 +81,7 @@ class Folder:
         """The configuration, of which only what tells how far the run has come is trusted."""
         config = files.read_json(self.directory, CONFIG)
         config.pop("sha256", None)
-        if config.get("state") not in STATES or not isinstance(config.get("seconds"), (int, float)):
+        if config.get("state") not in get_args(State) or not isinstance(config.get("seconds"), (int, float)):
             raise ValueError(f"{self.path / CONFIG} is damaged: it tells no state, or no seconds")
         return config
 
@@ -107,9 +108,11 @@ def state(run: Path | str) -> str:
         ValueError: there is no run.
     """
     directory = run_directory(run)
-    written = files.read_json(directory, CONFIG).get("state")
-    if written not in STATES:
-        raise ValueError(f"{directory.path / CONFIG} is damaged: state is {written!r}; expected one of {STATES}")
+    written: Any = files.read_json(directory, CONFIG).get("state")
+    if written not in get_args(State):
+        raise ValueError(
+            f"{directory.path / CONFIG} is damaged: state is {written!r}; expected one of {get_args(State)}"
+        )
     return "killed" if written == "running" and not files.is_locked(directory, LOCK) else written
 
 
@@ -132,7 +135,10 @@ def describe(plan: Plan) -> dict[str, Any]:
         "axes": dict(plan.members.axes),
         "settings": [dict(settings) for settings in plan.members],
     }
-    return json.loads(json.dumps(described, default=str))  # tuples as lists, as they come back from a file
+    plain: dict[str, Any] = json.loads(
+        json.dumps(described, default=str)
+    )  # tuples as lists, as they come back from a file
+    return plain
 
 
 def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
@@ -154,14 +160,16 @@ def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
     return Plan(maker, members, stored["steps"], stored["bin"], stored["compile"], stored["dimension"])
 
 
-def compiling(folder: Folder) -> bool | str:
+def compiling(folder: Folder) -> Compile:
     """:attr:`Plan.compile` of a run."""
-    return files.read_sealed(folder.directory, PLAN)["compile"]
+    compiled: Compile = files.read_sealed(folder.directory, PLAN)["compile"]
+    return compiled
 
 
 def sources(folder: Folder) -> dict[str, dict[str, str]]:
     """The file and its hash of each part that a run names by address, as they were when it began."""
-    return read_fixed(folder)[0].get("sources", {})
+    hashes: dict[str, dict[str, str]] = read_fixed(folder)[0].get("sources", {})
+    return hashes
 
 
 def check_same(folder: Folder, plan: Plan) -> None:

@@ -91,7 +91,9 @@ class FunctionMaker:
     @functools.cached_property
     def function(self) -> Program | Callable[..., Program]:
         """The program or the function itself."""
-        found = addresses.load(self.given) if isinstance(self.given, str) else self.given
+        found: Program | Callable[..., Program] = (
+            addresses.load(self.given) if isinstance(self.given, str) else self.given
+        )
         if not isinstance(found, Program) and not callable(found):
             raise ValueError(
                 f"program is {self.given!r}, which is {type(found).__name__}; expected an fcbp.Program or a function "
@@ -114,7 +116,8 @@ class FunctionMaker:
         return found
 
     def seed(self, settings: Mapping[str, Any]) -> int:
-        return settings.get("seed", 0)
+        seed: int = settings.get("seed", 0)
+        return seed
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
         return tuple(sorted(self._options(settings).items()))
@@ -130,6 +133,8 @@ class FunctionMaker:
             made = self.function(**options)
         except ValueError as error:
             raise ValueError(f"program is {self.name!r}, which fails with {options}: {error}") from error
+        except ImportError:
+            raise  # which says what to install
         except Exception as error:
             raise ValueError(
                 f"program is {self.name!r}, which fails with {options}: {type(error).__name__}: {error}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from fcbp.checks import check_device
-from fcbp.names import unknown
+from fcbp.names import check_option
 
 __all__ = ["RETRIES", "Places", "check_whole", "choose", "cores"]
 
@@ -20,13 +20,17 @@ MOST = {None: 1024, "ray": 65_536}
 """Devices at most, by backend: more processes than a machine can start, more tasks at a time than a cluster runs."""
 
 
+Cluster = Literal["ray"]
+"""Runs members as tasks of a cluster."""
+
+
 @dataclass(frozen=True)
 class Places:
     """The devices of a sweep."""
 
     devices: tuple[str, ...]
     """One for each chunk at a time."""
-    backend: str | None
+    backend: Cluster | None
     address: str | None
     threads: int
     """Of a process on the CPU."""
@@ -37,7 +41,7 @@ class Places:
 def choose(
     device: torch.device | str | None,
     devices: str | int | Sequence[str] | None,
-    backend: str | None,
+    backend: Cluster | None,
     address: str | None,
 ) -> Places:
     """The places that :func:`fcbp.sweep`'s arguments name.
@@ -45,8 +49,8 @@ def choose(
     Raises:
         ValueError: an argument is unknown or out of range, or two contradict each other.
     """
-    if backend not in (None, "ray"):
-        raise unknown("backend", str(backend), ["ray"])
+    if backend is not None:
+        check_option("backend", backend, Cluster)
     if address is not None and backend is None:
         raise ValueError(f"address is {address!r} without a backend; expected backend='ray'")
     if device is not None and devices is not None:

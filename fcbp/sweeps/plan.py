@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from fcbp.designs import Members
+from fcbp.loop.nested import Compile
 from fcbp.program import Program
 from fcbp.sweeps.makers import Maker
 
@@ -37,7 +38,7 @@ class Plan:
     members: Members
     steps: int
     bin: int
-    compile: bool | str
+    compile: Compile
     dimension: Literal["step", "task"] = "step"
 
     @functools.cached_property
@@ -102,7 +103,7 @@ class Chunk(NamedTuple):
     """The program's streams, likewise."""
 
 
-def compiling_for(steps: int) -> bool | str:
+def compiling_for(steps: int) -> Compile:
     """What pays back in a run of that length: as :attr:`Plan.compile`."""
     if steps >= COMPILE_FROM["scan"]:
         return True

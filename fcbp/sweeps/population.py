@@ -12,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import random
+from fcbp.loop.nested import Compile
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed, rehearse
 from fcbp.sweeps.advance import Advance, Backend, Carry
@@ -48,7 +49,7 @@ def population(
     program: Program,
     numbers: Mapping[str, float] | None = None,
     *,
-    compile: bool | str,
+    compile: Compile,
     device: torch.device | str | None,
     threads: int | None = None,
 ) -> Population:

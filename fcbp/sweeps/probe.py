@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import optree
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed
 from fcbp.sweeps.advance import Carry
+
+T = TypeVar("T")
 
 __all__ = ["Probe"]
 
@@ -44,7 +46,8 @@ class Probe:
         if shapes not in self.traced and self.measured >= TRACE_AFTER:
             self.traced[shapes] = operations_of(self.measure, carry)
         self.measured += len(carry.stream_of)
-        return self.traced.get(shapes, self.measure)(carry)
+        measure: Callable[[Any], dict[str, Tensor]] = self.traced.get(shapes, self.measure)
+        return measure(carry)
 
     def measure(self, carry: Carry) -> dict[str, Tensor]:
         return dict(self.probed(carry))
@@ -68,7 +71,7 @@ class Probe:
         )
 
 
-def operations_of(function: Callable[[Any], Any], example: Any) -> Callable[[Any], Any]:
+def operations_of(function: Callable[[Any], T], example: Any) -> Callable[[Any], T]:
     """A function of a pytree of tensors as the operations that its results need, in their order: the same to the bit.
 
     Args:
@@ -79,7 +82,7 @@ def operations_of(function: Callable[[Any], Any], example: Any) -> Callable[[Any
 
     leaves, spec = optree.tree_flatten(example)
 
-    def flat(*leaves: Tensor) -> Any:
+    def flat(*leaves: Tensor) -> T:
         return function(optree.tree_unflatten(spec, leaves))
 
     with torch.no_grad():
@@ -87,8 +90,9 @@ def operations_of(function: Callable[[Any], Any], example: Any) -> Callable[[Any
     traced.graph.eliminate_dead_code()
     traced.recompile()
 
-    def run(tree: Any) -> Any:
+    def run(tree: Any) -> T:
         with torch.no_grad():
-            return traced(*optree.tree_leaves(tree))
+            results: T = traced(*optree.tree_leaves(tree))
+        return results
 
     return run

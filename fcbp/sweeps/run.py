@@ -50,7 +50,7 @@ def sweep(
     progress: bool = True,
     device: torch.device | str | None = None,
     devices: str | int | Sequence[str] | None = None,
-    backend: str | None = None,
+    backend: places.Cluster | None = None,
     address: str | None = None,
     members_at_once: int | None = None,
     checkpoint_every: float = 60.0,
@@ -160,7 +160,7 @@ def resume(
     progress: bool = True,
     device: torch.device | str | None = None,
     devices: str | int | Sequence[str] | None = None,
-    backend: str | None = None,
+    backend: places.Cluster | None = None,
     address: str | None = None,
     checkpoint_every: float = 60.0,
     accept_changes: bool = False,
@@ -234,7 +234,7 @@ LOOP = 100
 """Steps of the loops in a step of a program that has some, for the choice whether compiling pays."""
 
 
-def _lengths(steps: int | None, bin: int | str | None) -> tuple[int, int, Literal["step", "task"]]:
+def _lengths(steps: int | None, bin: int | Literal["task"] | None) -> tuple[int, int, Literal["step", "task"]]:
     """Steps, steps of a bin, and the dimension of the bins."""
     if steps is None:
         raise ValueError("steps is None; expected the number of steps of every member")

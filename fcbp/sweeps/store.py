@@ -88,7 +88,8 @@ class Results:
         at = np.arange(len(self.bins_done)), self.bins_done - 1
         # A member that failed is NaN in all that is measured; a single value may be NaN for another reason.
         last = np.all([np.isnan(values[at]) for values in self.values.values()], axis=0)
-        return (self.bins_done > 0) & last
+        failed: np.ndarray = (self.bins_done > 0) & last
+        return failed
 
     def flush(self, sync: bool = False) -> None:
         """Write what came in; with ``sync`` wait until the disk has it."""
@@ -210,7 +211,6 @@ class Results:
         return self._dataset({name: value.reshape(self._shape) for name, value in self.values.items()}, attributes)
 
     def _dataset(self, values: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> xarray.Dataset:
-        xarray = need("xarray")
         dimension = self.plan.dimension
         dims = (*self.plan.members.axes, dimension)
         data = {
@@ -221,7 +221,8 @@ class Results:
             name: (dim, _coordinate(column), {"long_name": name.replace("_", " ")})
             for name, (dim, column) in self.plan.members.coordinates().items()
         }
-        return xarray.Dataset(data, {**coords, **self._along_the_run()}, dict(attributes))
+        results: xarray.Dataset = need("xarray").Dataset(data, {**coords, **self._along_the_run()}, dict(attributes))
+        return results
 
     def _along_the_run(self) -> dict[str, Any]:
         """The coordinates of the bins: the last step of each, the examples until then, and its task."""

@@ -142,7 +142,7 @@ def _in_order(group: UnitGroup, s: Slice, h: Tensor) -> Tensor:
         return h if total == count else h.narrow(axis, low, total)
     # Units between others, or laid out as no other weight has them: each unit's entries become samples.
     part = h.index_select(axis, torch.tensor(own, device=h.device))
-    return part.movedim(axis, -1).unflatten(-1, (group.size, s.count)).movedim(-2, axis)
+    return torch.unflatten(part.movedim(axis, -1), -1, (group.size, s.count)).movedim(-2, axis)
 
 
 def _samples(calls: list[Tensor], axis: int) -> Tensor:

@@ -173,11 +173,11 @@ def take(leaf: Shaped[Tensor, "..."], s: Slice, size: int) -> Shaped[Tensor, "*r
     x = leaf.movedim(s.axis, -1)
     run = slice(s.start, s.start + size * s.block)
     if s.is_run_of_blocks:
-        return x[..., run].unflatten(-1, (size, s.block))
+        return torch.unflatten(x[..., run], -1, (size, s.block))
     if s.stride == 1 and s.block_stride == size and not s.listed:
-        return x[..., run].unflatten(-1, (s.block, size)).transpose(-1, -2)
+        return torch.unflatten(x[..., run], -1, (s.block, size)).transpose(-1, -2)
     index = torch.tensor(s.entries(size), device=leaf.device)
-    return x.index_select(-1, index.flatten()).unflatten(-1, (size, s.count))
+    return torch.unflatten(x.index_select(-1, index.flatten()), -1, (size, s.count))
 
 
 def spread(values: Shaped[Tensor, "units"], s: Slice, leaf: Tensor, fill: Any) -> Shaped[Tensor, "..."]:

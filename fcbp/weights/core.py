@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fcbp import initializers, random, tree
 from fcbp.cbp import bias_correction, most_due, pay, replacements_due
-from fcbp.cbp.state import check_counting, check_state
+from fcbp.cbp.state import RateCounts, Rounding, check_counting, check_state
 from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
 from fcbp.kinds import Tensors
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.weights.draws import check_initializer, draw
 from fcbp.weights.few import Few, few_lowest
 from fcbp.weights.leaves import flat, leaves_of
@@ -27,8 +27,10 @@ __all__ = ["select_and_reset", "update_utility"]
 
 Params = Tensors
 
-UTILITIES = ("gradient", "magnitude", "random")
-SELECTIONS = ("lowest", "below", "random")
+Utility = Literal["gradient", "magnitude", "random"]
+"""How useful a weight is."""
+Selection = Literal["lowest", "below", "random"]
+"""Which of the mature weights are reset."""
 
 
 @arguments
@@ -39,7 +41,7 @@ def update_utility(
     grads: Params,
     hyper: Hyperparams,
     *,
-    utility: str = "gradient",
+    utility: Utility = "gradient",
     moments: Any = None,
 ) -> WeightsState:
     """Age every weight by one step and move the running mean of its utility.
@@ -64,7 +66,7 @@ def update_utility(
     """
     check_state(state, WeightsState)
     check_hyperparams(hyper)
-    check_utility(utility)
+    check_option("utility", utility, Utility)
     weights = flat("params", params, state.born)
     gradients = flat("grads", grads, state.born) if utility == "gradient" else {}
     scale = scales(moments, state.born)
@@ -101,10 +103,10 @@ def select_and_reset(
     params: Params,
     hyper: Hyperparams,
     *,
-    selection: str = "lowest",
+    selection: Selection = "lowest",
     initializer: str | initializers.Initializer = "initial",
-    rounding: str = "accumulate",
-    rate_counts: str = "eligible",
+    rounding: Rounding = "accumulate",
+    rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> tuple[Params, WeightsState, Params]:
     """Reset the due number of mature weights of each managed tensor, on every ``period``-th step.
@@ -142,7 +144,7 @@ def select_and_reset(
     """
     check_state(state, WeightsState)
     check_hyperparams(hyper)
-    check_selection(selection)
+    check_option("selection", selection, Selection)
     check_counting(rounding, rate_counts, capacity, "weights")
     weights = flat("params", params, state.born)
     shapes = {tree.show(path): (path, leaf.shape) for path, leaf in leaves_of(params)}
@@ -187,9 +189,9 @@ def select_and_reset(
 class _Options(NamedTuple):
     """How weights are chosen."""
 
-    selection: str
-    rounding: str
-    rate_counts: str
+    selection: Selection
+    rounding: Rounding
+    rate_counts: RateCounts
     known: bool
     """Whether the numbers can be read now."""
 
@@ -231,6 +233,8 @@ def _select(
     if options.selection == "below":
         x = torch.where(x <= _bound(x, eligible, hyper.mean_fraction), x, torch.full_like(x[0], torch.inf))
         number, owed = torch.where(event, count_finite(x).clamp(max=limit), 0), state.owed[name]
+        if limit >= n:  # all of them, which need not be looked for
+            return _Selection(event & (x < torch.inf), None, number, owed, protected)
     else:
         number, owed = _due(state, name, hyper, options, eligible, limit, event, rounds)
     if options.selection == "random":
@@ -394,23 +398,3 @@ def _put(
         slot = chosen.gone.cumsum(0, dtype=torch.int32) - 1
         values = values[slot.clamp(0, count - 1).to(torch.int64)]
     return torch.where(chosen.gone, values, weights)
-
-
-def check_utility(utility: str) -> None:
-    """Check that there is such a utility.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if utility not in UTILITIES:
-        raise unknown("utility", utility, UTILITIES)
-
-
-def check_selection(selection: str) -> None:
-    """Check that there is such a selection.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if selection not in SELECTIONS:
-        raise unknown("selection", selection, SELECTIONS)

@@ -146,7 +146,8 @@ def draw(
         )
         q, r = torch.linalg.qr(tall)
         q = q * torch.where(r.diagonal() < 0, -1, 1)
-        return (q if rows >= columns else q.T).flatten().to(like.dtype)
+        values: Tensor = (q if rows >= columns else q.T).flatten().to(like.dtype)
+        return values
     function = initializers.checked(initializer) if callable(initializer) else _NAMES[initializer]
     fan_out = rows * (columns // shape[1] if len(shape) > 1 else 1)
     return function(key, (number,), columns, fan_out, like.dtype, like.device)

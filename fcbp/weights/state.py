@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int32, Int64
@@ -14,11 +14,16 @@ from fcbp import random, show, tree
 from fcbp.cbp.state import check_number, check_params
 from fcbp.checks import arguments
 from fcbp.kinds import Tensors
-from fcbp.names import unknown
+from fcbp.names import check_option
 from fcbp.weights.draws import quantile_table
 from fcbp.weights.leaves import leaves_of
 
 __all__ = ["Hyperparams", "WeightsState", "check_hyperparams", "check_management", "init_state"]
+
+Managed = Literal["matrices", "all"]
+"""Which parameters: those of two or more axes, or all."""
+Maturity = Literal["steps", "outliers"]
+"""What makes a weight mature: steps since it was made, or the steps on which it was far more useful than most."""
 
 
 class Hyperparams(NamedTuple):
@@ -85,16 +90,15 @@ def check_hyperparams(hyper: Hyperparams) -> None:
         raise ValueError(f"release_fraction is {release}; expected at least protect_fraction, {protect}")
 
 
-def check_management(managed: Any, maturity: str) -> None:
+def check_management(managed: Managed | Callable[[tree.Path, Tensor], bool], maturity: Maturity) -> None:
     """Check the options of :func:`init_state`.
 
     Raises:
         ValueError: one is unknown.
     """
-    if maturity not in ("steps", "outliers"):
-        raise unknown("maturity", maturity, ("outliers", "steps"))
-    if not callable(managed) and managed not in ("matrices", "all"):
-        raise unknown("managed", managed, ("all", "matrices"))
+    check_option("maturity", maturity, Maturity)
+    if not callable(managed):
+        check_option("managed", managed, Managed)
 
 
 @arguments
@@ -102,8 +106,8 @@ def init_state(
     params: Tensors,
     key: Int64[Tensor, ""],
     *,
-    managed: str | Callable[[tree.Path, Tensor], bool] = "matrices",
-    maturity: str = "steps",
+    managed: Managed | Callable[[tree.Path, Tensor], bool] = "matrices",
+    maturity: Maturity = "steps",
     protect: bool = False,
 ) -> WeightsState:
     """The state before the first step; made of the initial parameters, whose distribution it keeps.

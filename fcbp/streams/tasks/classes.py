@@ -275,7 +275,7 @@ class _Examples:
         )
 
 
-def _check_numbering(numbering: str) -> None:
+def _check_numbering(numbering: Numbering) -> None:
     check_option("numbering", numbering, Numbering)
 
 
