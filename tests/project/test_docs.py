@@ -48,7 +48,7 @@ def test_python_has_no_other_name_under_which_it_would_not_run(document):
     assert languages <= {"python", "bash", "text", "cpp", "yaml", "toml", "bibtex", "json"}
 
 
-def tests_that_are_not_there(text: str) -> set[str]:
+def missing_tests(text: str) -> set[str]:
     """Functions and files of tests that a page names."""
     files = sorted((ROOT / "tests").rglob("*.py"))
     known = {file.name for file in files}
@@ -60,9 +60,9 @@ def tests_that_are_not_there(text: str) -> set[str]:
 
 def test_every_test_that_a_page_names_is_there():
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        assert not tests_that_are_not_there(page.read_text()), page.name
+        assert not missing_tests(page.read_text()), page.name
 
 
 def test_a_test_that_is_not_there_is_seen():
     text = "`test_docs.py`, `test_no_such_thing`, `test_first_of_...` and `test_a_test_that_is_not_there_is_seen`"
-    assert tests_that_are_not_there(text) == {"test_no_such_thing"}
+    assert missing_tests(text) == {"test_no_such_thing"}
