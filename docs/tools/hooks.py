@@ -28,7 +28,7 @@ import roles
 import fcbp
 
 ROOT = Path(__file__).parent.parent.parent
-LESSONS = ("quickstart", "own_loop", "own_problem", "methods", "reading_plasticity")
+LESSONS = ("quickstart", "own_loop", "own_problem", "methods", "reading_plasticity", "reinforcement")
 """The notebooks, in the order of reading."""
 
 

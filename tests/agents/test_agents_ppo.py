@@ -168,6 +168,7 @@ def test_a_fresh_agent_is_drawn_anew_before_a_level_s_first_rollout():
     assert all(int(step.max()) == 2 * updates for step in state.learner.opt_state.step.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", ["cartpole", "acrobot", "mountain-car", "pendulum"])
 def test_rollouts_can_run_in_lanes(environment, monkeypatch):
     found = []
