@@ -82,6 +82,7 @@ def tune(
     report_seeds: int = 20,
     variable: str | None = None,
     over: float = 1.0,
+    apart: Sequence[str] = (),
     out: Path | str | None = None,
     resume: bool = False,
     **how: Any,
@@ -101,6 +102,8 @@ def tune(
         variable: by which settings are chosen; by default the accuracy where it is measured, else the loss or the first
             variable.
         over: the last fraction of the run whose mean is compared: 1 is the whole run.
+        apart: settings that do not compete where they differ in these, such as ``("weight_decay",)``: a method with and
+            without is reported as two.
         out: directory for both sweeps, ``tune`` and ``report``; by default nothing is written.
         resume: where ``out`` holds this, go on with it.
         how: other arguments of :func:`fcbp.sweep`.
@@ -120,12 +123,15 @@ def tune(
     rows = [{name: plain(value) for name, value in row.items()} for row in settings]
     if any("seed" in row for row in rows):
         raise ValueError("settings have 'seed'; expected none, for tune_seeds and report_seeds choose the seeds")
+    for name in apart:
+        if not any(name in row for row in rows):
+            raise ValueError(f"apart has {name!r}, which no setting has; expected names of theirs")
     members = designs.listed(rows, seed=range(tune_seeds))
-    if len({_method(row) for row in rows}) != len(rows) and (note := _unequal(rows)):
+    if len({_method(row, apart) for row in rows}) != len(rows) and (note := _unequal(rows, apart)):
         warnings.warn(note, UserWarning, stacklevel=3)
     kept = {
         "settings": rows, "tune_seeds": tune_seeds, "report_seeds": report_seeds, "variable": variable, "over": over,
-        "notes": how.get("notes"),
+        "apart": list(apart), "notes": how.get("notes"),
     }  # fmt: skip
     folder = None if out is None else _prepared(expanded("out", out), kept, resume)
     return _run(experiment, members, rows, kept, folder, how)
@@ -220,7 +226,7 @@ def _run(
     given = {**how, "resume": folder is not None}
     first = sweeps.sweep(experiment, members, out=None if folder is None else folder / TUNE, **given)
     variable = kept["variable"] or analysis.chosen_variable(first)
-    choices = _choose(first, rows, variable, kept["over"])
+    choices = _choose(first, rows, variable, kept["over"], kept.get("apart", ()))
     seeds = range(kept["tune_seeds"], kept["tune_seeds"] + kept["report_seeds"])
     chosen = designs.listed([rows[choice.place] for choice in choices], seed=seeds)
     second = sweeps.sweep(experiment, chosen, out=None if folder is None else folder / REPORT, **given)
@@ -240,7 +246,7 @@ def _prepared(path: Path, kept: Mapping[str, Any], resume: bool) -> Path:
             )
         there, here = files.read_sealed(directory, NAME), _plain(kept)
         for name, value in here.items():
-            if there.get(name) != value and name != "notes":
+            if there.get(name, [] if name == "apart" else None) != value and name != "notes":
                 raise ValueError(
                     f"out is {str(path)!r}, which holds another tuning: {name} is {there.get(name)!r} there and "
                     f"{value!r} here"
@@ -258,23 +264,29 @@ def _plain(kept: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _choose(
-    results: xarray.Dataset, rows: Sequence[Mapping[str, Any]], variable: str, over: float
+    results: xarray.Dataset,
+    rows: Sequence[Mapping[str, Any]],
+    variable: str,
+    over: float,
+    apart: Sequence[str] = (),
 ) -> tuple[Choice, ...]:
     found = analysis.summary(results, variable, last=over)
     values = [(row.failed > 0, _rank(row.end, variable), place, row.end) for place, row in enumerate(found)]
     best: dict[str, tuple[Any, ...]] = {}
     for value, row in zip(values, rows, strict=True):
-        method = _method(row)
+        method = _method(row, apart)
         best[method] = min(best.get(method, value), value)
-    tried = [_method(row) for row in rows]
+    tried = [_method(row, apart) for row in rows]
     return tuple(
         Choice(method, dict(rows[place]), tried.count(method), end, place)
         for method, (_, _, place, end) in best.items()
     )
 
 
-def _method(row: Mapping[str, Any]) -> str:
-    return str(row.get("method", "all"))
+def _method(row: Mapping[str, Any], apart: Sequence[str] = ()) -> str:
+    """Settings of one name compete; a number that sets them apart is named where it is not 0."""
+    told = {name: row[name] for name in apart if row.get(name)}
+    return str(row.get("method", "all")) + (f" with {analysis.describe(told)}" if told else "")
 
 
 def _rank(value: float, variable: str) -> float:
@@ -306,8 +318,8 @@ def _span(fraction: float) -> str:
     return "the whole run" if fraction == 1 else f"last {fraction:.0%}"
 
 
-def _unequal(rows: Sequence[Mapping[str, Any]]) -> str:
-    methods = [_method(row) for row in rows]
+def _unequal(rows: Sequence[Mapping[str, Any]], apart: Sequence[str]) -> str:
+    methods = [_method(row, apart) for row in rows]
     return _budget_note({method: methods.count(method) for method in methods})
 
 

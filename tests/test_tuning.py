@@ -7,9 +7,11 @@ import pytest
 import xarray
 
 import fcbp
-from fcbp import analysis, bench, sweeps, tuning
+from fcbp import analysis, bench, loop, sweeps, tuning
 from fcbp.bench.picture import spread
 from fcbp.cli import main
+from fcbp.experiment import build_program
+from fcbp.sweeps import advance, population
 
 BASE = fcbp.Experiment(method="bp", steps=60, bin=20, metrics=("weight_magnitude",))
 ROWS = [
@@ -214,6 +216,22 @@ def test_the_suite_writes_a_page_and_goes_on(tmp_path, capsys):
     assert (status, "did you mean 'digits'" in errors or "expected one of digits" in errors) == (2, True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", dict.fromkeys(row["method"] for row in bench.SUITES["digits"].problems[0].settings))
+def test_the_suites_methods_suit_lanes(method):
+    """A compiled scan of these steps takes many times as long, and minutes to compile."""
+    problem = bench.SUITES["digits"].problems[0]
+    row = next(row for row in problem.settings if row["method"] == method)
+    run = problem.experiment.replace(**row)
+    side_by_side = population.population(build_program([run]), compile=True, device="cpu")
+    carry = side_by_side.start([0, 1, 2], [run.numbers()] * 15, 15, 3)
+    steps = side_by_side.advance
+    _, batches = steps.sample(carry, 1)
+    ours = (carry.members, carry.settings, steps.zeros(carry))
+    choice = loop.explain(steps.steps.given, ours, advance.laid_out(batches, carry.stream_of))
+    assert choice.backend == "lanes", choice
+
+
 def test_the_suite_gives_every_method_the_same_budget():
     for problem in bench.SUITES["digits"].problems:
         methods = [row["method"] for row in problem.settings]
@@ -235,3 +253,17 @@ def test_labels_are_moved_apart_and_keep_their_order():
 def test_what_is_kept_is_plain_data(tuned):
     assert json.dumps([dict(choice.setting) for choice in tuned.choices])
     assert analysis.experiment_of(tuned.report)["steps"] == 60
+
+
+def test_settings_that_are_kept_apart_are_chosen_and_reported_apart(tmp_path):
+    rows = [{"method": "bp", "step_size": s, "momentum": m} for s in (0.01, 0.003) for m in (0.0, 0.9)]
+    base = BASE.replace(steps=4, bin=2)
+    found = tuning.tune(base, rows, apart=["momentum"], out=tmp_path / "run", **HOW)
+    assert found.budgets == {"bp": 2, "bp with momentum 0.9": 2}
+    assert [choice.setting["momentum"] for choice in found.choices] == [0.0, 0.9]
+    assert "bp with momentum 0.9" in tuning.table(found)
+    assert tuning.resume(tmp_path / "run", progress=False).budgets == found.budgets
+    with pytest.raises(ValueError, match="which holds another tuning: apart is"):
+        tuning.tune(base, rows, out=tmp_path / "run", resume=True, **HOW)
+    with pytest.raises(ValueError, match="apart has 'momntum', which no setting has"):
+        tuning.tune(base, rows, apart=["momntum"], **HOW)

@@ -1,7 +1,8 @@
 """Open every page of the built site in Chromium: ``python docs/tools/browse.py site``.
 
 At the width of a desktop and of a phone: no message on the console, no request to elsewhere, no broken picture, no
-horizontal scroll. The search is tried once. Needs ``selenium``, ``chromium`` and ``chromedriver``.
+horizontal scroll. The search is tried once. Needs ``pip install selenium``, and Chromium or Chrome
+with its driver.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def served(folder: Path) -> Iterator[str]:
 def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
     """A headless Chromium whose page is exactly so wide."""
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    options.binary_location = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), "")
     for option in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

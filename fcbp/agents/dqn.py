@@ -218,6 +218,7 @@ class _Agent:
         level, begins, ends = self.world.level(state.round)
         physics = self.world.change.physics(self.world.physics(settings), state.change_key, level)
         copies = new_level(self.world.environment, state.copies, begins, random.split(level_key, self.copies), physics)
+        state = self._renewed(state, begins)
         noise = random.uniform(noise_key, (self.horizon, self.copies, 2))
         situation = Situation(
             physics, state.change_key, level, (state.learner.params, self._exploring(state, settings))
@@ -241,9 +242,21 @@ class _Agent:
 
     # --- parts of a step --------------------------------------------------------------------------------
 
+    def _renewed(self, state: DQNState, begins: Tensor) -> DQNState:
+        """Where the method begins anew and a level does, an agent that remembers nothing; else the state."""
+        if not self.built.method.renews:
+            return state
+        learner = self.built.learner.renew(state.learner, begins)
+        target = {name: torch.where(begins, learner.params[name], t) for name, t in state.target.items()}
+        memory = state.memory
+        memory = memory._replace(size=torch.where(begins, 0, memory.size), next=torch.where(begins, 0, memory.next))
+        return state._replace(learner=learner, target=target, memory=memory)
+
     def _exploring(self, state: DQNState, settings: Mapping[str, Any]) -> Tensor:
         """The chance of an action at random."""
-        share = (state.round * (self.copies * self.horizon) / settings["explore_steps"]).clamp(max=1)
+        length = self.world.task_length
+        rounds = state.round if length is None or not self.built.method.renews else state.round % length
+        share = (rounds * (self.copies * self.horizon) / settings["explore_steps"]).clamp(max=1)
         chance: Tensor = settings["explore_first"] + share * (settings["explore_last"] - settings["explore_first"])
         return chance
 
@@ -261,7 +274,8 @@ class _Agent:
         batches: Any = optree.tree_map(lambda x: x.unflatten(0, (self.updates, self.minibatch)), drawn)
         last = torch.arange(self.updates, device=ends.device) == self.updates - 1
         fixed = (dict(settings), state.target, memory.size >= settings["learn_from"])
-        learner, told = loop.nested(self.update, state.learner, (batches, ends & last), fixed, length=self.updates)
+        xs = (batches, self.built.signal(last, ends))
+        learner, told = loop.nested(self.update, state.learner, xs, fixed, length=self.updates)
         means = {name: x.mean(0) for name, x in told.items() if x.is_floating_point()}
         return learner, {**means, **{n: x.sum(0, dtype=torch.int32) for n, x in told.items() if n not in means}}
 

@@ -158,6 +158,14 @@ class AgentLearner(NamedTuple):
     hyper: Callable[[Mapping[str, Any]], learner.LearnerHyperparams]
     method: Method
 
+    def signal(self, last: Tensor, ends: Tensor) -> Tensor:
+        """Of each update of an iteration, whether the method is told of a new task with it.
+
+        Methods that make units or networks new with a task do so after the last update of a level, and so the next one
+        begins with the new ones. A method that begins anew has done so before it acted.
+        """
+        return torch.zeros_like(last) if self.method.renews else ends & last
+
 
 @arguments
 def make_agent_learner(

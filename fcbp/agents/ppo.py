@@ -252,12 +252,12 @@ class _Agent:
         iteration = torch.zeros_like(key)
         physics = self.world.change.physics(self.world.physics(settings), change_key, iteration)
         copies = start_copies(self.world.environment, random.split(start_key, self.copies), physics)
-        of_returns = (start_statistics(copies.score[0]), copies.score) if self.of_rewards else ()
+        of_observations, of_returns = self._statistics_of(copies)
         rows = min(WATCHED, self.copies * self.horizon)
         return PPOState(
             copies,
             self.built.learner.init(learner_key),
-            start_statistics(copies.observation[0]) if self.of_observations else (),
+            of_observations,
             of_returns,
             copies.observation.new_zeros((rows, self.world.environment.observation_size)),
             key,
@@ -271,6 +271,7 @@ class _Agent:
         level, begins, ends = self.world.level(state.iteration)
         physics = self.world.change.physics(self.world.physics(settings), state.change_key, level)
         copies = new_level(self.world.environment, state.copies, begins, random.split(level_key, self.copies), physics)
+        state = self._renewed(state, begins)
         params = state.learner.params
         noise = self.policy.noise(noise_key, (self.horizon, self.copies))
         situation = Situation(physics, state.change_key, level, (params, state.of_observations))
@@ -300,6 +301,22 @@ class _Agent:
         return ~torch.stack(parts).isfinite().all()
 
     # --- parts of a step --------------------------------------------------------------------------------
+
+    def _renewed(self, state: PPOState, begins: Tensor) -> PPOState:
+        """Where the method begins anew and a level does, an agent that has seen nothing; else the state."""
+        if not self.built.method.renews:
+            return state
+        before: Any = (state.of_observations, state.of_returns)
+        new: Any = self._statistics_of(state.copies)
+        kept: Any = optree.tree_map(lambda a, b: torch.where(begins, a, b), new, before)
+        learner = self.built.learner.renew(state.learner, begins)
+        return state._replace(learner=learner, of_observations=kept[0], of_returns=kept[1])
+
+    def _statistics_of(self, copies: Copies) -> tuple[Any, Any]:
+        """Of observations and of returns, before any."""
+        of_observations = start_statistics(copies.observation[0]) if self.of_observations else ()
+        of_returns = (start_statistics(copies.score[0]), torch.zeros_like(copies.score)) if self.of_rewards else ()
+        return of_observations, of_returns
 
     def _seen(self, observations: Tensor, statistics: Any) -> Tensor:
         return normalised(observations, statistics) if self.of_observations else observations
@@ -370,12 +387,11 @@ class _Agent:
             minibatches: Tensor = x[orders].unflatten(0, (updates, self.minibatch))
             return minibatches
 
-        # Methods that make units or networks new with a task do so after the last update of a level, and so the next
-        # one begins with the new ones.
         last = torch.arange(updates, device=ends.device) == updates - 1
         both: Any = (observations, batch)
         minibatches: Any = optree.tree_map(cut, both)
-        state, told = loop.nested(self.update, state, (*minibatches, ends & last), dict(settings), length=updates)
+        xs = (*minibatches, self.built.signal(last, ends))
+        state, told = loop.nested(self.update, state, xs, dict(settings), length=updates)
         means = {name: x.mean(0) for name, x in told.items() if x.is_floating_point()}
         return state, {**means, **{n: x.sum(0, dtype=torch.int32) for n, x in told.items() if n not in means}}
 

@@ -59,7 +59,7 @@ def _settings() -> tuple[Setting, ...]:
         "l2-init": ("strength", (1e-2, 1e-3, 1e-4), {}),
         "shrink-perturb": ("noise_std", (1e-2, 1e-3, 1e-4), {"shrink": 0.99, "period": 100}),
         "upgd": ("noise_std", (1e-2, 1e-3, 1e-4), {}),
-        "swr": ("factor", (0.2, 0.05, 0.01), {"period": 1000}),
+        "swr": ("factor", (0.1, 1e-2, 1e-3), {"period": 1000, "pruning": "threshold"}),
     }
     for method, (name, values, others) in grids.items():
         for size, number in ((3e-3, 2), (1e-3, 3)):

@@ -101,7 +101,7 @@ def select_and_reset(
     active = [group for group in units if group.name in chosen and chosen[group.name].limit]
     if transfer_bias:
         params = _transfer_biases(params, active, state, hyper, chosen)
-    params = _reset(params, active, chosen, draw_rows, _keys_of(units, hyper, capacity, draws))
+    params = _reset(params, active, chosen, draw_rows, _keys_of(units, active, hyper, capacity, draws))
     paid = {name: chosen[name].owed if name in chosen else claim.owed for name, claim in claims.items()}
     replaced = {
         name: chosen[name].replaced if name in chosen else torch.zeros_like(claim.eligible)
@@ -217,11 +217,16 @@ def _write(group: UnitGroup, s: Slice, leaf: Tensor, chosen: Selection, value: f
 
 
 def _keys_of(
-    units: Iterable[UnitGroup], hyper: Hyperparams, capacity: int | None, draws: Int64[Tensor, ""]
+    units: Iterable[UnitGroup],
+    active: Iterable[UnitGroup],
+    hyper: Hyperparams,
+    capacity: int | None,
+    draws: Int64[Tensor, ""],
 ) -> dict[tuple[str, Slice], Int64[Tensor, ""]]:
-    """The key of each slice's draws: whoever is replaced, the same."""
+    """The key of each slice's draws: whoever is replaced, the same. Those of groups that are left out are not made."""
     drawn = [(g.name, s) for g in units if most_due(g.size, hyper.replacement_rate, capacity) for s in g.incoming]
-    return {place: random.fold_in(draws, i) for i, place in enumerate(drawn)}
+    names = {group.name for group in active}
+    return {(name, s): random.fold_in(draws, i) for i, (name, s) in enumerate(drawn) if name in names}
 
 
 def _forget(state: CBPState, units: list[UnitGroup], replaced: Replaced) -> CBPState:

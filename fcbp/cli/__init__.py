@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fcbp.cli.about import Completion
 from fcbp.cli.data import DATA_COMMANDS
 from fcbp.cli.errors import one_line_errors
 from fcbp.cli.flags import flags_of, run_arguments
@@ -119,6 +120,8 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
             args=list(words),
             sort_subcommands=False,
         )
+    if isinstance(command, Completion):
+        return lambda: main(["--tyro-print-completion", command.shell])
     return (lambda: run(command, flags)) if isinstance(command, kinds) else command
 
 

@@ -121,8 +121,3 @@ class Completion:
     shell: Literal["bash", "zsh"]
     """For bash: `fcbp completion bash > ~/.local/share/bash-completion/completions/fcbp`.
     For zsh: `fcbp completion zsh > ~/.zfunc/_fcbp`, with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc."""
-
-    def __call__(self) -> int:
-        from fcbp.cli import main
-
-        return main(["--tyro-print-completion", self.shell])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fcbp import bench, tuning
-from fcbp.cli.run import REPORT_SEEDS, TUNE_SEEDS, notes_on_stderr, places
+from fcbp.cli.run import REPORT_SEEDS, TUNE_SEEDS, notes_on_stderr, places, tuned_as_data
+from fcbp.cli.words import as_json
 from fcbp.names import lookup
 from fcbp.paths import expanded
 from fcbp.sweeps.files import fresh
@@ -43,6 +44,8 @@ class Bench:
     """of the Ray cluster, such as auto"""
     checkpoint_every: float = 60.0
     """seconds between two checkpoints"""
+    json: bool = False
+    """as JSON: by problem what was chosen and reported"""
 
     def __call__(self) -> int:
         suite = lookup("suite", self.suite, bench.SUITES)
@@ -62,6 +65,10 @@ class Bench:
                 **places(self),
             )
             page = bench.page(suite, found, out, f"fcbp bench {self.suite} {seeds}")
+        if self.json:
+            problems = {problem: tuned_as_data(tuned, out / problem) for problem, tuned in found.items()}
+            print(as_json({"page": page, "problems": problems}))
+            return 0
         for problem, tuned in found.items():
             print(f"{problem}\n{tuning.table(tuned)}\n")
         print(f"page      {page}")

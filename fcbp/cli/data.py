@@ -55,12 +55,15 @@ class Check:
     """data sets; by default all that are there"""
     root: Path | None = None
     """folder of data; by default FCBP_DATA, or ~/.cache/fcbp/data"""
+    json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
         lines = [line for name in self.names or (None,) for line in data.check(name, self.root)]
-        for line in lines:
-            if line.state == "missing" and not self.names:
-                continue
+        told = [line for line in lines if self.names or line.state != "missing"]
+        if self.json:
+            print(as_json(told))
+        for line in told if not self.json else ():
             print(f"{line.name:16} {line.state:8} {f'{line.path}: ' if line.path else ''}{line.detail}")
         wrong = {"other", "damaged"} | ({"missing"} if self.names else set())
         return 1 if any(line.state in wrong for line in lines) else 0

@@ -97,7 +97,8 @@ def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
             )
         kind = type(default[0]) if isinstance(default, tuple) and default else type(default)
         kind = str if default is None or kind in (tuple, list) else kind
-        flags.append(Flag(name, kind, documents.get(name, ""), _text(default), isinstance(default, (tuple, list))))
+        several = isinstance(default, (tuple, list))
+        flags.append(Flag(name, kind, documents.get(name, ""), _text(default), several, default is None))
     program = maker.make([{}])
     for name, value in program.numbers.items():
         flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
@@ -141,6 +142,11 @@ def run_arguments(flags: Sequence[Flag]) -> type:
         ),
         ("choose_by", flag(str | None, "the variable by which settings are chosen", "accuracy, or loss"), None),
         ("choose_over", flag(float, "the last fraction of the run whose mean is compared", "1, the whole run"), 1.0),
+        (
+            "choose_apart",
+            flag(tuple[str, ...], "settings that differ in these are chosen and reported apart", "none"),
+            (),
+        ),
         ("grid", flag(bool, "try each method over its small grid of the numbers that are not given", "True"), True),
         ("out", flag(Path | None, "run directory, new or empty", "runs/NAME-TIME"), None),
         ("resume", flag(bool, "go on with the run in --out, where there is one", "False"), False),
@@ -152,6 +158,7 @@ def run_arguments(flags: Sequence[Flag]) -> type:
         ("address", flag(str | None, "of the Ray cluster, such as auto", "a new one on this machine"), None),
         ("members_at_once", flag(int | None, "the most members side by side", "what fits into memory"), None),
         ("checkpoint_every", flag(float, "seconds between two checkpoints", "60"), 60.0),
+        ("json", flag(bool, "print JSON in place of the tables", "False"), False),
     ]
     taken = {name for name, *_ in fields}
     for one in flags:

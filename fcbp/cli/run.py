@@ -17,6 +17,7 @@ from fcbp import addresses, analysis, designs, sweeps, tuning
 from fcbp import experiment as experiments
 from fcbp.cli.flags import LENGTHS, Flag, given
 from fcbp.cli.subject import read
+from fcbp.cli.words import as_json
 from fcbp.designs import Members
 from fcbp.experiment import Experiment, parts
 from fcbp.paths import expanded
@@ -26,7 +27,7 @@ from fcbp.sweeps.makers import FunctionMaker
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["members_of", "notes_on_stderr", "print_tables", "report", "report_tuned", "run"]
+__all__ = ["as_data", "members_of", "notes_on_stderr", "print_tables", "report", "report_tuned", "run", "tuned_as_data"]
 
 SEEDS = 10
 TUNE_SEEDS, REPORT_SEEDS = 3, 20
@@ -71,11 +72,11 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
     if tuned:
         with place as out, notes_on_stderr():
             done = _tuned(subject, members, arguments, out, how)
-        report_tuned(done, out)
+        report_tuned(done, out, json=arguments.json)
         return 0
     with place as out, notes_on_stderr():
         results = sweeps.sweep(subject, members, out=out, **how)
-    report(results, out)
+    report(results, out, json=arguments.json)
     return 0
 
 
@@ -88,6 +89,7 @@ def _tuned(
         [_without_seed(settings, subject) for settings in members if settings.get("seed") == first],
         variable=arguments.choose_by,
         over=arguments.choose_over,
+        apart=[name.replace("-", "_") for name in arguments.choose_apart],
         out=out,
         tune_seeds=TUNE_SEEDS if arguments.tune_seeds is None else arguments.tune_seeds,
         report_seeds=REPORT_SEEDS if arguments.report_seeds is None else arguments.report_seeds,
@@ -101,15 +103,42 @@ def _without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMak
     return {**method, **{name: value for name, value in settings.items() if name != "seed"}}
 
 
-def report_tuned(done: tuning.Tuned, out: Path) -> None:
+def report_tuned(done: tuning.Tuned, out: Path, *, json: bool = False) -> None:
     """Print what was chosen and what came of it, and draw pictures."""
+    if json:
+        pictures = [path for name, found in _sweeps_of(done) for path in drawn(found, out / name)]
+        print(as_json({**tuned_as_data(done, out), "pictures": pictures}))
+        return
     print(tuning.table(done))
-    for name, results in ((tuning.TUNE, done.tune), (tuning.REPORT, done.report)):
+    for name, results in _sweeps_of(done):
         print(f"\n{name}: {duration(results.attrs['seconds'])}, {results.attrs['members_with_nan']} members with NaN")
-        if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
+        if _has_programs(results):
             print(analysis.times(results))
         print(f"data      {out / name / sweeps.STORE}")
         draw(results, out / name)
+
+
+def _sweeps_of(done: tuning.Tuned) -> tuple[tuple[str, xarray.Dataset], ...]:
+    """The sweep that settings were chosen by and the one that reports them, each with the name of its folder."""
+    return (tuning.TUNE, done.tune), (tuning.REPORT, done.report)
+
+
+def as_data(run: Path, results: xarray.Dataset) -> dict[str, Any]:
+    """What the tables of a run say, a row for each setting."""
+    about = {name: results.attrs[name] for name in ("state", "steps", "seconds", "members_with_nan")}
+    rows = analysis.summary(results)
+    lost = analysis.lost_plasticity(results) if _has_baseline({row.method for row in rows}) else []
+    return {"run": run, **about, "variable": analysis.main_variable(results), "rows": rows, "lost_plasticity": lost}
+
+
+def _has_baseline(methods: set[str]) -> bool:
+    """Whether methods are there to compare with learners that are begun anew."""
+    return len(methods) > 1 and "fresh" in methods
+
+
+def tuned_as_data(done: tuning.Tuned, out: Path) -> dict[str, Any]:
+    """What was chosen, and what the tables of both sweeps say."""
+    return {"choices": done.choices, **{name: as_data(out / name, found) for name, found in _sweeps_of(done)}}
 
 
 def _short(name: str) -> str:
@@ -238,12 +267,13 @@ def _note(message: Warning | str, *_: Any, **__: Any) -> None:
 def print_tables(results: xarray.Dataset) -> None:
     """Print what came of the members, and how long they took."""
     print(analysis.table(results))
-    if len({row.method for row in analysis.summary(results)}) > 1:
+    methods = {row.method for row in analysis.summary(results)}
+    if len(methods) > 1:
         print(f"\n{analysis.ranking(results)}")
-    if len(methods := {row.method for row in analysis.summary(results)}) > 1 and "fresh" in methods:
+    if _has_baseline(methods):
         print("\nloss of plasticity: the difference to fresh, paired by seed, last fifth of the run")
         print(analysis.lost_table(results))
-    if len(json.loads(results.attrs.get("programs", "[]"))) > 1:
+    if _has_programs(results):
         print(f"\n{analysis.times(results)}")
     members = results[analysis.main_variable(results)].size // results.sizes[analysis.bins_of(results)]
     print(
@@ -252,8 +282,16 @@ def print_tables(results: xarray.Dataset) -> None:
     )
 
 
-def report(results: xarray.Dataset, out: Path) -> None:
+def _has_programs(results: xarray.Dataset) -> bool:
+    """Whether several programs ran, whose times a table compares."""
+    return len(json.loads(results.attrs.get("programs", "[]"))) > 1
+
+
+def report(results: xarray.Dataset, out: Path, *, json: bool = False) -> None:
     """Print the tables and the paths, and draw pictures."""
+    if json:
+        print(as_json({**as_data(out, results), "pictures": drawn(results, out)}))
+        return
     print_tables(results)
     print(f"data      {out / sweeps.STORE}")
     draw(results, out)
@@ -267,14 +305,19 @@ def duration(seconds: float) -> str:
 
 
 def draw(results: xarray.Dataset, out: Path) -> None:
-    """Draw what the results allow."""
+    """Draw what the results allow, and print the paths."""
+    for path in drawn(results, out):
+        print(f"picture   {path}")
+
+
+def drawn(results: xarray.Dataset, out: Path) -> list[Path]:
+    """Draw what the results allow, and give the paths."""
     try:
         import matplotlib
     except ImportError:
         print("no pictures: matplotlib is not installed; pip install 'fcbp[plot]'", file=sys.stderr)
-        return
+        return []
     matplotlib.use("Agg")
     from fcbp import plots
 
-    for path in plots.save(results, expanded("run", out)):
-        print(f"picture   {path}")
+    return list(plots.save(results, expanded("run", out)))

@@ -13,7 +13,7 @@ from fcbp import experiment as experiments
 from fcbp.cli.about import Completion, Info
 from fcbp.cli.bench import Bench
 from fcbp.cli.page import page
-from fcbp.cli.run import draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
+from fcbp.cli.run import as_data, draw, duration, notes_on_stderr, places, print_tables, report, report_tuned
 from fcbp.cli.words import as_json, experiments_by_kind
 from fcbp.paths import expanded
 from fcbp.sweeps.files import write
@@ -41,16 +41,18 @@ class Resume:
     """seconds between two checkpoints"""
     accept_changes: bool = False
     """go on although the source of a part, or what can be compiled, has changed since the run began"""
+    json: bool = False
+    """as JSON: a row for each setting"""
 
     def __call__(self) -> int:
         if tuning.is_tuned(self.run):
             with notes_on_stderr():
                 done = tuning.resume(self.run, **places(self), accept_changes=self.accept_changes)
-            report_tuned(done, self.run)
+            report_tuned(done, self.run, json=self.json)
             return 0
         with notes_on_stderr():
             results = sweeps.resume(self.run, **places(self), accept_changes=self.accept_changes)
-        report(results, self.run)
+        report(results, self.run, json=self.json)
         return 0
 
 
@@ -79,18 +81,13 @@ class Show:
     def __call__(self) -> int:
         found = [(run, _there(sweeps.open(run))) for run in _sweeps_of(self.run)]
         if self.json:
-            told = [_as_data(run, results) for run, results in found]
+            told = [as_data(run, results) for run, results in found]
             print(as_json(told[0] if len(told) == 1 else told))
             return 0
         for run, results in found:
             print_tables(results)
             print(f"data      {run / sweeps.STORE}")
         return 0
-
-
-def _as_data(run: Path, results: Any) -> dict[str, Any]:
-    about = {name: results.attrs[name] for name in ("state", "steps", "seconds", "members_with_nan")}
-    return {"run": run, **about, "variable": analysis.main_variable(results), "rows": analysis.summary(results)}
 
 
 def _sweeps_of(run: Path) -> Sequence[Path]:
@@ -200,11 +197,17 @@ class Compare:
     """what is compared: by default the loss, or the first that was measured"""
     last: float = 0.2
     """the fraction of the runs that counts as their end"""
+    json: bool = False
+    """as JSON: an entry for each pair of settings, the best ones first"""
 
     def __call__(self) -> int:
         first, second = sweeps.open(self.first), sweeps.open(self.second)
         variable = self.variable or analysis.main_variable(first)
         differences = analysis.compare(first, second, variable, last=self.last)
+        if self.json:
+            about = {"first": self.first, "second": self.second, "variable": variable, "last": self.last}
+            print(as_json({**about, "differences": differences}))
+            return 0
         print(f"{variable}, last {self.last:.0%} of the run: {self.second} less {self.first}, paired by seed")
         print(analysis.differences_table(differences))
         return 0

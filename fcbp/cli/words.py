@@ -83,7 +83,7 @@ def as_json(value: Any) -> str:
     """Plain data as JSON text, in which numbers that are not finite are ``null``.
 
     Args:
-        value: mappings, sequences, dataclasses, numbers and text; anything else as its text.
+        value: mappings, sequences, dataclasses, named tuples, numbers and text; anything else as its text.
     """
     return json.dumps(_plain(value), indent=2, default=str, ensure_ascii=False)
 
@@ -91,6 +91,8 @@ def as_json(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _plain(dataclasses.asdict(value))
+    if hasattr(value, "_asdict"):
+        return _plain(value._asdict())
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -63,7 +63,8 @@ def checked(layout: Layout) -> Iterator[Chunk]:
         highest = len(layout.classes) - 1 if layout.classes else np.iinfo(np.int64).max
         if len(targets) and not 0 <= targets.min() <= targets.max() <= highest:
             expected = f"0 to {highest}" if layout.classes else "0 or more"
-            raise ValueError(f"{chunk.where} has targets {targets.min()} to {targets.max()}; expected {expected}")
+            where = chunk.where_targets or chunk.where
+            raise ValueError(f"{where} has targets {targets.min()} to {targets.max()}; expected {expected}")
         chunk = chunk._replace(inputs=inputs, targets=targets)
         first = first or chunk
         yield chunk

@@ -34,6 +34,8 @@ class Chunk(NamedTuple):
     """Whole numbers ``(examples,)``."""
     where: str
     """The files that they come from."""
+    where_targets: str = ""
+    """Where the targets are, if it is elsewhere in these."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ def arrays(path: Path) -> Layout:
                 if not np.issubdtype(values.dtype, np.floating):
                     values = whole_pixels(values, where)
                 values = values[:, None] if values.dtype == np.uint8 and values.ndim == 3 else values
-                yield Chunk(split, values, _whole(arrays[targets], str(path), targets), where)
+                yield Chunk(split, values, _whole(arrays[targets], str(path), targets), where, f"{path}: {targets}")
 
     beside = formats.npz(path, str(path), ("classes", "mean", "sd", "scale"))
     classes = tuple(map(str, np.atleast_1d(beside.pop("classes", np.array([], str)))))

@@ -18,6 +18,8 @@ class NamedProgram(NamedTuple):
 
 
 PROGRAMS: dict[str, NamedProgram] = {
+    "ant": NamedProgram("fcbp.agents.continual:ant", 24_415, 49),
+    "slippery-ant": NamedProgram("fcbp.agents.continual:slippery_ant", 9_766, 49),
     "continual-cartpole": NamedProgram("fcbp.agents.continual:continual_cartpole", 200, "task"),
     "continual-acrobot": NamedProgram("fcbp.agents.continual:continual_acrobot", 200, "task"),
     "continual-pendulum": NamedProgram("fcbp.agents.continual:continual_pendulum", 200, "task"),

@@ -26,7 +26,7 @@ from torch import Tensor
 from fcbp.lanes import build, gpu
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
-from fcbp.lanes.ir import Node
+from fcbp.lanes.ir import Map, Node, Reduce
 from fcbp.lanes.lower import DTYPES, Unsupported, UnsupportedOperation
 from fcbp.lanes.plan import Plan
 from fcbp.lanes.trace import Members, Traced, members_of, trace
@@ -82,7 +82,7 @@ class Lanes:
     @functools.cached_property
     def work(self) -> int:
         """Elements that a step of one block computes."""
-        return sum(node.args[0].size if node.kind == "reduce" else node.size for node in self.plan.order)
+        return sum(node.args[0].size if isinstance(node, Reduce) else node.size for node in self.plan.order)
 
     def is_built(self) -> bool:
         """Whether compiling takes no time, for it was done before.
@@ -143,11 +143,11 @@ def width(elements: str) -> int:
     return 1 if elements == "threads" else build.lanes()
 
 
-def _error(node: Node, asked: str) -> Exception:
-    """What eager raises, with where."""
-    if node.kind == "map":
-        return ZeroDivisionError(f"division of an integer by 0 in {asked}")
-    return IndexError(f"index out of range in {asked}")
+def _error(node: Node, origin: str) -> Exception:
+    """The error that eager raises, with the operation and its line."""
+    if isinstance(node, Map):
+        return ZeroDivisionError(f"division of an integer by 0 in {origin}")
+    return IndexError(f"index out of range in {origin}")
 
 
 def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:

@@ -33,9 +33,11 @@ __all__ = [
     "build",
     "cache_folder",
     "check_compiler",
+    "compile_seconds",
     "is_built",
     "lanes",
     "launcher",
+    "run_for",
 ]
 
 # Nothing here changes a number: infinities and NaN are as eager has them, and only sums of products are contracted,
@@ -187,7 +189,7 @@ def _pointers(tensors: Sequence[Tensor]) -> Any:
 
 def _compile(compiler: str, flags: list[str], source: str, library: Path) -> None:
     """Compile beside the library and rename, so that nobody sees half of one."""
-    seconds = _compile_seconds()
+    seconds = compile_seconds()
     with _workshop(library.parent) as workshop:
         code, made = workshop / "lanes.cpp", workshop / "lanes.so"
         code.write_text(source, encoding="utf-8")
@@ -203,7 +205,10 @@ def _compile(compiler: str, flags: list[str], source: str, library: Path) -> Non
 
 
 def run_for(
-    command: Sequence[str], seconds: float, environment: Mapping[str, str] | None = None
+    command: Sequence[str],
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    folder: str | None = None,
 ) -> tuple[int, str, str]:
     """Run a compiler for so long at most: its status, and what it wrote.
 
@@ -211,6 +216,7 @@ def run_for(
         command: the program and its arguments.
         seconds: that it may take.
         environment: of the process; by default this one's.
+        folder: in which the process works; by default this one's.
 
     Raises:
         BuildError: it did not end; it and all that it started are killed.
@@ -223,6 +229,7 @@ def run_for(
             stdout=out,
             stderr=err,
             env=environment,
+            cwd=folder,
             text=True,
             start_new_session=True,
         )
@@ -243,7 +250,12 @@ def run_for(
         return process.returncode, out.read(), err.read()
 
 
-def _compile_seconds() -> float:
+def compile_seconds() -> float:
+    """The seconds that a program may compile: ``FCBP_COMPILE_SECONDS``, or the default.
+
+    Raises:
+        BuildError: the variable is no number above 0.
+    """
     given = os.environ.get("FCBP_COMPILE_SECONDS")
     try:
         seconds = float(given) if given else COMPILE_SECONDS
@@ -365,7 +377,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Hold a file's lock, so that of several processes one compiles and the others wait."""
     import fcntl
 
-    seconds = _compile_seconds()
+    seconds = compile_seconds()
     end = time.monotonic() + seconds
     with path.open("a", encoding="utf-8") as file:
         while True:

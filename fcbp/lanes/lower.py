@@ -1,6 +1,6 @@
 """From a traced graph to :mod:`fcbp.lanes.ir`, operation by operation.
 
-An operation that stands in no table is :class:`Unsupported`, and names the line of the user's code that asked for it.
+An operation that stands in no table is :class:`Unsupported`; the message names the line of the user's code.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from fcbp.lanes import places, pointwise, reductions, shapes
-from fcbp.lanes.ir import SHORT, Builder, Node
-from fcbp.lanes.pointwise import OPERATIONS, Out
+from fcbp.lanes import indexing, pointwise, reductions, shapes
+from fcbp.lanes.builder import Builder
+from fcbp.lanes.ir import SHORT, Leaf, Node, Position, Role, Scalar, View
+from fcbp.lanes.operations import OPERATIONS, Out
 
 __all__ = ["DTYPES", "Lowered", "Unsupported", "UnsupportedOperation", "is_supported", "lower"]
 
 # Importing a table enters its operations.
-TABLES = (pointwise, shapes, reductions, places)
+TABLES = (pointwise, shapes, reductions, indexing)
 DTYPES = (
     torch.float32,
     torch.float64,
@@ -31,8 +32,8 @@ DTYPES = (
 )
 
 
-# Where and how a tensor lies is not a lane's business.
-_WITHOUT_MEANING = ("layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit")
+# Options of the memory that a tensor lies in; elements do not depend on them.
+_MEMORY_OPTIONS = ("layout", "device", "pin_memory", "memory_format", "non_blocking", "implicit")
 
 
 class Unsupported(Exception):
@@ -40,19 +41,19 @@ class Unsupported(Exception):
 
 
 class UnsupportedOperation(Unsupported):
-    """What the step computes is not in the tables."""
+    """An operation or a dtype of the step is not in the tables."""
 
 
 @dataclass(frozen=True)
 class Lowered:
     """A step in lowered form."""
 
-    leaves: dict[tuple[str, int], Node]
+    leaves: dict[tuple[Role, int], Node]
     """The inputs by role and number."""
     results: list[Node]
     """The new carry's leaves and then those of ``y``."""
     checks: dict[Node, str]
-    """Nodes that the program looks at the arguments of, and what asked for them."""
+    """Nodes whose arguments the program looks at, and the operation and line from which they come."""
 
 
 def is_supported(target: Any) -> bool:
@@ -64,7 +65,7 @@ def _name(target: Any) -> str:
     return target._schema.name.split("::")[1]
 
 
-def lower(graph: fx.Graph, inputs: list[tuple[str, int, bool]], constants: dict[str, int]) -> Lowered:
+def lower(graph: fx.Graph, inputs: list[tuple[Role, int, bool]], constants: dict[str, int]) -> Lowered:
     """Lower a traced step.
 
     Args:
@@ -76,29 +77,28 @@ def lower(graph: fx.Graph, inputs: list[tuple[str, int, bool]], constants: dict[
     """
     b = Builder()
     values: dict[fx.Node, Any] = {}
-    leaves: dict[tuple[str, int], Node] = {}
+    leaves: dict[tuple[Role, int], Node] = {}
 
-    def leaf(role: str, number: int, meta: Any, uniform: bool, node: fx.Node) -> Node:
+    def leaf(role: Role, number: int, meta: Any, uniform: bool) -> Node:
         if meta.dtype not in DTYPES:
             raise UnsupportedOperation(f"dtype {meta.dtype} of {role} leaf {number}")
-        made = b.make("leaf", (), (role, number), meta.shape, meta.dtype, uniform)
-        leaves[role, number] = made
-        return made
+        leaves[role, number] = b.leaf(role, number, meta.shape, meta.dtype, uniform)
+        return leaves[role, number]
 
     placeholders = iter(inputs)
     for node in graph.nodes:
         if node.op == "placeholder":
             role, number, uniform = next(placeholders)
-            values[node] = leaf(role, number, node.meta["tensor_meta"], uniform, node)
+            values[node] = leaf(role, number, node.meta["tensor_meta"], uniform)
         elif node.op == "get_attr":
             value = getattr(graph.owning_module, node.target)
-            values[node] = leaf("constant", constants[node.target], value, True, node)
+            values[node] = leaf("constant", constants[node.target], value, True)
         elif node.op == "call_function":
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
             if node.target is operator.getitem:
                 values[node] = args[0][args[1]]
             elif node.target is torch.ops.aten.copy_.default:
-                values[node.args[0]] = values[node] = _written(b, node, *args[:2])
+                values[node.args[0]] = values[node] = _copied_into(b, node, *args[:2])
             else:
                 values[node] = _lower_node(b, node, args, kwargs)
         else:
@@ -106,9 +106,9 @@ def lower(graph: fx.Graph, inputs: list[tuple[str, int, bool]], constants: dict[
             results = [values[result] for result in node.args[0]]
             for i, result in enumerate(results):
                 own = i < len(carried) and result is leaves["carry", i]
-                if not own and (result.uniform or result.kind in ("leaf", "scalar", "position", "view")):
+                if not own and (result.uniform or isinstance(result, (Leaf, Scalar, Position, View))):
                     # A result lies in an array of its own.
-                    results[i] = b.make("map", (result,), "same", result.shape, result.dtype, uniform=False)
+                    results[i] = b.copy(result, uniform=False)
             return Lowered(leaves, results, b.checks)
     raise AssertionError("a graph without an output")
 
@@ -123,8 +123,8 @@ def _lower_node(b: Builder, node: fx.Node, args: Any, kwargs: dict[str, Any]) ->
         raise UnsupportedOperation(f"dtype {out.dtype} of {node.target} {where(node)}")
     if math.prod(out.shape) == 0:
         raise UnsupportedOperation(f"an empty tensor from {node.target} {where(node)}")
-    kwargs = {key: value for key, value in kwargs.items() if key not in _WITHOUT_MEANING}
-    b.asked = f"{node.target} {where(node)}"
+    kwargs = {key: value for key, value in kwargs.items() if key not in _MEMORY_OPTIONS}
+    b.origin = f"{node.target} {where(node)}"
     try:
         result = OPERATIONS[_name(node.target)](b, out, *args, **kwargs)
     except (NotImplementedError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
@@ -142,8 +142,8 @@ def is_view(node: fx.Node) -> bool:
     return schema is not None and not schema.is_mutable and any(r.alias_info is not None for r in schema.returns)
 
 
-def _written(b: Builder, node: fx.Node, old: Node, new: Node) -> Node:
-    """What a tensor holds after ``copy_``: all later readers see it, which views of it made before would not."""
+def _copied_into(b: Builder, node: fx.Node, old: Node, new: Node) -> Node:
+    """The value of a tensor after ``copy_``. Later readers of the tensor see it; views made before would not."""
     target = node.all_input_nodes[0]
     if is_view(target) or any(is_view(user) for user in target.users):
         raise UnsupportedOperation(f"operation {node.target} on a view {where(node)}")
@@ -151,10 +151,10 @@ def _written(b: Builder, node: fx.Node, old: Node, new: Node) -> Node:
 
 
 def where(node: fx.Node) -> str:
-    """The line of the user's code that a traced operation comes from, where it was noted."""
+    """The line of the user's code from which a traced operation comes, where it was noted."""
     return str(node.meta.get("line", "(line unknown)"))
 
 
 def is_own(file: str) -> bool:
-    """Whether a line of code is the step's, and not of what traces it."""
+    """Whether a file holds code of the step, and not of the libraries that trace it."""
     return not any(part in file.replace("\\", "/") for part in ("/torch/", "/optree/", "/fcbp/loop/", "/fcbp/lanes/"))

@@ -1,4 +1,4 @@
-"""The table of reductions, products of matrices, and convolutions."""
+"""Lowering of reductions, products of matrices, and convolutions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 
-from fcbp.lanes.ir import SHORT, Builder, Index, Node, at, plus, times, variable
-from fcbp.lanes.places import scatter
-from fcbp.lanes.pointwise import Out, operation
-from fcbp.lanes.shapes import assemble, inverse, last, placed
+from fcbp.lanes.builder import Builder
+from fcbp.lanes.functions import Function
+from fcbp.lanes.indexing import scatter
+from fcbp.lanes.indices import Index, at, plus, times, variable
+from fcbp.lanes.ir import SHORT, Node
+from fcbp.lanes.operations import Lowering, Out, operation
+from fcbp.lanes.shapes import inverse, moved_last, part_at
 
 # --- reductions ---------------------------------------------------------------------------------------------------
 
@@ -20,19 +23,19 @@ def _axes(dim: Any) -> list[int] | None:
     return [dim] if isinstance(dim, int) else list(dim) if dim is not None else None
 
 
-def _reduction(name: str, function: str) -> None:
+def _reduction(name: str, function: Function) -> None:
     @operation(name)
     def lower(b: Builder, out: Out, x: Node, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Node:
         return b.reduce(function, b.to(x, out.dtype), _axes(dim), keepdim, out.dtype)
 
 
 for _name, _function in {
-    "sum": "add",
-    "prod": "mul",
-    "amax": "maximum",
-    "amin": "minimum",
-    "any": "bit_or",
-    "all": "bit_and",
+    "sum": Function.ADD,
+    "prod": Function.MUL,
+    "amax": Function.MAXIMUM,
+    "amin": Function.MINIMUM,
+    "any": Function.OR,
+    "all": Function.AND,
 }.items():
     _reduction(_name, _function)
 
@@ -44,8 +47,8 @@ def _count(x: Node, dim: Any) -> int:
 
 @operation("mean")
 def _mean(b: Builder, out: Out, x: Node, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Node:
-    total = b.reduce("add", b.to(x, out.dtype), _axes(dim), keepdim, out.dtype)
-    return b.map("quotient", total, _count(x, dim), dtype=out.dtype)
+    total = b.reduce(Function.ADD, b.to(x, out.dtype), _axes(dim), keepdim, out.dtype)
+    return b.map(Function.QUOTIENT, total, _count(x, dim), dtype=out.dtype)
 
 
 @operation("var")
@@ -60,62 +63,62 @@ def _var(
 ) -> Node:
     if isinstance(dim, bool):
         dim, unbiased = None, dim
-    away = int(unbiased) if correction is None else correction
+    correction = int(unbiased) if correction is None else correction
     mean = _mean(b, out, x, dim if _axes(dim) else list(range(len(x.shape))), True)
-    apart = b.map("sub", x, mean, dtype=out.dtype)
-    total = b.reduce("add", b.map("mul", apart, apart, dtype=out.dtype), _axes(dim), keepdim, out.dtype)
-    return b.map("quotient", total, max(_count(x, dim) - away, 0), dtype=out.dtype)
+    deviation = b.map(Function.SUB, x, mean, dtype=out.dtype)
+    total = b.reduce(
+        Function.ADD, b.map(Function.MUL, deviation, deviation, dtype=out.dtype), _axes(dim), keepdim, out.dtype
+    )
+    return b.map(Function.QUOTIENT, total, max(_count(x, dim) - correction, 0), dtype=out.dtype)
 
 
-def _arg(name: str, function: str) -> None:
+def _arg(name: str, function: Function) -> None:
     @operation(name)
     def lower(b: Builder, out: Out, x: Node, dim: int | None = None, keepdim: bool = False) -> Node:
         return b.reduce(function, x, _axes(dim), keepdim, torch.int64)
 
 
-_arg("argmin", "argmin")
-_arg("argmax", "argmax")
+_arg("argmin", Function.ARGMIN)
+_arg("argmax", Function.ARGMAX)
 
 
-def _extreme(name: str, function: str, place: str) -> None:
-    """``max`` and ``min``: of all elements, of two tensors, or with their places along an axis."""
+def _extreme(name: str, function: Function, find_index: Function) -> None:
+    """``max`` and ``min``: of all elements, of two tensors, or with its index along an axis."""
 
     @operation(name)
     def lower(b: Builder, out: Out, x: Node, dim: Any = None, keepdim: bool = False) -> Any:
         if isinstance(dim, Node):
             return b.map(function, x, dim, dtype=out.dtype)
         extreme = b.reduce(function, x, _axes(dim), keepdim, x.dtype)
-        return extreme if dim is None else [extreme, b.reduce(place, x, [dim], keepdim, torch.int64)]
+        return extreme if dim is None else [extreme, b.reduce(find_index, x, [dim], keepdim, torch.int64)]
 
 
-_extreme("max", "maximum", "argmax")
-_extreme("min", "minimum", "argmin")
+_extreme("max", Function.MAXIMUM, Function.ARGMAX)
+_extreme("min", Function.MINIMUM, Function.ARGMIN)
 
 
-def _running(name: str, function: str) -> None:
+def _cumulative(name: str, function: Function) -> None:
     @operation(name)
     def lower(b: Builder, out: Out, x: Node, dim: int, dtype: Any = None) -> Node:
         x = b.to(x, torch.int32 if out.dtype in SHORT else out.dtype)
         if not x.shape:
             return x
-        order = last(x, dim)
-        moved = b.permute(x, order)
-        running = b.make("scan", (moved,), function, moved.shape, x.dtype)
-        return b.permute(running, inverse(order))
+        order = moved_last(x, dim)
+        return b.permute(b.scan(function, b.permute(x, order)), inverse(order))
 
 
-_running("cumsum", "add")
-_running("cumprod", "mul")
+_cumulative("cumsum", Function.ADD)
+_cumulative("cumprod", Function.MUL)
 
 
 # --- products -----------------------------------------------------------------------------------------------------
 
 
 def contract(b: Builder, x: Node, y: Node, axes: int, dtype: Any) -> Node:
-    """The sum over the last ``axes`` axes of the product of two arrays of one shape."""
-    product = b.map("mul", x, y, dtype=dtype)
+    """The sum of the products of two arrays' elements, over the last ``axes`` axes; the shapes are one."""
+    product = b.map(Function.MUL, x, y, dtype=dtype)
     n = len(product.shape)
-    return b.reduce("add", product, range(n - axes, n), False, dtype)
+    return b.reduce(Function.ADD, product, range(n - axes, n), False, dtype)
 
 
 @operation("mm", "bmm")
@@ -138,15 +141,15 @@ def _dot(b: Builder, out: Out, x: Node, y: Node) -> Node:
     return contract(b, x, y, 1, out.dtype)
 
 
-def _with_bias(name: str, product: Any) -> None:
+def _with_bias(name: str, product: Lowering) -> None:
     @operation(name)
     def lower(b: Builder, out: Out, bias: Node, x: Node, y: Node, beta: float = 1, alpha: float = 1) -> Node:
         result = product(b, out, x, y)
         if alpha != 1:
-            result = b.map("mul", result, alpha, dtype=out.dtype)
+            result = b.map(Function.MUL, result, alpha, dtype=out.dtype)
         if beta != 1:
-            bias = b.map("mul", bias, beta, dtype=out.dtype)
-        return b.map("add", bias, result, dtype=out.dtype)
+            bias = b.map(Function.MUL, bias, beta, dtype=out.dtype)
+        return b.map(Function.ADD, bias, result, dtype=out.dtype)
 
 
 _with_bias("addmm", _mm)
@@ -162,10 +165,28 @@ def _axes_from(start: int, count: int, shape: Sequence[int]) -> list[Index]:
 
 
 def _windows(
-    b: Builder, x: Node, shape: Sequence[int], batch: Index, channel: Index, out: list[Index], tap: list[Index], by: Any
+    b: Builder,
+    x: Node,
+    shape: Sequence[int],
+    batch: Index,
+    channel: Index,
+    out: list[Index],
+    tap: list[Index],
+    spacing: tuple[Sequence[int], Sequence[int]],
 ) -> Node:
-    """``x`` at the positions that an output position and a tap of the kernel meet at."""
-    stride, dilation = by
+    """``x`` at the position that belongs to an output position and a tap of the kernel.
+
+    Args:
+        b: makes the nodes.
+        x: ``(batch, channels, *positions)``.
+        shape: of the result.
+        batch: the index along the first axis of ``x``.
+        channel: the index along the second.
+        out: the output's position along each of the other axes.
+        tap: the kernel's position along each of them.
+        spacing: the stride and the dilation along each of them.
+    """
+    stride, dilation = spacing
     places = [plus(times(o, s), times(k, d)) for o, k, s, d in zip(out, tap, stride, dilation, strict=True)]
     return b.view(x, shape, [batch, channel, *places])
 
@@ -174,7 +195,7 @@ def _padded(b: Builder, x: Node, padding: Sequence[int]) -> Node:
     if not any(padding):
         return x
     shape = [*x.shape[:2], *(n + 2 * p for n, p in zip(x.shape[2:], padding, strict=True))]
-    return assemble(b, shape, x.dtype, 0, [placed(x, [0, 0, *padding])])
+    return b.assemble(shape, x.dtype, 0, [part_at(x, [0, 0, *padding])])
 
 
 @operation("convolution")
@@ -204,7 +225,7 @@ def _convolution(
     result = b.reshape(contract(b, windows, kernel, n + 1, out.dtype), out.shape)
     if bias is None:
         return result
-    return b.map("add", result, b.reshape(bias, [bias.size, *[1] * n]), dtype=out.dtype)
+    return b.map(Function.ADD, result, b.reshape(bias, [bias.size, *[1] * n]), dtype=out.dtype)
 
 
 @operation("convolution_backward")
@@ -229,19 +250,19 @@ def _convolution_backward(
     channels, outputs = weight.shape[1], weight.shape[0] // groups
     results: list[Node | None] = [None, None, None]
     if wanted[0]:
-        # The gradient spread out by the stride, under the kernel turned round.
+        # A convolution of the gradient, spread out by the stride, with the flipped kernel.
         reach = [d * (k - 1) for d, k in zip(dilation, taps, strict=True)]
         offsets = [r - p for r, p in zip(reach, padding, strict=True)]
         if min(offsets) < 0:
             raise NotImplementedError("padding wider than the kernel")
         wide = [*grad.shape[:2], *(s + r for s, r in zip(x.shape[2:], reach, strict=True))]
-        spread = assemble(b, wide, grad.dtype, 0, [placed(grad, [0, 0, *offsets], [1, 1, *stride])])
+        spread = b.assemble(wide, grad.dtype, 0, [part_at(grad, [0, 0, *offsets], [1, 1, *stride])])
         shape = [x.shape[0], groups, channels, *x.shape[2:], outputs, *taps]
         batch, group, channel, *rest = _axes_from(0, len(shape), shape)
         output = plus(times(group, outputs), rest[n])
         windows = _windows(b, spread, shape, batch, output, rest[:n], rest[n + 1 :], ([1] * n, dilation))
-        turned = [plus(at(k - 1), times(tap, -1)) for k, tap in zip(taps, rest[n + 1 :], strict=True)]
-        kernel = b.view(weight, shape, [output, channel, *turned])
+        flipped = [plus(at(k - 1), times(tap, -1)) for k, tap in zip(taps, rest[n + 1 :], strict=True)]
+        kernel = b.view(weight, shape, [output, channel, *flipped])
         results[0] = b.reshape(contract(b, windows, kernel, n + 1, grad.dtype), x.shape)
     if wanted[1]:
         shape = [groups, outputs, channels, *taps, *grad.shape[:1], *grad.shape[2:]]
@@ -252,7 +273,7 @@ def _convolution_backward(
         grads = b.view(grad, shape, [batch, plus(times(group, outputs), output), *positions])
         results[1] = b.reshape(contract(b, windows, grads, n + 1, grad.dtype), weight.shape)
     if wanted[2]:
-        results[2] = b.reduce("add", grad, [0, *range(2, n + 2)], False, grad.dtype)
+        results[2] = b.reduce(Function.ADD, grad, [0, *range(2, n + 2)], False, grad.dtype)
     return results
 
 
@@ -265,7 +286,8 @@ def _pooling(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int
     return kernel, stride
 
 
-def _pooled(x_shape: Sequence[int], shape: Sequence[int], stride: Sequence[int]) -> list[Index]:
+def _pool_places(shape: Sequence[int], stride: Sequence[int]) -> list[Index]:
+    """The input's place for each output position and each position in its window."""
     *lead, row, column, down, right = _axes_from(0, len(shape), shape)
     return [*lead, plus(times(row, stride[0]), down), plus(times(column, stride[1]), right)]
 
@@ -283,10 +305,10 @@ def _avg_pool2d(
 ) -> Node:
     kernel, stride = _pooling(kernel, stride, padding, ceil_mode, *rest)
     shape = [*out.shape, *kernel]
-    windows = b.view(x, shape, _pooled(x.shape, shape, stride))
+    windows = b.view(x, shape, _pool_places(shape, stride))
     n = len(shape)
-    total = b.reduce("add", windows, [n - 2, n - 1], False, out.dtype)
-    return b.map("quotient", total, math.prod(kernel), dtype=out.dtype)
+    total = b.reduce(Function.ADD, windows, [n - 2, n - 1], False, out.dtype)
+    return b.map(Function.QUOTIENT, total, math.prod(kernel), dtype=out.dtype)
 
 
 @operation("avg_pool2d_backward")
@@ -295,6 +317,6 @@ def _avg_pool2d_backward(
 ) -> Node:
     kernel, stride = _pooling(kernel, stride, padding, ceil_mode, *rest)
     shape = [*grad.shape, *kernel]
-    share = b.map("quotient", grad, math.prod(kernel), dtype=out.dtype)
+    share = b.map(Function.QUOTIENT, grad, math.prod(kernel), dtype=out.dtype)
     spread = b.expand(b.reshape(share, [*grad.shape, 1, 1]), shape)
-    return scatter(b, b.scalar(0, out.dtype, x.shape), _pooled(x.shape, shape, stride), spread, "add")
+    return scatter(b, b.scalar(0, out.dtype, x.shape), _pool_places(shape, stride), spread, True)

@@ -1,4 +1,4 @@
-"""The table of operations that make tensors, look at them otherwise, and put them together."""
+"""Lowering of the operations that make tensors, view them, and put them together."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
-from fcbp.lanes.ir import Builder, Index, Node, at, plus, times, variable
-from fcbp.lanes.pointwise import Out, operation
+from fcbp.lanes.builder import Builder
+from fcbp.lanes.functions import Function
+from fcbp.lanes.indices import Index, at, plus, times, variable
+from fcbp.lanes.ir import Node
+from fcbp.lanes.operations import Out, operation
 
-__all__ = ["assemble", "inverse", "last", "narrow", "placed"]
+__all__ = ["inverse", "moved_last", "narrow", "part_at"]
 
-# --- made of nothing ------------------------------------------------------------------------------------------
+# --- new tensors ----------------------------------------------------------------------------------------------
 
 
 @operation("full", "full_like", "new_full", "scalar_tensor")
@@ -35,15 +38,15 @@ def _arange(b: Builder, out: Out, *args: Any, dtype: Any = None) -> Node:
     start, step = (args[0] if len(args) > 1 else 0), (args[2] if len(args) > 2 else 1)
     if all(isinstance(a, int) for a in args):
         index = plus(at(start), times(variable(0, out.shape), step))
-        return b.to(b.make("position", (), index, out.shape, torch.int64), out.dtype)
-    steps = b.make("position", (), variable(0, out.shape), out.shape, torch.int64)
-    return b.map("add", start, b.map("mul", steps, step, dtype=out.dtype), dtype=out.dtype)
+        return b.to(b.position(index, out.shape), out.dtype)
+    steps = b.position(variable(0, out.shape), out.shape)
+    return b.map(Function.ADD, start, b.map(Function.MUL, steps, step, dtype=out.dtype), dtype=out.dtype)
 
 
 @operation("eye")
 def _eye(b: Builder, out: Out, *args: Any, **options: Any) -> Node:
-    row, column = (b.make("position", (), variable(a, out.shape), out.shape, torch.int64) for a in (0, 1))
-    return b.to(b.map("eq", row, column, dtype=torch.int64, result=torch.bool), out.dtype)
+    row, column = (b.position(variable(a, out.shape), out.shape) for a in (0, 1))
+    return b.to(b.map(Function.EQ, row, column, dtype=torch.int64, result=torch.bool), out.dtype)
 
 
 # --- views ----------------------------------------------------------------------------------------------------
@@ -88,6 +91,7 @@ def _transpose(b: Builder, out: Out, x: Node, first: int, second: int) -> Node:
 
 
 def narrow(b: Builder, x: Node, dim: int, start: int, length: int, step: int = 1) -> Node:
+    """``length`` elements of ``x`` along an axis, from ``start`` on and ``step`` apart."""
     dim %= len(x.shape)
     shape = [length if a == dim else n for a, n in enumerate(x.shape)]
     indices = [variable(a, shape) for a in range(len(shape))]
@@ -150,8 +154,8 @@ def _unfold(b: Builder, out: Out, x: Node, dim: int, size: int, step: int) -> No
     return b.view(x, out.shape, indices)
 
 
-def last(x: Node, dim: int) -> list[int]:
-    """The order of axes that brings ``dim`` last."""
+def moved_last(x: Node, dim: int) -> list[int]:
+    """The order of axes in which ``dim`` is the last."""
     dim %= len(x.shape)
     return [*(a for a in range(len(x.shape)) if a != dim), dim]
 
@@ -164,15 +168,8 @@ def inverse(order: Sequence[int]) -> list[int]:
 # --- putting together -------------------------------------------------------------------------------------------
 
 
-def assemble(
-    b: Builder, shape: Sequence[int], dtype: Any, fill: Any, parts: Sequence[tuple[Node, list[Index]]]
-) -> Node:
-    """An array of ``fill`` with each part at its destination, an index of the part's positions for each axis."""
-    nodes = [b.to(part, dtype) for part, _ in parts]
-    return b.make("assemble", nodes, (fill, tuple(tuple(place) for _, place in parts)), shape, dtype)
-
-
-def placed(x: Node, offsets: Sequence[int], steps: Sequence[int] | None = None) -> tuple[Node, list[Index]]:
+def part_at(x: Node, offsets: Sequence[int], steps: Sequence[int] | None = None) -> tuple[Node, list[Index]]:
+    """``x`` as a part of a larger array: where it begins along each axis, and the distance of its elements there."""
     steps = steps or [1] * len(x.shape)
     return x, [plus(at(o), times(variable(a, x.shape), s)) for a, (o, s) in enumerate(zip(offsets, steps, strict=True))]
 
@@ -183,9 +180,9 @@ def _cat(b: Builder, out: Out, tensors: Sequence[Node], dim: int = 0) -> Node:
     for x in tensors:
         if x.shape == (0,):
             continue
-        parts.append(placed(x, [start if a == dim % len(x.shape) else 0 for a in range(len(x.shape))]))
+        parts.append(part_at(x, [start if a == dim % len(x.shape) else 0 for a in range(len(x.shape))]))
         start += x.shape[dim]
-    return assemble(b, out.shape, out.dtype, None, parts)
+    return b.assemble(out.shape, out.dtype, None, parts)
 
 
 @operation("stack")
@@ -203,7 +200,7 @@ def _pad(b: Builder, out: Out, x: Node, pad: Sequence[int], value: float = 0) ->
         if left < 0 or right < 0:
             start, end = max(-left, 0), x.shape[axis] - max(-right, 0)
             x = narrow(b, x, axis, start, end - start)
-    return assemble(b, out.shape, out.dtype, value, [placed(x, [max(n, 0) for n in before])])
+    return b.assemble(out.shape, out.dtype, value, [part_at(x, [max(n, 0) for n in before])])
 
 
 @operation("slice_scatter")
@@ -212,20 +209,20 @@ def _slice_scatter(
 ) -> Node:
     dim %= len(x.shape)
     first = range(x.shape[dim])[start:end].start
-    place = placed(
+    place = part_at(
         source,
         [first if a == dim else 0 for a in range(len(x.shape))],
         [step if a == dim else 1 for a in range(len(x.shape))],
     )
-    return assemble(b, out.shape, out.dtype, None, [placed(x, [0] * len(x.shape)), place])
+    return b.assemble(out.shape, out.dtype, None, [part_at(x, [0] * len(x.shape)), place])
 
 
 @operation("select_scatter")
 def _select_scatter(b: Builder, out: Out, x: Node, source: Node, dim: int, index: int) -> Node:
     dim %= len(x.shape)
     source = b.reshape(source, [1 if a == dim else n for a, n in enumerate(x.shape)])
-    place = placed(source, [index % x.shape[dim] if a == dim else 0 for a in range(len(x.shape))])
-    return assemble(b, out.shape, out.dtype, None, [placed(x, [0] * len(x.shape)), place])
+    place = part_at(source, [index % x.shape[dim] if a == dim else 0 for a in range(len(x.shape))])
+    return b.assemble(out.shape, out.dtype, None, [part_at(x, [0] * len(x.shape)), place])
 
 
 @operation("repeat")

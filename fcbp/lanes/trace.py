@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fcbp.lanes.ir import Role
 from fcbp.lanes.lower import Lowered, Unsupported, UnsupportedOperation, is_own, is_supported, lower
 
 __all__ = ["Members", "Traced", "members_of", "trace"]
@@ -118,7 +119,7 @@ def trace(
     def lowered(graph: fx.GraphModule) -> Traced:
         names = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
         constants = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        inputs = [("carry", i, False) for i in range(len(leaves))]
+        inputs: list[tuple[Role, int, bool]] = [("carry", i, False) for i in range(len(leaves))]
         inputs += [("x", i, members.shared_x) for i in range(len(x_leaves))]
         assert y_spec is not None
         low = lower(graph.graph, inputs, constants)

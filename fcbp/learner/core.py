@@ -78,7 +78,7 @@ class LearnerState(NamedTuple):
 
 @show.by_fields
 class Learner(NamedTuple):
-    """A pair of pure functions for one learner; ``vmap`` them for a population."""
+    """Pure functions for one learner; ``vmap`` them for a population."""
 
     init: Callable[[Tensor], LearnerState]
     """``init(key) -> state``"""
@@ -87,6 +87,10 @@ class Learner(NamedTuple):
     ``info["replaced"]`` the mask ``(units,)`` of each group; on request ``info["output"]`` is the model's output before
     the step, and where the loss gives more than its value, ``info["aux"]`` is what it gives. A third entry of the
     batch, a 0-d bool tensor, says whether a new task begins with it."""
+    renew: Callable[[LearnerState, Tensor], LearnerState]
+    """``renew(state, new_task) -> state``: where the method begins anew with every task (:func:`fcbp.methods.fresh`)
+    and ``new_task`` is true, a learner that has not learned yet; else the state. A step does it by itself; call it
+    where a learner acts before its first step of a task, and tell that step of no new one."""
 
 
 @arguments
@@ -156,18 +160,18 @@ def make_learner(
     begin = _beginning(model, units, make_optimizer({}), method, counts=schedule is not None)
 
     def init(key: Int64[Tensor, ""]) -> LearnerState:
-        state = begin(key, draw)
-        if not method.renews:
-            return state
-        return state._replace(renewal=(random.fold_in(key, RENEWAL), torch.zeros_like(key)))
+        renewal = (random.fold_in(key, RENEWAL), torch.zeros_like(key))
+        return begin(key, draw)._replace(renewal=renewal) if method.renews else begin(key, draw)
+
+    def renew(state: LearnerState, new_task: Bool[Tensor, ""]) -> LearnerState:
+        return _renewed(state, new_task, begin, draw if redraw is None else redraw) if method.renews else state
 
     def step(
         state: LearnerState, batch: tuple[Tensor, ...], hyper: LearnerHyperparams
     ) -> tuple[LearnerState, dict[str, Any]]:
         inputs, targets, *signal = batch
         if method.renews:
-            new_task = need_signal(signal[0] if signal else None, "a method that begins anew (fresh)")
-            state = _renewed(state, new_task, begin, draw if redraw is None else redraw)
+            state = renew(state, need_signal(signal[0] if signal else None, "a method that begins anew (fresh)"))
         grads, (value, (features, buffers, told)) = _gradient(objective, state.params, state.buffers, inputs, targets)
         step_size, count = scheduled(hyper.step_size, state.step, hyper.schedule)
         given = {
@@ -190,7 +194,7 @@ def make_learner(
     described = {"model": model, "units": _named(units), "loss": loss_function, "optimizer": make_optimizer({})}
     described |= {"method": method, "schedule": schedule, "clip": clip}
     step.parts = {k: v for k, v in described.items() if v is not None}  # type: ignore[attr-defined]
-    return Learner(init, step)
+    return Learner(init, step, renew)
 
 
 Draw = Callable[[Int64[Tensor, ""]], Params]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcbp.checks import arguments, shown
+from fcbp.loop.compiler import check_compiler_for, limited_compiler
 from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
 from fcbp.loop.program import PARALLEL_FROM, Program, build, check_carry
 from fcbp.names import check_option
@@ -142,13 +143,14 @@ def scan(
         key = _signature(leaves, spec, xs)
         try:
             if key not in programs:
-                _check_compiler(leaves)
+                check_compiler_for(leaves)
                 members = f" for {len(leaves[0])} members" if leaves and leaves[0].ndim and is_vmapped(step) else ""
                 tell(f"the scan of {named(step)}{members}", "10 to 60 seconds")
                 programs[key] = build(over_pytrees(step), leaves, spec, xs)
             program = programs[key]
             if program is not None:
-                return program(leaves, xs, length)
+                with limited_compiler():
+                    return program(leaves, xs, length)
         except Exception as error:
             if isinstance(error, ValueError) or is_out_of_memory(error):
                 raise  # with too little memory running eagerly is no help
@@ -308,16 +310,6 @@ def _length(xs: Any, length: int | None) -> int:
     if length < 0:
         raise ValueError(f"length is {length}; expected 0 or more")
     return length
-
-
-def _check_compiler(leaves: list[Tensor]) -> None:
-    """Ask the C++ compiler for a trifle, before a step is traced: one that hangs would hang the compiled scan."""
-    if all(leaf.device.type == "cpu" for leaf in leaves):
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        from fcbp.lanes.build import check_compiler
-
-        check_compiler(get_cpp_compiler())
 
 
 def _check_step(step: Step) -> None:

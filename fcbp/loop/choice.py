@@ -25,7 +25,7 @@ UNASKED = 1 << 26
 library's, and tracing them takes long."""
 MOST = 1 << 30
 """Bytes of a block beyond which there are no lanes."""
-LONGEST = 5_000
+LONGEST = 6_000
 """Lines of a program beyond which the C++ compiler takes too long."""
 
 

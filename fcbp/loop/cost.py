@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fcbp.lanes import Lanes
-from fcbp.lanes.ir import Node
-from fcbp.lanes.plan import Plan, inline, tile_axes
+from fcbp.lanes.ir import Leaf, Node, Position, Rank, Reduce, Scalar, View
+from fcbp.lanes.plan import Plan, tile_axes
+from fcbp.lanes.reads import inline
 
 __all__ = ["Caches", "caches", "lanes_seconds", "scan_seconds"]
 
@@ -111,26 +112,26 @@ def _work(plan: Plan, often: bool) -> _Work:
     """
     products = elements = loaded = results = 0
     stored = set(plan.order)
-    summed = {node.args[0] for node in plan.needed if node.kind == "reduce"}
+    summed = {node.args[0] for node in plan.needed if isinstance(node, Reduce)}
     for node in plan.needed:
-        if node.uniform or node in plan.hoisted or (often and node in plan.held):
+        if node.uniform or node in plan.hoisted or (often and node in plan.predicates):
             continue
-        if node.kind == "reduce":
+        if isinstance(node, Reduce):
             size = node.args[0].size
             products, elements = (products + size, elements) if tile_axes(plan, node) else (products, elements + size)
-        elif node.kind == "rank":
+        elif isinstance(node, Rank):
             elements += node.size * (node.shape[-1] if often else math.ceil(math.log2(node.shape[-1] + 1)))
-        elif node.kind not in ("leaf", "scalar", "position", "view") and node not in summed:
+        elif not isinstance(node, (Leaf, Scalar, Position, View)) and node not in summed:
             elements += node.size
         if node in stored:
             results += 1
-            loaded += 0 if often and plan.is_seldom(node) else _bytes(plan, node, stored)
+            loaded += 0 if often and plan.is_skipped_mostly(node) else _bytes(plan, node, stored)
     return _Work(products, elements, loaded, results)
 
 
 def _bytes(plan: Plan, node: Node, stored: set[Node]) -> int:
     """What the loop that makes a node reads and writes, but for what another loop does on the way."""
-    passed = {total for total, result in plan.finished.items() if result is node}
-    passed |= {part for total, part in plan.summed.items() if total is node}
+    passed = {total for total, result in plan.epilogues.items() if result is node}
+    passed |= {part for total, part in plan.prologues.items() if total is node}
     read = sum(a.size * a.dtype.itemsize for a in inline(node, stored) if a not in passed and not a.uniform)
-    return read + (0 if node in plan.finished else node.size * node.dtype.itemsize)
+    return read + (0 if node in plan.epilogues else node.size * node.dtype.itemsize)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from fcbp import lanes
 from fcbp.lanes.emit import prelude
-from fcbp.lanes.ir import Node
+from fcbp.lanes.ir import Leaf, Map, Node, Position, Reduce, Scalar, Scan
+from fcbp.lanes.reads import dependencies
 
 __all__ = ["Source", "written"]
 
@@ -31,14 +32,7 @@ class Source(NamedTuple):
 def written(draft: lanes.Lanes) -> Source:
     """The four forms of a draft."""
     lowered, plan = draft.traced.lowered, draft.plan
-    found: dict[int, Node] = {}
-    waiting = [*lowered.leaves.values(), *lowered.results]
-    while waiting:
-        node = waiting.pop()
-        if node.number not in found:
-            found[node.number] = node
-            waiting += node.args
-    nodes = [found[number] for number in sorted(found)]
+    nodes = dependencies([*lowered.leaves.values(), *lowered.results])
     width = max(len(_expression(node)) for node in nodes)
     lines = [
         f"n{node.number:<3} {_expression(node):{width}}    {str(node.dtype).removeprefix('torch.')} {node.shape}"
@@ -51,26 +45,31 @@ def written(draft: lanes.Lanes) -> Source:
 
 def _expression(node: Node) -> str:
     """What a node computes, such as ``map add(n0, n1)``."""
-    if node.kind == "leaf":
-        return f"leaf {node.data[0]}{node.data[1]}"
     arguments = ", ".join(f"n{a.number}" for a in node.args)
-    if node.kind in ("map", "scan"):
-        return f"{node.kind} {node.data}({arguments})"
-    if node.kind == "reduce":
-        return f"reduce {node.data[0]}({arguments}) over {node.data[1]} axes"
-    if node.kind in ("scalar", "position"):
-        return f"{node.kind} {node.data}"
-    return f"{node.kind}({arguments})"
+    match node:
+        case Leaf(role=role, position=position):
+            return f"leaf {role}{position}"
+        case Scalar(value=value):
+            return f"scalar {value}"
+        case Position(index=index):
+            return f"position {index}"
+        case Map(function=function):
+            return f"map {function}({arguments})"
+        case Scan(function=function):
+            return f"scan {function}({arguments})"
+        case Reduce(function=function, axes=axes):
+            return f"reduce {function}({arguments}) over {axes} axes"
+    return f"{type(node).__name__.lower()}({arguments})"
 
 
 def _placed(node: Node, draft: lanes.Lanes) -> str:
     """Where the plan puts a node, and when it is computed."""
     plan = draft.plan
     notes = ["before the time loop"] if node in plan.hoisted else []
-    if node in plan.takes_over:
-        notes.append(f"over n{plan.takes_over[node].number}")
+    if node in plan.overwrites:
+        notes.append(f"over n{plan.overwrites[node].number}")
     if node in plan.guards:
         notes.append(f"only where n{plan.guards[node].number} holds")
-    if node in plan.summed:
-        notes.append(f"in the loop of n{plan.summed[node].number}")
+    if node in plan.prologues:
+        notes.append(f"in the loop of n{plan.prologues[node].number}")
     return f"{plan.buffers[node]} = n{node.number}: {_expression(node)}" + (f" ({', '.join(notes)})" if notes else "")

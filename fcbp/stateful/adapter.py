@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fcbp import random
-from fcbp.checks import arguments
+from fcbp.checks import arguments, shown
 from fcbp.methods import Method
 from fcbp.stateful.moments import Moments
 from fcbp.stateful.options import Choice, accepted, choose, rehearse
@@ -43,7 +43,7 @@ class ContinualBackprop:
         optimizer: that of the model's parameters, or a tuple of several.
         *example_inputs: what the model's forward takes, to find its units; see :func:`fcbp.find_units`.
         method: a name of :data:`fcbp.methods.METHODS`, or a :class:`fcbp.methods.Method`.
-        seed: of the draws; the same on every rank.
+        seed: of the draws, or a key of :mod:`fcbp.random`; the same on every rank.
         units: the groups; by default those that :func:`fcbp.find_units` finds.
         example_kwargs: keyword arguments of the forward, beside ``example_inputs``.
         hyper: the method's numbers, in place of ``options``.
@@ -73,13 +73,14 @@ class ContinualBackprop:
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
         *example_inputs: Any,
         method: str | Method = "cbp",
-        seed: int = 0,
+        seed: int | Tensor = 0,
         units: Iterable[UnitGroup] | None = None,
         example_kwargs: Mapping[str, Any] | None = None,
         hyper: Any = None,
         process_group: Any = None,
         **options: Any,
     ):
+        key = _key(seed)
         self.choice: Choice = choose(method, hyper, options)
         self.model, group = data_parallel(model, process_group)
         self.ranks = Ranks(group)
@@ -92,7 +93,7 @@ class ContinualBackprop:
         self.ranks.agree("units, method or seed", (self.units, self.choice.name, repr(self.hyper), seed))
 
         device = next(iter(self.params.values())).device
-        key = random.key(seed).to(device)
+        key = key.to(device)
         self.method_state = self.choice.method.init(self.units, self._values(), key)
         rehearse(self.choice, key, self._values(), dict(self.model.named_buffers()), self.units)
         self.moments = Moments(self.params, self.units, self.optimizers)
@@ -335,6 +336,15 @@ class ContinualBackprop:
         self._readings.clear()
         self._stepped.clear()
         self._skipped, self._grads, self._previous = False, None, None
+
+
+def _key(seed: int | Tensor) -> Tensor:
+    """The key of a seed; a key is one already."""
+    if not isinstance(seed, Tensor):
+        return random.key(seed)
+    if seed.dtype != torch.int64 or seed.ndim:
+        raise ValueError(f"seed is {shown(seed)}; expected a whole number, or a key such as fcbp.random.key(0)")
+    return seed
 
 
 def _copy_back(old: Any, new: Any) -> None:

@@ -133,6 +133,8 @@ class FunctionMaker:
             made = self.function(**options)
         except ValueError as error:
             raise ValueError(f"program is {self.name!r}, which fails with {options}: {error}") from error
+        except ImportError:
+            raise  # which says what to install
         except Exception as error:
             raise ValueError(
                 f"program is {self.name!r}, which fails with {options}: {type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from torch import nn
 
 from fcbp.checks import arguments
 from fcbp.tree import show
-from fcbp.units.find import Found, Patterns, find
+from fcbp.units.find import Options, Patterns, find
 from fcbp.units.group import Slice, UnitGroup
 from fcbp.units.search import Excluded
 
@@ -103,10 +103,8 @@ def explain(
         0         3     no parameter makes them: the network's input
         2         2     they are the network's output
     """
-    found: Found = find(
-        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "explain",
-        outputs, method,
-    )  # fmt: skip
+    options = Options(include, exclude, attention_heads, residual, groups, outputs, method)
+    found = find(model, example_inputs, example_kwargs, options, "explain")
     return Explanation(found.units, found.excluded, found.notes)
 
 

@@ -109,12 +109,12 @@ def expose(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
         elif isinstance(module, nn.TransformerEncoder):
             module.enable_nested_tensor = False
-            module.forward = functools.partial(_unasked, module.forward, "is_causal")  # type: ignore[method-assign]
+            module.forward = functools.partial(_without_a_look, module.forward, "is_causal")  # type: ignore[method-assign]
         elif isinstance(module, nn.TransformerDecoder):
-            module.forward = functools.partial(_unasked, module.forward, "tgt_is_causal")  # type: ignore[method-assign]
+            module.forward = functools.partial(_without_a_look, module.forward, "tgt_is_causal")  # type: ignore[method-assign]
 
 
-def _unasked(forward: Callable[..., Tensor], causal: str, *args: Any, **kwargs: Any) -> Tensor:
+def _without_a_look(forward: Callable[..., Tensor], causal: str, *args: Any, **kwargs: Any) -> Tensor:
     """``forward`` without a look into the mask's values where it is not told; the mask is applied in either case."""
     if kwargs.get(causal) is None:
         kwargs[causal] = False
@@ -151,7 +151,7 @@ def _attend(
         v = torch.cat([v, torch.zeros_like(v[:, :1])], 1)
         extra += 1
     mask = _mask(key_padding_mask, attn_mask, is_causal, extra, batch, heads, length, q.dtype)
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (torch.unflatten(x, -1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     dropout = module.dropout if module.training else 0.0
     weights = None
     if need_weights:

@@ -117,14 +117,17 @@ def _group_activation(group: UnitGroup, calls: list[Tensor]) -> Tensor:
 def _in_order(group: UnitGroup, s: Slice, h: Tensor) -> Tensor:
     """The group's own part of what a consumer reads through a slice, in the order of the units."""
     axis, count = group.activation_axis, h.shape[group.activation_axis]
-    entries = s.entries(group.size)
-    low = min(map(min, entries))
-    if max(map(max, entries)) >= count:
+    total, (low, high) = group.size * s.count, s.bounds(group.size)
+    shift = 0
+    if high >= count:
         # Written by hand: the consumer puts other units beside these by itself.
-        entries, low = [[entry - low for entry in unit] for unit in entries], 0
-    if max(map(max, entries)) >= count:
+        shift, low, high = low, 0, high - low
+    if high >= count:
         return h
-    total = group.size * s.count
+    # The usual order is seen without a list of its entries, which would take longer than the method's arithmetic.
+    if s.is_run or (s.is_run_of_blocks and flattened(group, total).is_run_of_blocks):
+        return h if total == count else h.narrow(axis, low, total)
+    entries = [[entry - shift for entry in unit] for unit in s.entries(group.size)]
     run = list(range(low, low + total))
     if s.count == 1:
         order = [entry for (entry,) in entries]
@@ -139,7 +142,7 @@ def _in_order(group: UnitGroup, s: Slice, h: Tensor) -> Tensor:
         return h if total == count else h.narrow(axis, low, total)
     # Units between others, or laid out as no other weight has them: each unit's entries become samples.
     part = h.index_select(axis, torch.tensor(own, device=h.device))
-    return part.movedim(axis, -1).unflatten(-1, (group.size, s.count)).movedim(-2, axis)
+    return torch.unflatten(part.movedim(axis, -1), -1, (group.size, s.count)).movedim(-2, axis)
 
 
 def _samples(calls: list[Tensor], axis: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,9 +17,22 @@ from fcbp.units.group import UnitGroup
 from fcbp.units.search import Excluded, Search
 from fcbp.units.trace import trace
 
-__all__ = ["Found", "Patterns", "find", "find_units"]
+__all__ = ["Found", "Options", "Patterns", "find", "find_units"]
 
 Patterns = str | Iterable[str] | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices of a call of :func:`find_units`, which documents them."""
+
+    include: Patterns
+    exclude: Patterns
+    attention_heads: bool
+    residual: bool
+    groups: Sequence[UnitGroup]
+    outputs: Patterns
+    method: str
 
 
 @dataclass(frozen=True)
@@ -89,10 +102,8 @@ def find_units(
         >>> group.incoming, group.outgoing
         ((Slice(path=('0.weight',), axis=0),), (Slice(path=('2.weight',), axis=1),))
     """
-    found = find(
-        model, example_inputs, example_kwargs, include, exclude, attention_heads, residual, groups, "find_units",
-        outputs, method,
-    )  # fmt: skip
+    options = Options(include, exclude, attention_heads, residual, groups, outputs, method)
+    found = find(model, example_inputs, example_kwargs, options, "find_units")
     if not found.units:
         left_out = "".join(f"\n  {x.name} ({x.size} units): {x.reason}" for x in found.excluded)
         raise ValueError(
@@ -103,23 +114,20 @@ def find_units(
 
 
 def find(
-    model: nn.Module,
-    example_inputs: Sequence[Any],
-    example_kwargs: dict[str, Any],
-    include: Patterns,
-    exclude: Patterns,
-    attention_heads: bool,
-    residual: bool,
-    groups: Sequence[UnitGroup],
-    caller: str,
-    outputs: Patterns = None,
-    method: str = "forward",
+    model: nn.Module, example_inputs: Sequence[Any], example_kwargs: Mapping[str, Any], options: Options, caller: str
 ) -> Found:
-    """What ``find_units`` and ``explain`` share; an empty result is not an error here."""
-    ledger = trace(
-        model, example_inputs, example_kwargs, caller, method, None if outputs is None else _patterns(outputs)
-    )
-    search = Search(model, ledger, attention_heads, residual)
+    """Find what ``find_units`` and ``explain`` share; an empty result is not an error here.
+
+    Args:
+        model: the module.
+        example_inputs: its forward's positional arguments.
+        example_kwargs: its forward's keyword arguments.
+        options: the caller's choices.
+        caller: the function that error messages name.
+    """
+    outputs = None if options.outputs is None else _patterns(options.outputs)
+    ledger = trace(model, example_inputs, example_kwargs, caller, options.method, outputs)
+    search = Search(model, ledger, options.attention_heads, options.residual)
     candidates = search.candidates()
     reasons = [(c, search.reason(c)) for c in candidates]
     excluded = [(c.name, c.size, reason) for c, reason in reasons if reason is not None]
@@ -132,8 +140,8 @@ def find(
             excluded.append(group)
     units = _unique(units)
     notes = {g.name: search.notes(g) for g in units}
-    units, left_out = _select(units, include, exclude, caller)
-    units = _with_groups(units, groups, excluded)
+    units, left_out = _select(units, options.include, options.exclude, caller)
+    units = _with_groups(units, options.groups, excluded)
     check_units(units, dict(model.named_parameters()), dict(model.named_buffers()))
     return Found(tuple(units), _merged([*excluded, *left_out]), notes)
 

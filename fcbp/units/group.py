@@ -79,6 +79,18 @@ class Slice:
             return [list(unit) for unit in self.listed]
         return [[self.start + u * self.stride + k * self.block_stride for k in range(self.block)] for u in range(size)]
 
+    def bounds(self, size: int) -> tuple[int, int]:
+        """The lowest and the highest of the entries of ``size`` units.
+
+        Example:
+            >>> Slice(("0.weight",), axis=0, start=6, stride=-2, block=2).bounds(4)
+            (0, 7)
+        """
+        if self.listed:
+            return min(map(min, self.listed)), max(map(max, self.listed))
+        steps = (size - 1) * self.stride, (self.block - 1) * self.block_stride
+        return self.start + sum(min(step, 0) for step in steps), self.start + sum(max(step, 0) for step in steps)
+
 
 @dataclass(frozen=True)
 class UnitGroup:
@@ -161,11 +173,11 @@ def take(leaf: Shaped[Tensor, "..."], s: Slice, size: int) -> Shaped[Tensor, "*r
     x = leaf.movedim(s.axis, -1)
     run = slice(s.start, s.start + size * s.block)
     if s.is_run_of_blocks:
-        return x[..., run].unflatten(-1, (size, s.block))
+        return torch.unflatten(x[..., run], -1, (size, s.block))
     if s.stride == 1 and s.block_stride == size and not s.listed:
-        return x[..., run].unflatten(-1, (s.block, size)).transpose(-1, -2)
+        return torch.unflatten(x[..., run], -1, (s.block, size)).transpose(-1, -2)
     index = torch.tensor(s.entries(size), device=leaf.device)
-    return x.index_select(-1, index.flatten()).unflatten(-1, (size, s.count))
+    return torch.unflatten(x.index_select(-1, index.flatten()), -1, (size, s.count))
 
 
 def spread(values: Shaped[Tensor, "units"], s: Slice, leaf: Tensor, fill: Any) -> Shaped[Tensor, "..."]:
@@ -272,6 +284,6 @@ def update(
 def flattened(group: UnitGroup, entries: int) -> Slice:
     """How units that own several entries each lie along an activation's axis of so many entries, all of theirs."""
     s = next(s for s in group.outgoing if group.size * s.count == entries)
-    low = min(map(min, s.entries(group.size)))
+    low, _ = s.bounds(group.size)
     listed = tuple(tuple(entry - low for entry in unit) for unit in s.listed)
     return replace(s, path=(), axis=group.activation_axis, start=s.start - low, listed=listed)

@@ -7,16 +7,21 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, shares_of, simplify, squeeze, varying, without
-from fcbp.units.products import biased, normalised, product
-from fcbp.units.rules import Call, join, rule, unevenly, unknown
+from fcbp.units.calls import Call, Table, mark_uneven, unknown
+from fcbp.units.elementwise import join
+from fcbp.units.entries import Ids, Unevenness
+from fcbp.units.ledger import Kind
+from fcbp.units.marks import Fixed, Marks, axes_of, shares_of, simplify, squeeze, varying, without
+from fcbp.units.meeting import history_along
+from fcbp.units.products import biased, note_norm, product
+
+__all__ = ["KEEPING_RULES", "RULES"]
 
 # --- positions ------------------------------------------------------------------------------------------
 
 
 def over_positions(call: Call, m: Marks, dims: int) -> Marks:
-    """Marks of something that mixes the last ``dims`` axes among themselves: one entry along each is left."""
+    """Mix the last ``dims`` axes among themselves: one entry along each is left."""
     first = len(m.shape) - dims
     labels: list[Ids] = []
     for label in m.labels:
@@ -28,7 +33,7 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
             call.ledger.pin(label, call.where)
             call.ledger.forbid(label.ravel(), f"{call.where} mixes them with their neighbours")
             continue
-        # A unit that several positions belong to (a pixel shuffle): they are mixed, so they are one unit.
+        # Several positions belong to a unit (a pixel shuffle): mixed, they are one unit.
         whole = label
         for a in own:
             whole = whole.take([0], a) if a >= first else whole
@@ -36,48 +41,57 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
         labels.append(whole)
     fixed = [Fixed(without(values, range(first, len(m.shape))), why) for values, why in m.fixed]
     shape = m.shape[:first] + (1,) * dims
-    uneven = f"are not the same function of the unit at all places that {call.where} mixes"
-    form = formed_along(call.ledger, m.form, range(first, len(m.shape)), uneven)
+    uneven = Unevenness(f"are not the same function of the unit at all places that {call.where} mixes")
+    history = history_along(call.ledger, m.history, range(first, len(m.shape)), uneven)
     return replace(
-        m, shape=shape, labels=tuple(labels), fixed=simplify(fixed), product=frozenset(), form=form, shares=None
+        m,
+        shape=shape,
+        labels=tuple(labels),
+        fixed=simplify(fixed),
+        product_of=frozenset(),
+        history=history,
+        shares=None,
     )
 
 
 def _spread(call: Call, m: Marks, dims: int, shape: tuple[int, ...]) -> Marks:
+    """Give a tensor its last ``dims`` axes back, whose positions differ."""
     first = len(shape) - dims
     fixed = simplify([*m.fixed, *varying(shape, "positions", range(first, len(shape)))])
     return replace(m, shape=shape, fixed=fixed)
 
 
-_POOLS = {
-    f"{kind}{dims}d{tail}": dims
-    for dims in (1, 2, 3)
-    for kind, tail in [
-        ("max_pool", ""), ("max_pool", "_with_indices"), ("avg_pool", ""), ("adaptive_avg_pool", ""),
-        ("_adaptive_avg_pool", ""), ("adaptive_max_pool", ""), ("fractional_max_pool", ""), ("max_unpool", ""),
-        ("reflection_pad", ""), ("replication_pad", ""), ("upsample_nearest", ""), ("_upsample_nearest_exact", ""),
-    ]
-} | {
-    "upsample_linear1d": 1, "upsample_bilinear2d": 2, "upsample_trilinear3d": 3, "upsample_bicubic2d": 2,
-    "_upsample_bilinear2d_aa": 2, "_upsample_bicubic2d_aa": 2,
-}  # fmt: skip
+_POOLS = (
+    "max_pool1d", "max_pool2d", "max_pool3d",
+    "max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "fractional_max_pool2d", "fractional_max_pool3d",
+    "max_unpool2d", "max_unpool3d",
+    "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
+)  # fmt: skip
 
 
-@rule(*_POOLS, keeps=True)
 def _pool(call: Call) -> Marks:
-    dims = _POOLS[call.name]
+    dims = int(next(letter for letter in call.name if letter.isdigit()))
     m = over_positions(call, call.first, dims)
     if call.name.startswith("avg_pool"):
         if any(call["padding"]) and call["count_include_pad"]:
-            m = unevenly(call, m, f"are averaged with the padding's zeros by {call.where}")
+            m = mark_uneven(call, m, f"are averaged with the padding's zeros by {call.where}")
         elif call.arguments.get("divisor_override") is not None:
-            m = unevenly(call, m, f"are summed over windows by {call.where}")
+            m = mark_uneven(call, m, f"are summed over windows by {call.where}")
     elif call.name.startswith("max_unpool"):
-        m = unevenly(call, m, f"lie between zeros of {call.where}")
+        m = mark_uneven(call, m, f"lie between zeros of {call.where}")
     return _spread(call, m, dims, call.shape)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle", keeps=True)
 def _shuffle(call: Call) -> Marks:
     m, shape = call.first, call.shape
     *batch, c, h, w = m.shape
@@ -98,8 +112,7 @@ def _shuffle(call: Call) -> Marks:
 # --- convolutions ---------------------------------------------------------------------------------------
 
 
-@rule("convolution")
-def _convolution(call: Call) -> Marks | list[Marks | None]:
+def _convolution(call: Call) -> Marks | list[Marks]:
     x, w = call.marks(call["input"]), call.marks(call["weight"])
     groups, transposed = call["groups"], call["transposed"]
     if call.results[0].is_meta and not call.shape:
@@ -132,7 +145,7 @@ def _convolution(call: Call) -> Marks | list[Marks | None]:
 
 
 def _border(call: Call, kernel: list[int]) -> str:
-    """Why outputs of a convolution do not all read a unit through all of its kernel; empty where they do."""
+    """Say why some outputs of a convolution read a unit through a part of its kernel; empty where none does."""
     if not call["transposed"]:
         return f"are read beyond the map's border, where there is none, by {call.where}" if any(call["padding"]) else ""
     if any(step > 1 for step in call["stride"]):
@@ -143,7 +156,7 @@ def _border(call: Call, kernel: list[int]) -> str:
 
 
 def _depthwise(call: Call, x: Marks, w: Marks, outputs: int, transposed: bool) -> Marks:
-    """Every channel passes through on its own, as ``outputs / channels`` channels: its kernels belong to the unit."""
+    """Pass every channel on by itself, as ``outputs / channels`` channels: its kernels belong to the unit."""
     batch, channels = x.shape
     times = outputs // channels
     across = x.move(lambda y: np.repeat(y, times, 1) if y.shape[1] > 1 else y, (batch, outputs))
@@ -160,7 +173,7 @@ def _depthwise(call: Call, x: Marks, w: Marks, outputs: int, transposed: bool) -
 
 
 def _grouped(call: Call, x: Marks, w: Marks, outputs: int, groups: int, transposed: bool) -> Marks:
-    """Groups of channels, each read by its own outputs: outputs of different groups differ, inputs have no slice."""
+    """Read groups of channels by outputs of their own: outputs of different groups differ, inputs have no slice."""
     batch = x.shape[0]
     why = (
         f"they are read by the grouped {call.where}, whose weight keeps a unit's entries in part of its rows: "
@@ -184,15 +197,15 @@ def _grouped(call: Call, x: Marks, w: Marks, outputs: int, groups: int, transpos
             continue
         call.ledger.tell_apart(label.reshape(1, -1), np.repeat(g, outputs // groups)[None], f"groups of {call.where}")
         labels.append(label.reshape(1, -1))
-    call.cuts = True
-    number = call.event("product", w.origin, w.label_entries([shared]), read=x)
+    call.starts_anew = True
+    number = call.event("product", w.origin, w.label_entries([shared]), activation=x)
     fixed = [f for f in x.fixed if f.values.shape[1] == 1]
     fixed.append(Fixed(np.repeat(g, outputs // groups)[None], f"groups of {call.where}"))
     if not labels:
         fixed += varying((1, outputs), why, [1])
     return Marks(
         (batch, outputs), tuple(labels), simplify(fixed), True, makers=1 << number,
-        stats=x.stats, product=w.origin if w.form is None else frozenset(),
+        statistics=x.statistics, product_of=w.origin if w.history is None else frozenset(),
     )  # fmt: skip
 
 
@@ -200,44 +213,40 @@ def _grouped(call: Call, x: Marks, w: Marks, outputs: int, groups: int, transpos
 
 
 def _affine(call: Call, m: Marks, scale: Tensor | None, shift: Tensor | None, shape: tuple[int, ...]) -> Marks:
-    """``m`` times a scale plus a shift whose elements lie along it as ``shape`` says."""
-    for leaf, kind in ((scale, "norm_scale"), (shift, "norm_shift")):
+    """Multiply by a scale and add a shift, both seen in ``shape``."""
+    uses: list[tuple[Tensor | None, Kind]] = [(scale, "norm_scale"), (shift, "norm_shift")]
+    for leaf, kind in uses:
         if leaf is not None:
             m = join(call, [m, call.marks(leaf).viewed(shape)], m.shape, kind=kind)
-    return replace(m, product=frozenset())
+    return replace(m, product_of=frozenset())
 
 
-@rule(
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
-    "_native_batch_norm_legit_functional", "_batch_norm_with_update", "_batch_norm_no_update", "miopen_batch_norm",
-)  # fmt: skip
 def _batch_norm(call: Call) -> Marks:
     m = call.first
-    normalised(call, m, [a for a in range(len(m.shape)) if a != 1])
+    note_norm(call, m, [a for a in range(len(m.shape)) if a != 1])
     along = (1, m.shape[1]) + (1,) * (len(m.shape) - 2)
     m = _affine(call, m, call["weight"], call["bias"], along)
-    for kind in ("running_mean", "running_var"):
+    averages: tuple[Kind, Kind] = ("running_mean", "running_var")
+    for kind in averages:
         leaf = call.arguments.get(kind)
         if leaf is not None:
             m = join(call, [m, call.marks(leaf).viewed(along)], m.shape, kind=kind)
-    return replace(m, product=frozenset())
+    return replace(m, product_of=frozenset())
 
 
-@rule("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm")
 def _layer_norm(call: Call) -> Marks:
     m = call.first
     shape = tuple(call["normalized_shape"])
-    normalised(call, m, range(len(m.shape) - len(shape), len(m.shape)))
+    note_norm(call, m, range(len(m.shape) - len(shape), len(m.shape)))
     return _affine(call, m, call["weight"], call.arguments.get("bias"), shape)
 
 
-@rule("native_group_norm", "group_norm")
 def _group_norm(call: Call) -> Marks:
     m = call.first
     groups: int = call["group"] if "group" in call.arguments else call["num_groups"]
     batch, channels, *positions = m.shape
     split = m.viewed([batch, groups, channels // groups, *positions])
-    normalised(call, split, range(2, len(split.shape)))
+    note_norm(call, split, range(2, len(split.shape)))
     along = (1, channels) + (1,) * len(positions)
     return _affine(call, m, call["weight"], call["bias"], along)
 
@@ -245,13 +254,7 @@ def _group_norm(call: Call) -> Marks:
 # --- attention ------------------------------------------------------------------------------------------
 
 
-@rule(
-    "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
-    "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
-    "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math",
-    "scaled_dot_product_attention",
-)  # fmt: skip
-def _attention(call: Call) -> Marks | list[Marks | None]:
+def _attention(call: Call) -> Marks | list[Marks]:
     q, k, v = (call.marks(call[n]) for n in ("query", "key", "value"))
     if len(q.shape) != 4:
         return unknown(call)
@@ -262,12 +265,37 @@ def _attention(call: Call) -> Marks | list[Marks | None]:
     scores = product(call, q, k, "bhtd,bhsd->bhts", sizes)
     if isinstance(bias, Tensor):
         scores = join(call, [scores, call.marks(bias)], scores.shape, kind="other")
-    normalised(call, scores, [3])
+    note_norm(call, scores, [3])
     scores = replace(scores, shares=shares_of(scores.shape, 3))
     return product(call, scores, v, "bhts,bhse->bhte", sizes)
 
 
 def _repeated_heads(x: Ids, heads: int) -> Ids:
-    """Keys and values that several query heads share, one copy a head."""
+    """Repeat keys and values that several query heads share, one copy a head."""
     n = x.shape[1]
     return squeeze(np.repeat(x, heads // n, 1)) if 1 < n < heads else x
+
+
+KEEPING_RULES: Table = {
+    _pool: (*_POOLS,),
+    _shuffle: ("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle"),
+}  # fmt: skip
+"""Rules of operations through which a unit that has one constant value keeps it."""
+
+RULES: Table = {
+    _convolution: ("convolution",),
+    _batch_norm: (
+        "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+        "_native_batch_norm_legit_functional", "_batch_norm_with_update", "_batch_norm_no_update",
+        "miopen_batch_norm",
+    ),
+    _layer_norm: ("native_layer_norm", "_fused_rms_norm", "rms_norm", "layer_norm"),
+    _group_norm: ("native_group_norm", "group_norm"),
+    _attention: (
+        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
+        "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention",
+        "_scaled_dot_product_fused_attention_overrideable", "_scaled_dot_product_attention_math",
+        "scaled_dot_product_attention",
+    ),
+}  # fmt: skip
+"""Rules of all other operations."""

@@ -9,17 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fcbp.units.ledger import Ids
-from fcbp.units.marks import Fixed, Marks, axes_of, formed_along, simplify, squeeze, tell_apart, varying, without
-from fcbp.units.rules import Call, join, rule, unevenly, unknown
+from fcbp.units.calls import Call, Table, mark_uneven, unknown
+from fcbp.units.elementwise import join
+from fcbp.units.entries import Ids
+from fcbp.units.marks import AtZero, Fixed, Marks, axes_of, simplify, squeeze, varying, without
+from fcbp.units.meeting import history_along, tell_apart
+
+__all__ = ["KEEPING_RULES", "RULES"]
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten", keeps=True)
 def _view(call: Call) -> Marks:
     return call.first.viewed(call.shape)
 
 
-@rule("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim", keeps=True)
 def _permute(call: Call) -> Marks:
     m = call.first
     n = len(m.shape)
@@ -34,13 +36,12 @@ def _permute(call: Call) -> Marks:
     return m.permuted(order)
 
 
-@rule("expand", keeps=True)
 def _expand(call: Call) -> Marks:
     return replace(call.first.aligned(len(call.shape)), shape=call.shape)
 
 
 def _sliced(call: Call, m: Marks, dim: int, start: int, length: int, step: int = 1) -> Marks:
-    """``length`` entries of an axis from ``start`` on."""
+    """Take ``length`` entries of an axis from ``start`` on."""
     dim %= len(m.shape)
     part = slice(start, start + length * step, step)
     shape = [length if i == dim else n for i, n in enumerate(m.shape)]
@@ -48,21 +49,20 @@ def _sliced(call: Call, m: Marks, dim: int, start: int, length: int, step: int =
 
 
 def _taken(call: Call, m: Marks, dim: int, take: Callable[[Ids], Ids], shape: Sequence[int]) -> Marks:
-    """Part of an axis: the units there are treated apart from the rest."""
+    """Take a part of an axis, whose units differ from the others then."""
     if list(shape) == list(m.shape):
         return m
-    call.cuts = True
+    call.starts_anew = True
     for label in m.labels:
         if label.shape[dim] > 1:
             part = take(label)
             call.ledger.touch(part, f"{call.where} takes them out of a longer axis")
             if part.size == 1:
-                # An axis of one entry carries no label: what becomes of this unit is not followed.
+                # An axis of one entry has no label, so this unit cannot be followed.
                 call.ledger.forbid(part.ravel(), f"{call.where} takes single ones out")
     return m.move(lambda x: take(x) if x.shape[dim] > 1 else x, shape)
 
 
-@rule("slice", "narrow", keeps=True)
 def _slice(call: Call) -> Marks:
     m, dim = call.first, call["dim"] % len(call.shape)
     length = m.shape[dim]
@@ -71,24 +71,18 @@ def _slice(call: Call) -> Marks:
     return _sliced(call, m, dim, start, call.shape[dim], step)
 
 
-@rule("select", keeps=True)
 def _select(call: Call) -> Marks:
     dim = call["dim"] % len(call.first.shape)
     index = call["index"] % call.first.shape[dim]
     return _sliced(call, call.first, dim, index, 1).viewed(call.shape)
 
 
-@rule("unbind", keeps=True)
-def _unbind(call: Call) -> list[Marks | None]:
+def _unbind(call: Call) -> list[Marks]:
     return [_sliced(call, call.first, call["dim"], i, 1).viewed(x.shape) for i, x in enumerate(call.results)]
 
 
-@rule(
-    "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk", "tensor_split",
-    keeps=True,
-)  # fmt: skip
-def _split(call: Call) -> list[Marks | None]:
-    parts: list[Marks | None] = []
+def _split(call: Call) -> list[Marks]:
+    parts: list[Marks] = []
     start, dim = 0, call["dim"]
     for x in call.results:
         parts.append(_sliced(call, call.first, dim, start, x.shape[dim]))
@@ -96,38 +90,34 @@ def _split(call: Call) -> list[Marks | None]:
     return parts
 
 
-@rule("repeat", keeps=True)
 def _repeat(call: Call) -> Marks:
     m = call.first.aligned(len(call.shape))
     times = [n // max(old, 1) for n, old in zip(call.shape, m.shape, strict=True)]
     return m.move(lambda x: np.tile(x, [t if n > 1 else 1 for t, n in zip(times, x.shape, strict=True)]), call.shape)
 
 
-@rule("flip", keeps=True)
 def _flip(call: Call) -> Marks:
     dims = tuple(d % len(call.shape) for d in call["dims"])
     return call.first.move(lambda x: np.flip(x, dims), call.shape)
 
 
-@rule("roll", keeps=True)
-def _roll(call: Call) -> Marks | list[Marks | None]:
+def _roll(call: Call) -> Marks | list[Marks]:
     m, dims = call.first, call["dims"]
     if not dims:
         return unknown(call)
     return m.move(lambda x: np.roll(x, call["shifts"], tuple(d % len(m.shape) for d in dims)), call.shape)
 
 
-@rule("cat", "concat", "stack", keeps=True)
 def _cat(call: Call) -> Marks:
     ndim, dim = len(call.shape), call["dim"] % len(call.shape)
     parts = [call.marks(x) for x in call["tensors"]]
     if call.name == "stack":
         parts = [m.viewed([*m.shape[:dim], 1, *m.shape[dim:]]) for m in parts]
     parts = [m for m in parts if len(m.shape) == ndim and m.shape[dim] > 0]
-    data = any(m.data for m in parts)
-    if data:
+    is_activation = any(m.is_activation for m in parts)
+    if is_activation:
         for m in parts:
-            if not m.data and m.origin:
+            if not m.is_activation and m.origin:
                 call.event("token", m.origin, m.label_entries())
     families: dict[tuple[tuple[int, ...], int], list[Ids | None]] = {}
     for i, m in enumerate(parts):
@@ -137,7 +127,7 @@ def _cat(call: Call) -> Marks:
             key = (beside, seen.get(beside, 0))
             seen[beside] = key[1] + 1
             families.setdefault(key, [None] * len(parts))[i] = label
-    # Side by side, not met: what joins a step of a sequence to the next leaves their units apart.
+    # The parts lie side by side and do not meet: the steps of a sequence keep units of their own.
     labels = [x for x in (squeeze(_joined(x, parts, dim)) for x in families.values()) if x.size > 1]
     others = [f for m in parts for f in m.fixed if f.values.shape[dim] == 1]
     fixed = simplify([*others, *_joined_fixed(parts, dim, call.where)])
@@ -146,14 +136,16 @@ def _cat(call: Call) -> Marks:
     for m in parts:
         makers |= m.makers
     return Marks(
-        call.shape, tuple(labels), fixed, data, frozenset().union(*(m.origin for m in parts if not data)),
-        makers, stats=frozenset().union(*(m.stats for m in parts)), loud=max((m.loud for m in parts), default=""),
-        form=_joined([np.zeros((1,) * ndim, dtype=np.int64) if m.form is None else m.form for m in parts], parts, dim),
+        call.shape, tuple(labels), fixed, is_activation,
+        frozenset().union(*(m.origin for m in parts if not is_activation)),
+        makers, statistics=frozenset().union(*(m.statistics for m in parts)),
+        at_zero=AtZero(max((m.at_zero.lost_by for m in parts), default="")),
+        history=_joined([m.histories for m in parts], parts, dim),
     )  # fmt: skip
 
 
 def _joined(pieces: list[Ids | None], parts: list[Marks], dim: int) -> Ids:
-    """Arrays side by side; -1 where a part has none."""
+    """Put arrays side by side, with -1 for parts that have none."""
     full = [max(x.shape[i] for x in pieces if x is not None) for i in range(len(parts[0].shape))]
     out = []
     for x, m in zip(pieces, parts, strict=True):
@@ -163,7 +155,7 @@ def _joined(pieces: list[Ids | None], parts: list[Marks], dim: int) -> Ids:
 
 
 def _joined_fixed(parts: list[Marks], dim: int, why: str) -> list[Fixed]:
-    """What differs along the joined axis: the parts from each other, and positions that are fixed in a part."""
+    """Return the positions that differ along the joined axis: those of different parts, and those fixed in a part."""
     values: list[Ids] = []
     reasons: list[str] = []
     for offset, m in enumerate(parts):
@@ -180,8 +172,7 @@ def _joined_fixed(parts: list[Marks], dim: int, why: str) -> list[Fixed]:
     return [Fixed(joined.reshape(shape), reasons[0] if reasons else why)]
 
 
-@rule("constant_pad_nd", keeps=True)
-def _pad(call: Call) -> Marks | list[Marks | None]:
+def _pad(call: Call) -> Marks | list[Marks]:
     m, pad, n = call.first, call["pad"], len(call.shape)
     if any(p < 0 for p in pad):
         return unknown(call)
@@ -199,17 +190,18 @@ def _pad(call: Call) -> Marks | list[Marks | None]:
         for i, w in enumerate(width) if sum(w)
     ]  # fmt: skip
     fixed = simplify([*(Fixed(padded(f.values, -1), f.why) for f in m.fixed), *edges])
-    form = None if m.form is None else np.broadcast_to(m.form, [
-        s if sum(w) and n > 1 else n for w, s, n in zip(width, m.shape, m.form.shape, strict=True)])  # fmt: skip
-    m = replace(m, shape=call.shape, labels=labels, fixed=fixed, form=None if form is None else padded(form, 0))
+    history = None if m.history is None else np.broadcast_to(m.history, [
+        s if sum(w) and n > 1 else n for w, s, n in zip(width, m.shape, m.history.shape, strict=True)])  # fmt: skip
+    m = replace(
+        m, shape=call.shape, labels=labels, fixed=fixed, history=None if history is None else padded(history, 0)
+    )
     if any(sum(w) and any(x.shape[i] == 1 for x in labels) for i, w in enumerate(width)):
-        m = unevenly(call, m, f"lie beside the padding of {call.where}")
+        m = mark_uneven(call, m, f"lie beside the padding of {call.where}")
     return m
 
 
-@rule("unfold", "im2col", "col2im", "as_strided", "diagonal", keeps=True)
-def _along_positions(call: Call) -> Marks | list[Marks | None]:
-    """Movement that is followed only where no unit axis is moved: axes in front that keep their size."""
+def _along_positions(call: Call) -> Marks | list[Marks]:
+    """Follow a movement of positions where no unit axis is moved: units lie on axes in front that keep their size."""
     m, shape = call.first, call.shape
     same = 0
     while same < min(len(m.shape), len(shape)) and m.shape[same] == shape[same]:
@@ -222,22 +214,22 @@ def _along_positions(call: Call) -> Marks | list[Marks | None]:
     labels = tuple(x.reshape(x.shape[:same] + (1,) * (len(shape) - same)) for x in m.labels)
     why = f"are summed or repeated by {call.where}"
     if call.name != "unfold":
-        m = unevenly(call, m, why)
-    form = formed_along(call.ledger, m.form, range(same, len(m.shape)), why)
-    m = replace(
-        m, shares=None, form=None if form is None else form.reshape(form.shape[:same] + (1,) * (len(shape) - same))
-    )
+        m = mark_uneven(call, m, why)
+    history = history_along(call.ledger, m.history, range(same, len(m.shape)), why)
+    if history is not None:
+        history = history.reshape(history.shape[:same] + (1,) * (len(shape) - same))
+    m = replace(m, shares=None, history=history)
     return replace(m, shape=shape, labels=labels, fixed=varying(shape, call.where, _unlabelled(labels, len(shape))))
 
 
 def _unlabelled(labels: Sequence[Ids], ndim: int) -> list[int]:
+    """List the axes that no label depends on."""
     taken = {a for x in labels for a in axes_of(x)}
     return [i for i in range(ndim) if i not in taken]
 
 
-@rule("embedding", "index_select", "index", "gather")
-def _lookup(call: Call) -> Marks | list[Marks | None]:
-    """Rows of a table picked by an index: the table's other axes go on, the picked one ends."""
+def _lookup(call: Call) -> Marks | list[Marks]:
+    """Pick rows of a table by an index: the table's other axes go on, the picked one ends."""
     if call.name == "embedding":
         table, dim, index = call.marks(call["weight"]), 0, call["indices"]
     elif call.name == "index_select":
@@ -247,11 +239,11 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
         if call.name == "gather" or len(given) != 1 or given[0][1].dtype == torch.bool:
             return unknown(call)
         table, (dim, index) = call.first, given[0]
-    known = call.tracer.numbers(index) if table.data else None
+    known = call.tracer.numbers(index) if table.is_activation else None
     if known is not None and known.ndim and known.size:
         return _picked_by(call, table, dim, known)
     for label in table.labels:
-        if label.shape[dim] > 1 and table.data:
+        if label.shape[dim] > 1 and table.is_activation:
             call.ledger.forbid(label.ravel(), f"they are picked by an index that is no constant ({call.where})")
         elif label.shape[dim] > 1:
             call.ledger.pin(label, f"picked by an index in {call.where}")
@@ -265,21 +257,21 @@ def _lookup(call: Call) -> Marks | list[Marks | None]:
 
     places = range(dim, dim + extra)
     result = replace(
-        table, shape=call.shape, labels=tuple(widened(x) for x in kept), product=frozenset(),
+        table, shape=call.shape, labels=tuple(widened(x) for x in kept), product_of=frozenset(),
         fixed=simplify([*(Fixed(widened(f.values), f.why) for f in fixed), *varying(call.shape, call.where, places)]),
-        form=_picked(call, table.form, dim, extra),
-        data=table.data or by.data, stats=table.stats | by.stats,
+        history=_picked(call, table.history, dim, extra),
+        is_activation=table.is_activation or by.is_activation, statistics=table.statistics | by.statistics,
     )  # fmt: skip
-    if by.data and not table.data and table.origin:
+    if by.is_activation and not table.is_activation and table.origin:
         entries = np.concatenate([x.ravel() for x in kept]) if kept else np.zeros(0, dtype=np.int64)
-        number = call.event("lookup", table.origin, entries, read=by)
+        number = call.event("lookup", table.origin, entries, activation=by)
         result = replace(result, origin=frozenset(), makers=1 << number)
-        call.cuts = True
+        call.starts_anew = True
     return result
 
 
 def _picked_by(call: Call, table: Marks, dim: int, order: Ids) -> Marks:
-    """Entries of an axis picked by an index that is the same in every forward."""
+    """Pick entries of an axis by an index that is the same in every forward."""
     extra = (1,) * (order.ndim - 1)
 
     def take(x: Ids) -> Ids:
@@ -288,7 +280,7 @@ def _picked_by(call: Call, table: Marks, dim: int, order: Ids) -> Marks:
     picked = np.unique(order % table.shape[dim])
     if len(picked) == order.size == table.shape[dim]:
         return table.move(take, call.shape)
-    call.cuts = True
+    call.starts_anew = True
     for label in table.labels:
         if label.shape[dim] > 1:
             part = label.take(picked, dim)
@@ -298,12 +290,8 @@ def _picked_by(call: Call, table: Marks, dim: int, order: Ids) -> Marks:
     return table.move(take, call.shape)
 
 
-_TARGETS = ("index_add", "index_copy", "index_reduce", "scatter", "scatter_add", "scatter_reduce", "index_put")
-
-
-@rule(*_TARGETS, "_index_put_impl")
-def _scattered(call: Call) -> Marks | list[Marks | None]:
-    """Values added to, or written over, the places of one axis that an index names: the other axes go on."""
+def _scattered(call: Call) -> Marks | list[Marks]:
+    """Add values to places of one axis that an index names, or write them there: the other axes go on."""
     base, shape, n = call.first, call.shape, len(call.shape)
     if "put" in call.name:
         given = [(i, x) for i, x in enumerate(call["indices"]) if x is not None]
@@ -325,24 +313,56 @@ def _scattered(call: Call) -> Marks | list[Marks | None]:
         dim in own
         or any(own & set(axes_of(x)) for x in arrays)
         or any(values.shape[i] not in (1, shape[i]) or (arrays and by.shape[i] != shape[i]) for i in beside)
-        or (by.data and not values.data and values.origin)
+        or (by.is_activation and not values.is_activation and values.origin)
     ):
         return unknown(call)
     fixed = [Fixed(without(f.values, [dim]), f.why) for f in values.fixed]
-    values = replace(values, shape=shape, form=formed_along(call.ledger, values.form, [dim]),
+    values = replace(values, shape=shape, history=history_along(call.ledger, values.history, [dim]),
                      fixed=simplify([*fixed, *varying(shape, call.where, [dim])]))  # fmt: skip
-    values = unevenly(call, values, f"are gathered by {call.where}")
+    values = mark_uneven(call, values, f"are gathered by {call.where}")
     result = join(call, [base, values], shape, kind="shift")
-    return replace(result, stats=result.stats | by.stats, data=result.data or by.data)
+    return replace(
+        result, statistics=result.statistics | by.statistics, is_activation=result.is_activation or by.is_activation
+    )
 
 
-def _picked(call: Call, form: Ids | None, dim: int, extra: int) -> Ids | None:
-    """What was done to values that an index picks along an axis, which then are so many axes."""
-    form = formed_along(call.ledger, form, [dim])
-    return None if form is None else form.reshape(form.shape[:dim] + (1,) * extra + form.shape[dim + 1 :])
+def _picked(call: Call, history: Ids | None, dim: int, extra: int) -> Ids | None:
+    """Return the history of values that an index with ``extra`` axes picks along an axis."""
+    history = history_along(call.ledger, history, [dim])
+    return None if history is None else history.reshape(history.shape[:dim] + (1,) * extra + history.shape[dim + 1 :])
 
 
-@rule("glu")
 def _glu(call: Call) -> Marks:
     halves = [_sliced(call, call.first, call["dim"], k * n, n) for n in [call.shape[call["dim"]]] for k in (0, 1)]
     return join(call, halves, call.shape, kind="scale")
+
+
+KEEPING_RULES: Table = {
+    _view: ("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "flatten", "unflatten"),
+    _permute: ("t", "transpose", "permute", "numpy_T", "swapaxes", "movedim"),
+    _expand: ("expand",),
+    _slice: ("slice", "narrow"),
+    _select: ("select",),
+    _unbind: ("unbind",),
+    _split: (
+        "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk",
+        "tensor_split",
+    ),
+    _repeat: ("repeat",),
+    _flip: ("flip",),
+    _roll: ("roll",),
+    _cat: ("cat", "concat", "stack"),
+    _pad: ("constant_pad_nd",),
+    _along_positions: ("unfold", "im2col", "col2im", "as_strided", "diagonal"),
+}  # fmt: skip
+"""Rules of operations through which a unit that has one constant value keeps it."""
+
+RULES: Table = {
+    _lookup: ("embedding", "index_select", "index", "gather"),
+    _scattered: (
+        "index_add", "index_copy", "index_reduce", "scatter", "scatter_add", "scatter_reduce", "index_put",
+        "_index_put_impl",
+    ),
+    _glu: ("glu",),
+}  # fmt: skip
+"""Rules of all other operations."""

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from fcbp.units.ledger import Brittle, Ids, names_of
-from fcbp.units.marks import Marks, axes_of, contract, count, formed_along, meet, reduce, shares_of
-from fcbp.units.rules import Call, flow_out, join, pointwise, rule, unevenly, unknown
+from fcbp.units.calls import Call, Table, flow_out, mark_uneven, unknown
+from fcbp.units.elementwise import join, pointwise
+from fcbp.units.entries import Ids
+from fcbp.units.ledger import Singularity, names_of
+from fcbp.units.marks import Marks, axes_of, numbered, shares_of
+from fcbp.units.meeting import Operand, contract, history_along, meet, reduce
 
-__all__ = ["biased", "normalised", "product", "summed"]
+__all__ = ["KEEPING_RULES", "RULES", "biased", "note_norm", "product", "summed"]
 
 
-@rule("mean", "amax", "amin", "max", "min", keeps=True)
-@rule("sum", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm", "any", "all", "nansum",
-      "std_mean")  # fmt: skip
-def _reduction(call: Call) -> Marks | list[Marks | None]:
+def _reduction(call: Call) -> Marks | list[Marks]:
     if len(call.inputs) == 2:
         return pointwise(call)
     m = call.first
@@ -30,7 +30,7 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
             return read
     if m.shares and call.name in ("sum", "mean") and m.shares.whole(a % len(m.shape) for a in axes):
         why = f"are averaged at several places by {call.where}"
-        m = replace(m, form=formed_along(call.ledger, m.shares.form, [a % len(m.shape) for a in axes], why))
+        m = replace(m, history=history_along(call.ledger, m.shares.history, [a % len(m.shape) for a in axes], why))
     across = call.name in ("amax", "amin", "max", "min")
     result = summed(call, m, axes, bool(call.arguments.get("keepdim", False)), across)
     both = call.name in ("var_mean", "std_mean")
@@ -43,53 +43,52 @@ def _reduction(call: Call) -> Marks | list[Marks | None]:
 
 
 def _summed_product(call: Call, m: Marks, x: Marks, w: Marks, number: int, axes: Sequence[int]) -> Marks | None:
-    """Marks of ``(x * w).sum(axes)``, where the weight has an entry for each unit that is summed; else ``None``."""
+    """Return the marks of ``(x * w).sum(axes)`` if the weight has an entry for each summed unit, else ``None``."""
     ledger = call.ledger
     over = {a % len(m.shape) for a in axes}
     weighted = {a for label in w.labels for a in axes_of(label)}
     reads = w.label_entries(over)
     if not len(reads) or any(over & set(axes_of(label)) - weighted for label in m.labels):
-        ledger.kept.add(number)
+        ledger.kept_scales.add(number)
         return None
-    ledger.summed.add(number)
+    ledger.summed_scales.add(number)
     makes = np.concatenate([np.zeros(0, np.int64), *(y.ravel() for y in w.labels if not over & set(axes_of(y)))])
     result, _ = reduce(ledger, m, axes, bool(call.arguments.get("keepdim", False)), call.where)
-    made = _read(call, x, w, makes, reads)
-    call.cuts = True
-    whole = w.origin if w.form is None and call.name == "sum" else frozenset()
-    return replace(result, data=True, makers=1 << made, product=whole, stats=x.stats)
+    made = _record_reading(call, x, w, makes, reads)
+    call.starts_anew = True
+    whole = w.origin if w.history is None and call.name == "sum" else frozenset()
+    return replace(result, is_activation=True, makers=1 << made, product_of=whole, statistics=x.statistics)
 
 
 def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:
     """Marks of a reduction; units that are reduced over become statistics."""
     result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
-    result = replace(result, loud=call.where, drawn=0.0)
-    if len(ids) and (m.data or m.origin):
+    result = replace(result, drawn_mean=0.0).loses_zeros(call.where)
+    if len(ids) and (m.is_activation or m.origin):
         number = len(call.ledger.statistics)
         call.ledger.statistics.append((ids, call.where))
-        if not m.data:
-            call.ledger.of_weights.add(number)
-        result = replace(result, stats=result.stats | {number})
+        if not m.is_activation:
+            call.ledger.weight_statistics.add(number)
+        result = replace(result, statistics=result.statistics | {number})
     return result
 
 
-@rule("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax")
 def _softmax(call: Call) -> Marks:
     m = call.first
-    normalised(call, m, [call["dim"] % len(m.shape)])
-    shares = shares_of(m.shape, call["dim"] % len(m.shape)) if m.data and "log" not in call.name else None
-    return replace(m, product=frozenset(), loud=call.where, shares=shares)
+    note_norm(call, m, [call["dim"] % len(m.shape)])
+    shares = shares_of(m.shape, call["dim"] % len(m.shape)) if m.is_activation and "log" not in call.name else None
+    return replace(m, product_of=frozenset(), shares=shares).loses_zeros(call.where)
 
 
-def normalised(call: Call, m: Marks, axes: Sequence[int], why: str | None = None) -> None:
-    """Each row along the axes is normalised by itself: rows differ, and units within one share statistics."""
+def note_norm(call: Call, m: Marks, axes: Sequence[int], why: str | None = None) -> None:
+    """Note a norm along the axes: its rows differ, and the units within one share statistics."""
     why = why or call.where
     for label in m.labels:
         own = set(axes_of(label))
         if own & set(axes):
             rest = sorted(own - set(axes))
             if rest:
-                call.ledger.tell_apart(label, count(m.shape, rest), why)
+                call.ledger.tell_apart(label, numbered(m.shape, rest), why)
             call.ledger.norms.append((np.unique(label[label >= 0]), why))
 
 
@@ -97,86 +96,100 @@ def normalised(call: Call, m: Marks, axes: Sequence[int], why: str | None = None
 
 
 def product(call: Call, x: Marks, w: Marks, spec: str, sizes: dict[str, int], uneven: str = "") -> Marks:
-    """Marks of an einsum of two operands, with the event of a weight meeting an activation.
+    """Take an einsum of two operands, and record the event of a weight that meets an activation.
 
-    ``uneven``: why a constant unit does not add the same everywhere.
+    Args:
+        call: the operation.
+        x: the first operand.
+        w: the second operand.
+        spec: the einsum, such as ``"bi,oi->bo"``.
+        sizes: the length of the axis of each letter.
+        uneven: the reason for which a constant unit does not add the same everywhere, if there is one.
     """
     ledger = call.ledger
     averaged = _averaged(x, w, spec)
     result, entries = contract(ledger, x, w, spec, sizes, call.where, averaged)
-    call.cuts = True
-    if x.data and w.data:
+    call.starts_anew = True
+    if x.is_activation and w.is_activation:
         for side in ("a", "b"):
             ledger.forbid(entries[f"{side}_summed"], f"they meet other activations in a dot product ({call.where})")
             if len(entries[f"{side}_kept"]):
-                ledger.values.append((entries[f"{side}_kept"], call.where))
-        result = replace(result, data=True, makers=x.makers | w.makers, stats=x.stats | w.stats)
-        return result if averaged else unevenly(call, result, f"are weighted by other activations in {call.where}")
+                ledger.value_channels.append((entries[f"{side}_kept"], call.where))
+        result = replace(result, is_activation=True, makers=x.makers | w.makers, statistics=x.statistics | w.statistics)
+        return result if averaged else mark_uneven(call, result, f"are weighted by other activations in {call.where}")
     for state, other in ((x, w), (w, x)):
-        if not x.data and not w.data and other.origin and state.origin and _is_expanded(state):
+        if not x.is_activation and not w.is_activation and other.origin and state.origin and _is_expanded(state):
             # The initial state of a recurrence is a parameter, the same for all examples: it stands for an activation.
             call.event("shift", state.origin, state.label_entries())
-            x, w = (replace(m, data=m.data or m is state) for m in (x, w))
+            x, w = (replace(m, is_activation=m.is_activation or m is state) for m in (x, w))
             break
-    if not x.data and not w.data and bool(x.origin) == bool(w.origin):
+    if not x.is_activation and not w.is_activation and bool(x.origin) == bool(w.origin):
         both = np.concatenate([entries["a_summed"], entries["b_summed"]])
         ledger.forbid(both, f"two parameters or constants are multiplied with each other ({call.where}): no activation")
-        return replace(result, origin=x.origin | w.origin, loud=max(x.loud, w.loud))
+        lost_by = max(x.at_zero.lost_by, w.at_zero.lost_by)
+        return replace(result, origin=x.origin | w.origin).loses_zeros(lost_by)
     # A constant (an initial state of zeros) that meets a parameter stands for an activation.
-    (source, weight, side) = (x, w, "b") if x.data or not (x.origin or w.data) else (w, x, "a")
-    number = _read(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"], uneven)
-    whole = weight.origin if weight.form is None else frozenset()
-    result = replace(result, data=True, makers=1 << number, product=whole)
-    if _spreads(call, *((x, w, spec) if side == "b" else (w, x, _swapped(spec))), sizes):
-        return unevenly(call, result, f"are weighted by the entries of a matrix in {call.where}")
+    (source, weight, side) = (x, w, "b") if x.is_activation or not (x.origin or w.is_activation) else (w, x, "a")
+    number = _record_reading(call, source, weight, entries[f"{side}_kept"], entries[f"{side}_summed"], uneven)
+    whole = weight.origin if weight.history is None else frozenset()
+    result = replace(result, is_activation=True, makers=1 << number, product_of=whole)
+    spread = _spread(*((x, w, spec) if side == "b" else (w, x, _swapped(spec))), sizes)
+    if len(spread):
+        return mark_uneven(call, result, f"are weighted by the entries of a matrix in {call.where}", spread)
     return result
 
 
 def _swapped(spec: str) -> str:
-    """The einsum with its operands in the other order."""
+    """Put the operands of an einsum in the other order."""
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
     return f"{right},{left}->{output}"
 
 
-def _spreads(call: Call, source: Marks, matrix: Marks, spec: str, sizes: dict[str, int]) -> bool:
-    """Whether a matrix that is no parameter, as a graph's adjacency, makes several sums of each unit's values."""
-    buffers = {slot.name for slot in call.ledger.slots if slot.is_buffer}
-    if not matrix.origin <= buffers:
-        return False
+def _spread(source: Marks, matrix: Marks, spec: str, sizes: dict[str, int]) -> Ids:
+    """Find the entries whose units a matrix passes on as several sums of their values, each with weights of its own.
+
+    A graph's adjacency does so, and so do the weights that mix positions or tokens.
+    """
     inputs, output = spec.split("->")
     left, right = inputs.split(",")
     summed = any(c not in output and sizes[c] > 1 for c in right)
     several = any(c in output and c not in left and sizes[c] > 1 for c in right)
     met = {right[a] for label in matrix.labels for a in axes_of(label)}
-    places = [[left[a] for a in axes_of(label)] for label in source.labels]
-    return summed and several and any(all(c in output and c not in met for c in own) for own in places)
+    passed = [
+        label.ravel()
+        for label in source.labels
+        if all(left[a] in output and left[a] not in met for a in axes_of(label))
+    ]
+    ids = np.unique(np.concatenate(passed)) if summed and several and passed else np.zeros(0, dtype=np.int64)
+    return ids[ids >= 0]
 
 
-def _averaged(x: Marks, w: Marks, spec: str) -> str:
-    """Which of two activations, ``a`` or ``b``, the other one's weights make a mean of; empty for none."""
-    if not (x.data and w.data):
+def _averaged(x: Marks, w: Marks, spec: str) -> Operand:
+    """Return the activation of which the other one, weights that are 1 in sum, makes a mean; empty for none."""
+    if not (x.is_activation and w.is_activation):
         return ""
     inputs, output = spec.split("->")
-    for weights, letters, other in zip((x, w), inputs.split(","), "ba", strict=True):
+    others: tuple[Operand, Operand] = ("b", "a")
+    for weights, letters, other in zip((x, w), inputs.split(","), others, strict=True):
         summed = [i for i, c in enumerate(letters) if c not in output]
-        if weights.shares and weights.shares.form is None and not weights.labels and weights.shares.whole(summed):
+        if weights.shares and weights.shares.history is None and not weights.labels and weights.shares.whole(summed):
             return other
     return ""
 
 
-def _read(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids, uneven: str = "") -> int:
-    """The event of a weight that reads an activation."""
-    flow_out(call.tracer, source, call.where)
-    call.ledger.norms.extend(call.ledger.statistics[i] for i in sorted(weight.stats))
-    if weight.loud:
-        why = f"{names_of(weight.origin)} reads them through {weight.loud}, so a weight of 0 does not silence them"
-        call.ledger.forbid(reads, why)
-    return call.event("product", weight.origin, makes, reads, source, weight.brittle, uneven)
+def _record_reading(call: Call, source: Marks, weight: Marks, makes: Ids, reads: Ids, uneven: str = "") -> int:
+    """Record the event of a weight that reads an activation, and return its number."""
+    flow_out(call.ledger, source, call.where)
+    call.ledger.norms.extend(call.ledger.statistics[i] for i in sorted(weight.statistics))
+    if weight.at_zero.lost_by:
+        through = f"{names_of(weight.origin)} reads them through {weight.at_zero.lost_by}"
+        call.ledger.forbid(reads, f"{through}, so a weight of 0 does not silence them")
+    return call.event("product", weight.origin, makes, reads, source, weight.at_zero.singularities, uneven)
 
 
 def _is_expanded(m: Marks) -> bool:
-    """Whether a tensor repeats itself along an axis, or along a part of one that was flattened."""
+    """Whether a tensor repeats itself along an axis, or along a part of an axis that was flattened."""
     arrays = [*m.labels, *(f.values for f in m.fixed)]
     if any(len(np.unique(own)) < len(own) for own in (x[x >= 0] for x in m.labels)):
         return True
@@ -184,14 +197,13 @@ def _is_expanded(m: Marks) -> bool:
 
 
 def biased(call: Call, m: Marks, bias: Any, shape: Sequence[int]) -> Marks:
-    """``m`` plus the operation's own bias, if it has one, seen in ``shape``."""
+    """Add the operation's own bias in a shape, if there is one."""
     if bias is None:
         return m
     return join(call, [m, call.marks(bias).viewed(shape)], m.shape, kind="shift")
 
 
-@rule("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "matmul")
-def _matmul(call: Call) -> Marks | list[Marks | None]:
+def _matmul(call: Call) -> Marks | list[Marks]:
     names = {"bmm": ("self", "mat2"), "mm": ("self", "mat2"), "addmm": ("mat1", "mat2"), "mv": ("self", "vec"),
              "baddbmm": ("batch1", "batch2"), "addmv": ("mat", "vec"), "dot": ("self", "tensor"),
              "linear": ("input", "weight"), "matmul": ("self", "other")}[call.name]  # fmt: skip
@@ -211,9 +223,8 @@ def _matmul(call: Call) -> Marks | list[Marks | None]:
     return m if bias is None else join(call, [m, call.marks(bias)], call.shape, kind="shift")
 
 
-@rule("_trilinear")
-def _trilinear(call: Call) -> Marks | list[Marks | None]:
-    """A weight that reads two activations at once, as ``nn.Bilinear``'s: all are spread over one space and summed."""
+def _trilinear(call: Call) -> Marks | list[Marks]:
+    """Sum a weight that reads two activations at once, as the one of ``nn.Bilinear`` does, over one joint space."""
     widened = []
     for k in "123":
         m, shape = call.marks(call[f"i{k}"]), list(call[f"i{k}"].shape)
@@ -221,36 +232,55 @@ def _trilinear(call: Call) -> Marks | list[Marks | None]:
             shape.insert(d, 1)
         widened.append(m.viewed(shape))
     a, w, b = widened
-    if not (a.data and b.data and w.origin):
+    if not (a.is_activation and b.is_activation and w.origin):
         return unknown(call)
     joint = a
     for m in (w, b):
         labels, fixed = meet(call.ledger, joint, m, call.where)
         joint = Marks(np.broadcast_shapes(joint.shape, m.shape), labels, fixed)
     result, _ = reduce(call.ledger, joint, call["sumdim"], False, call.where)
-    call.cuts = True
+    call.starts_anew = True
     makers = 0
     makes = [x.ravel() for x in w.labels if not set(axes_of(x)) & set(call["sumdim"])]
     for m in (a, b):
         read = [d for d in call["sumdim"] if m.shape[d] > 1]
-        makers |= 1 << _read(call, m, w, np.concatenate([np.zeros(0, np.int64), *makes]), w.label_entries(read))
-    return replace(result, data=True, makers=makers)
+        makers |= 1 << _record_reading(
+            call, m, w, np.concatenate([np.zeros(0, np.int64), *makes]), w.label_entries(read)
+        )
+    return replace(result, is_activation=True, makers=makers)
 
 
-@rule("_weight_norm_interface", "_weight_norm")
-def _weight_norm(call: Call) -> Marks | list[Marks | None]:
-    """``g * v / norm(v)``: each entry of one axis has a norm of its own, over all other axes."""
+def _weight_norm(call: Call) -> Marks | list[Marks]:
+    """Take ``g * v / norm(v)``: each entry of one axis has a norm of its own, over all other axes."""
     v, g, dim = call.marks(call["v"]), call.marks(call["g"]), call["dim"]
-    if v.data or g.data:
+    if v.is_activation or g.is_activation:
         return unknown(call)
     # torch takes -1 for one norm of the whole weight.
     axes = [a for a in range(len(v.shape)) if dim == -1 or a != dim % len(v.shape)]
-    normalised(call, v, axes)
+    note_norm(call, v, axes)
     own = v.label_entries([a for a in range(len(v.shape)) if a not in axes])
     ledger = call.ledger
     if len(own):
-        # Where it reads units along this axis, v of 0 is 0 / 0: the gain is what can be 0.
-        gain = next(iter(g.origin), "") if len(g.origin) == 1 and g.form is None else ""
-        ledger.brittle.append(Brittle(v.origin, own, call.where, gain))
-        v = replace(v, brittle=v.brittle | {len(ledger.brittle) - 1})
-    return replace(join(call, [v, g], call.shape, kind="scale"), brittle=v.brittle)
+        # Where the weight reads units along this axis, a v of 0 gives 0 / 0; the gain can be 0.
+        gain = next(iter(g.origin), "") if len(g.origin) == 1 and g.history is None else ""
+        ledger.singularities.append(Singularity(v.origin, own, call.where, gain))
+        v = v.singular({len(ledger.singularities) - 1})
+    return join(call, [v, g], call.shape, kind="scale").singular(v.at_zero.singularities)
+
+
+KEEPING_RULES: Table = {
+    _reduction: ("mean", "amax", "amin", "max", "min"),
+}  # fmt: skip
+"""Rules of operations through which a unit that has one constant value keeps it."""
+
+RULES: Table = {
+    _reduction: (
+        "sum", "var", "std", "var_mean", "prod", "logsumexp", "linalg_vector_norm", "norm", "any", "all", "nansum",
+        "std_mean",
+    ),
+    _softmax: ("_softmax", "softmax", "_log_softmax", "log_softmax", "_safe_softmax"),
+    _matmul: ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "matmul"),
+    _trilinear: ("_trilinear",),
+    _weight_norm: ("_weight_norm_interface", "_weight_norm"),
+}  # fmt: skip
+"""Rules of all other operations."""

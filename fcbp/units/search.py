@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from fcbp.units.entries import Ids, Slot
 from fcbp.units.group import Slice, UnitGroup
-from fcbp.units.ledger import Event, Ids, Ledger, Slot, names_of
+from fcbp.units.ledger import Event, Ledger, bits, names_of
 from fcbp.units.marks import Marks, axes_of, squeeze
-from fcbp.units.rules import bits
-from fcbp.units.transfer import forms, outgoing_biases
+from fcbp.units.transfer import histories, outgoing_biases
 
 __all__ = ["Candidate", "Excluded", "Search"]
 
@@ -79,19 +79,21 @@ class Search:
         self.roles = np.zeros(n, dtype=np.int64)
         self.first = np.full(n, len(ledger.events))  # the first event that uses an entry
         for i, event in enumerate(ledger.events):
-            if i not in ledger.summed - ledger.kept:
-                self._use(i, event)
-        self.forbidden_facts = ledger.forbidden + [fact for event in ledger.events for fact in self._brittle(event)]
+            if i not in ledger.summed_scales - ledger.kept_scales:
+                self._note_use(i, event)
+        self.forbidden_facts = ledger.forbidden + [
+            fact for event in ledger.events for fact in self._singular_facts(event)
+        ]
         self.forbidden = self._first_reason(self.forbidden_facts)
         self.distinct = self._first_reason(ledger.distinctions)
         # Where the long branch's last layer reads what it made before, the sum is a step of a recurrence.
         shortcuts = [(ids, why) for ids, why, i in ledger.shortcuts if not self._is_loop(ledger.events[i])]
-        self.residuals = ledger.residual + shortcuts
+        self.residuals = ledger.residuals + shortcuts
         self.in_residual = self._first_reason(self.residuals)
-        self.in_values = self._first_reason(ledger.values)
+        self.in_values = self._first_reason(ledger.value_channels)
         self.remarks: dict[tuple[Slice, ...], tuple[str, ...]] = {}
 
-    def _use(self, number: int, event: Event) -> None:
+    def _note_use(self, number: int, event: Event) -> None:
         for ids, bit in [(event.makes, _BITS.get(event.kind, _IN)), (event.reads, _OUT)]:
             units = np.unique(self.root[ids])
             for name in sorted(event.names):
@@ -101,29 +103,31 @@ class Search:
                 self.roles[named] |= bit
                 self.first[named] = np.minimum(self.first[named], number)
 
-    def _brittle(self, event: Event) -> list[tuple[Ids, str]]:
+    def _singular_facts(self, event: Event) -> list[tuple[Ids, str]]:
         """Units that a weight reads and that cannot be silenced by zeros in it; the gain of a weight norm is zeroed."""
         facts = []
-        for brittle in (self.ledger.brittle[i] for i in sorted(event.brittle)):
+        for singularity in (self.ledger.singularities[i] for i in sorted(event.singularities)):
             zeroed = event.makes if event.kind in ("shift", "norm_shift") else event.reads
-            units = np.intersect1d(self.root[brittle.entries], self.root[zeroed])
-            if not brittle.names & event.names or not len(units):
+            units = np.intersect1d(self.root[singularity.entries], self.root[zeroed])
+            if not singularity.names & event.names or not len(units):
                 continue
-            if brittle.gain:
-                for names, old, new in ((event.names, _OUT, _DIRECTION), ({brittle.gain}, _SCALE, _OUT)):
+            if singularity.gain:
+                for names, old, new in ((event.names, _OUT, _DIRECTION), ({singularity.gain}, _SCALE, _OUT)):
                     slots = [self.ledger.slots[i].ids for name in sorted(names) for i in self.slots_of[name]]
                     own = np.concatenate(slots)
                     own = own[np.isin(self.root[own], units) & (self.roles[own] & old > 0)]
                     self.roles[own] = self.roles[own] & ~old | new
                 continue
-            why = f"{brittle.where} has no finite value or slope where a unit's part of {names_of(event.names)} is 0"
+            why = (
+                f"{singularity.where} has no finite value or slope where a unit's part of {names_of(event.names)} is 0"
+            )
             facts.append((units, f"{why}, as a reset leaves it"))
         return facts
 
     def _is_loop(self, event: Event) -> bool:
         """Whether weights read, directly or through other weights, what they made."""
         seen = 0
-        new = event.read.makers if event.read else 0
+        new = event.activation.makers if event.activation else 0
         while new:
             seen |= new
             makers = [self.ledger.events[i] for i in bits(new)]
@@ -131,7 +135,7 @@ class Search:
                 return True
             new = 0
             for maker in makers:
-                new |= maker.read.makers if maker.read else 0
+                new |= maker.activation.makers if maker.activation else 0
             new &= ~seen
         return False
 
@@ -180,9 +184,9 @@ class Search:
         """Why a class is no resettable group; ``None`` if it is one, as far as roles go."""
         unit = c.units[0]
         slots = [(self.ledger.slots[i], self._role(c, i)) for i in c.entries]
-        told = self.ledger.distinctions[self.distinct[unit]][1] if self.distinct[unit] >= 0 else ""
+        difference = self.ledger.distinctions[self.distinct[unit]][1] if self.distinct[unit] >= 0 else ""
         if self.forbidden[unit] >= 0:
-            return self.forbidden_facts[self.forbidden[unit]][1]
+            return self.forbidden_facts[int(self.forbidden[unit])][1]
         for slot, role in slots:
             if slot.is_buffer and role & ~(_MEAN | _VAR):
                 return f"they meet the buffer {slot.name}, which is no parameter"
@@ -190,23 +194,23 @@ class Search:
             if not self.leaves[slot.name].is_floating_point():
                 return f"{slot.name} is of dtype {self.leaves[slot.name].dtype}, and a reset draws real numbers"
         if not any(role & (_IN | _TOKEN) for _, role in slots):
-            return "no parameter makes them" + (f": {told}" if told else "")
+            return "no parameter makes them" + (f": {difference}" if difference else "")
         if not any(role & _OUT for _, role in slots):
-            return "no parameter reads them" + (f": {told}" if told else "")
+            return "no parameter reads them" + (f": {difference}" if difference else "")
         for slot, role in slots:
             if role & _OUT and role & (_IN | _TOKEN):
                 return f"tied weights: axis {slot.axis} of {slot.name} both makes and reads them"
             if self._field(slot, role) is None:
                 return f"{slot.name} is used in a way that no reset value is known for"
-        return self._reason_to_leave_out(c, slots, told)
+        return self._reason_to_leave_out(c, slots, difference)
 
-    def _reason_to_leave_out(self, c: Candidate, slots: list[tuple[Slot, int]], told: str) -> str | None:
+    def _reason_to_leave_out(self, c: Candidate, slots: list[tuple[Slot, int]], difference: str) -> str | None:
         unit = c.units[0]
         if c.size == 1:
             most = max(c.entries, key=lambda i: c.entries[i].shape[1])
             if c.entries[most].shape[1] == self.ledger.slots[most].size:
                 return f"all entries on axis {self.ledger.slots[most].axis} of {self.ledger.slots[most].name} are tied"
-            return f"each differs from all others: {told or 'no two are made and read by the same weights alike'}"
+            return f"each differs from all others: {difference or 'no two are made and read by the same weights alike'}"
         if self.in_residual[unit] >= 0 and not self.residual:
             where = self.residuals[self.in_residual[unit]][1]
             return f"a residual stream, joined by {where} (residual=True includes it)"
@@ -270,15 +274,16 @@ class Search:
                         # A module that applies its activation function first reads something else than its input.
                         if (
                             axis is not None
-                            and event.read
-                            and forms(self.root, c.units[0], event.read) == forms(self.root, c.units[0], marks)
+                            and event.activation
+                            and histories(self.root, c.units[0], event.activation)
+                            == histories(self.root, c.units[0], marks)
                         ):
                             return path, axis, name
-        for name in dict.fromkeys(name for name, _ in self.ledger.reads):
+        for name in dict.fromkeys(name for name, _ in self.ledger.readings):
             for i in self.slots_of[name]:
                 if i in c.entries and self._role(c, i) & _OUT:
                     # A call of the forward does not tell one reading of a parameter from another.
-                    axes = {self._unit_axis(c, i, marks) for other, marks in self.ledger.reads if other == name}
+                    axes = {self._unit_axis(c, i, marks) for other, marks in self.ledger.readings if other == name}
                     axis = axes.pop()
                     if axis is not None and not axes:
                         return name, axis, name

@@ -29,10 +29,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from fcbp.units import layers, movement, products, rules  # noqa: F401  (importing registers rules)
+from fcbp.units import rules
+from fcbp.units.calls import flow_out
 from fcbp.units.copies import copied
+from fcbp.units.entries import Ids
 from fcbp.units.expose import WrittenOut, expose, plain_kernels
-from fcbp.units.ledger import Ids, Ledger
+from fcbp.units.ledger import Ledger
 from fcbp.units.marks import Marks, axes_of, varying
 from fcbp.units.reads import Reads
 
@@ -56,7 +58,6 @@ class Tracer(TorchDispatchMode):
         self.modules: list[tuple[str, Marks | None]] = []
         self.aliases: dict[int, list[weakref.ref[Tensor]]] = {}
         self.lost: dict[int, tuple[weakref.ref[Tensor], Ids, str]] = {}
-        self.bits = 0
 
     def marks(self, x: Tensor) -> Marks:
         known = getattr(x, "_fcbp_marks", None)
@@ -66,11 +67,6 @@ class Tracer(TorchDispatchMode):
 
     def mark(self, x: Tensor, marks: Marks) -> None:
         x._fcbp_marks = marks  # type: ignore[attr-defined]
-
-    def next_bit(self) -> int:
-        """A bit for one more tensor."""
-        self.bits += 1
-        return 1 << self.bits
 
     def value(self, x: Tensor) -> Tensor | None:
         """The numbers that a tensor holds, where they are the same in every forward and small enough to be kept."""
@@ -87,7 +83,7 @@ class Tracer(TorchDispatchMode):
         with _disable_current_modes():
             return np.array(known.detach().cpu().numpy())
 
-    def _follow(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], results: list[Tensor]) -> None:
+    def _keep_numbers(self, func: Any, args: Any, kwargs: Any, inputs: list[Tensor], results: list[Tensor]) -> None:
         """Keep the numbers of whole numbers computed from such: indices that are the same in every forward."""
         if func._schema.is_mutable:
             for x in inputs:
@@ -98,7 +94,7 @@ class Tracer(TorchDispatchMode):
         if any(x.dtype.is_floating_point or x.dtype.is_complex or x.device.type == "meta" for x in results):
             return
         values = {id(y): self.value(y) for y in inputs}
-        if any(v is None for v in values.values()) or any(self.marks(y).data for y in inputs):
+        if any(v is None for v in values.values()) or any(self.marks(y).is_activation for y in inputs):
             return
         args, kwargs = pytree.tree_map(lambda y: values[id(y)] if isinstance(y, Tensor) else y, (args, kwargs))
         with contextlib.suppress(Exception), _disable_current_modes():
@@ -125,17 +121,15 @@ class Tracer(TorchDispatchMode):
                 self.ledger.forbid(*self.lost[id(x)][1:])
         for x, marks in zip(results, rules.apply(self, func, args, kwargs, inputs, results), strict=True):
             old = getattr(x, "_fcbp_marks", None)
-            if marks is None:
-                continue
             self.mark(x, marks)
             if old is not None and any(x is y for y in inputs) and not _same(old, marks):
-                self._written(x, func)
-        self._follow(func, args, kwargs, inputs, results)
+                self._note_written(x, func)
+        self._keep_numbers(func, args, kwargs, inputs, results)
         for x in results:
             self.aliases.setdefault(x.untyped_storage()._cdata, []).append(weakref.ref(x))
         return out
 
-    def _written(self, x: Tensor, func: Any) -> None:
+    def _note_written(self, x: Tensor, func: Any) -> None:
         """``x`` changed in place: tensors that share its memory did too, in ways that are not followed."""
         why = f"written in place into a part of another tensor by {self.where(func)}, which is read later"
         mine, places = self.marks(x), None
@@ -148,7 +142,10 @@ class Tracer(TorchDispatchMode):
             old = self.marks(y)
             # Only a later use matters: a view's base is often not read again.
             self.lost[id(y)] = (weakref.ref(y), np.concatenate([old.label_entries(), mine.label_entries()]), why)
-            self.mark(y, Marks(old.shape, fixed=varying(old.shape, why), data=old.data or mine.data))
+            self.mark(
+                y,
+                Marks(old.shape, fixed=varying(old.shape, why), is_activation=old.is_activation or mine.is_activation),
+            )
 
 
 def _places(x: Tensor) -> Ids:
@@ -164,7 +161,7 @@ def _same(a: Marks, b: Marks) -> bool:
     return (
         sorted(map(axes_of, a.labels)) == sorted(map(axes_of, b.labels))
         and {axes_of(f.values) for f in b.fixed} <= {axes_of(f.values) for f in a.fixed}
-        and (a.data or not b.data)
+        and (a.is_activation or not b.is_activation)
     )
 
 
@@ -203,7 +200,7 @@ def trace(
         if not isinstance(x, Tensor):
             return x
         y = fake.from_tensor(x)
-        tracer.mark(y, Marks(tuple(x.shape), fixed=varying(x.shape, "the network's input"), data=True))
+        tracer.mark(y, Marks(tuple(x.shape), fixed=varying(x.shape, "the network's input"), is_activation=True))
         return y
 
     args, options = pytree.tree_map(fake_input, (tuple(example_inputs), dict(kwargs)))
@@ -211,7 +208,7 @@ def trace(
     expose(replica)
     _watch_modules(replica, tracer)
     parameters = {name: memo[id(p)] for name, p in model.named_parameters()}
-    reads = Reads(parameters, replica.buffers(), lambda name, x: ledger.reads.append((name, tracer.marks(x))))
+    reads = Reads(parameters, replica.buffers(), lambda name, x: ledger.readings.append((name, tracer.marks(x))))
     try:
         with plain_kernels(), torch.enable_grad(), fake, tracer, WrittenOut(), reads:
             output = replica(*args, **options)
@@ -233,26 +230,26 @@ def trace(
             f"{type(error).__name__}: {error}. "
             f"Expected inputs as the model's forward takes them (example_inputs, example_kwargs). {_BY_HAND}"
         ) from error
-    _leave(tracer, output, outputs, caller)
+    _leave_out_outputs(tracer, output, outputs, caller)
     return ledger
 
 
-def _leave(tracer: Tracer, output: Any, outputs: Sequence[str] | None, caller: str) -> None:
+def _leave_out_outputs(tracer: Tracer, output: Any, outputs: Sequence[str] | None, caller: str) -> None:
     """Units among the outputs that count are left out."""
     found = list(_tensors(output))
     for pattern in outputs or ():
-        if not any(_counts(path, [pattern]) for path, _ in found):
+        if not any(_is_meant(path, [pattern]) for path, _ in found):
             names = ", ".join(dict.fromkeys(path for path, _ in found)) or "one tensor, without a name"
             raise ValueError(f"{caller}: outputs={pattern!r} matches no output; expected a pattern for one of: {names}")
     for path, x in found:
-        if outputs is None or _counts(path, outputs):
+        if outputs is None or _is_meant(path, outputs):
             marks = tracer.marks(x)
             which = f"the network's output {path!r}" if path and len(found) > 1 else "the network's output"
             tracer.ledger.forbid(marks.label_entries(), f"they are {which}")
-            rules.flow_out(tracer, marks, which)
+            flow_out(tracer.ledger, marks, which)
 
 
-def _counts(path: str, patterns: Sequence[str]) -> bool:
+def _is_meant(path: str, patterns: Sequence[str]) -> bool:
     """Whether a pattern stands for an output, or for what holds it."""
     keys = path.split(".")
     return any(fnmatchcase(".".join(keys[:n]), p) for p in patterns for n in range(1, len(keys) + 1))

@@ -233,6 +233,8 @@ def _select(
     if options.selection == "below":
         x = torch.where(x <= _bound(x, eligible, hyper.mean_fraction), x, torch.full_like(x[0], torch.inf))
         number, owed = torch.where(event, count_finite(x).clamp(max=limit), 0), state.owed[name]
+        if limit >= n:  # all of them, which need not be looked for
+            return _Selection(event & (x < torch.inf), None, number, owed, protected)
     else:
         number, owed = _due(state, name, hyper, options, eligible, limit, event, rounds)
     if options.selection == "random":

@@ -157,3 +157,18 @@ def test_actions_are_the_best_but_for_the_chance_of_exploring(chance):
 def test_a_wrong_option_is_named(options, words):
     with pytest.raises(ValueError, match=words):
         agents.dqn(**{**TINY, **options})
+
+
+def test_a_fresh_agent_forgets_its_memory_and_explores_again():
+    options = {**TINY, "change": "offset", "task_length": 4}
+    program = agents.dqn(**options, method="fresh")
+    before, _ = run(program)
+    after, _ = run(program, steps=5)
+    assert int(before.memory.size) == 32
+    assert int(after.memory.size) == 8 == int(after.memory.next)
+    assert int(after.learner.renewal[1]) == 1
+    agent, numbers = program.step.__self__, settings(program, explore_steps=32.0)
+    assert float(agent._exploring(before, numbers)) == float(numbers["explore_first"])
+    assert float(agent._exploring(before._replace(round=before.round - 1), numbers)) < 1
+    plain, _ = run(agents.dqn(**options))
+    assert same(plain.learner.params, before.learner.params)

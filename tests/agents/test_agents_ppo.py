@@ -137,6 +137,61 @@ def test_a_full_reset_gives_each_level_new_weights_before_its_first_rollout():
     assert int(told[0]["weights_reset"]) == 0
 
 
+def test_a_fresh_agent_is_drawn_anew_before_a_level_s_first_rollout():
+    options = {**TINY, "change": "offset", "task_length": 2}
+    options |= {"normalize_observations": True, "normalize_rewards": True}
+    program = agents.ppo(**options, method="fresh")
+    before, _ = run(program, steps=2)
+    numbers = settings(program)
+    seen = []
+
+    def told(state, begins):
+        seen.append(renewed(state, begins))
+        return seen[-1]
+
+    agent = program.step.__self__
+    renewed, agent._renewed = agent._renewed, told
+    program.step(before, numbers)
+    (anew,) = seen
+    _, number = anew.learner.renewal
+    expected = agents.ppo(**options).init(fcbp.random.key(0), numbers)
+    assert int(number) == 1
+    assert not same(anew.learner.params, before.learner.params)
+    assert all(int(step.max()) == 0 for step in anew.learner.opt_state.step.values())
+    assert same((anew.of_observations, anew.of_returns), (expected.of_observations, expected.of_returns))
+    # In the middle of a level, and in all its updates, nothing is drawn.
+    state, _ = program.step(before, numbers)
+    assert int(state.learner.renewal[1]) == 1
+    state, _ = program.step(state, numbers)
+    assert int(state.learner.renewal[1]) == 1
+    updates = TINY["epochs"] * TINY["copies"] * TINY["horizon"] // TINY["minibatch"]
+    assert all(int(step.max()) == 2 * updates for step in state.learner.opt_state.step.values())
+
+
+@pytest.mark.parametrize("environment", ["cartpole", "acrobot", "mountain-car", "pendulum"])
+def test_rollouts_can_run_in_lanes(environment, monkeypatch):
+    found = []
+
+    def explained(step, carry, xs=None, length=None, **how):
+        found.append(fcbp.loop.explain(step, carry, xs))
+        return scan(step, carry, xs, length, **how)
+
+    scan = fcbp.loop.scan
+    monkeypatch.setattr(fcbp.loop, "scan", explained)
+    program = agents.ppo(**{**TINY, "environment": environment})
+    numbers = stacked([settings(program)] * 16)
+    state = torch.vmap(program.init)(fcbp.random.key(torch.arange(16)), numbers)
+    torch.vmap(program.step)(state, numbers)
+    assert "operation" not in found[0].reason, found[0]
+
+
+def test_a_fresh_agent_is_plain_until_the_second_level():
+    options = {**TINY, "change": "offset", "task_length": 3}
+    fresh, _ = run(agents.ppo(**options, method="fresh"))
+    plain, _ = run(agents.ppo(**options))
+    assert same(fresh.learner.params, plain.learner.params)
+
+
 def test_an_agent_that_is_resumed_goes_on_to_the_same_bits(tmp_path):
     members = fcbp.grid(seed=[0, 1], method=["cbp"], **{name: [value] for name, value in TINY.items()})
     whole = fcbp.sweep(agents.ppo, members, steps=6, bin=2, progress=False)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +123,57 @@ def test_show_gives_rows_as_json(run, capsys):
     expected = analysis.summary(results)
     assert [row["setting"] for row in found["rows"]] == [row.setting for row in expected]
     assert [row["end"] for row in found["rows"]] == [row.end for row in expected]
+
+
+def test_compare_gives_differences_as_json(run, capsys):
+    out, results = run
+    status, shown = command(capsys, "compare", out, out, "--last", "0.5", "--json")
+    assert status == 0
+    found = json.loads(shown)
+    assert (found["variable"], found["last"], found["first"]) == ("loss", 0.5, str(out))
+    expected = analysis.compare(results, results, last=0.5)
+    assert [row["mean"] for row in found["differences"]] == [row.mean for row in expected]
+    assert [row["first"] for row in found["differences"]] == [row.first for row in expected]
+
+
+def without_times(found):
+    """What a run that was finished before tells again, whatever the clock says."""
+    found = {name: without_times(value) if isinstance(value, dict) else value for name, value in found.items()}
+    return {name: value for name, value in found.items() if name != "seconds"}
+
+
+def test_run_and_resume_give_rows_as_json(capsys, tmp_path):
+    out = tmp_path / "two methods"
+    words = ["--method", "bp", "fresh", "--seeds", "2", "--steps", "40", "--no-grid", "--out", out]
+    status, shown = command(capsys, "run", "bit-flipping", *words, "--json")
+    assert status == 0
+    found = json.loads(shown)
+    assert (found["run"], found["state"], found["steps"]) == (str(out), "finished", 40)
+    assert [row["setting"]["method"] for row in found["rows"]] == ["bp", "fresh"]
+    assert [row["first"]["method"] for row in found["lost_plasticity"]] == ["fresh"]
+    assert all(Path(path).exists() for path in found["pictures"])
+    status, shown = command(capsys, "resume", out, "--json")
+    assert (status, without_times(json.loads(shown))) == (0, without_times(found))
+
+
+@pytest.mark.slow
+def test_chosen_settings_are_given_as_json(capsys, tmp_path):
+    out = tmp_path / "chosen"
+    words = ["--step-size", "0.1", "0.01", "--method", "bp", "--tune-seeds", "2", "--report-seeds", "2"]
+    status, shown = command(capsys, "run", "bit-flipping", *words, "--steps", "40", "--out", out, "--json")
+    assert status == 0
+    found = json.loads(shown)
+    assert found["choices"][0]["tried"] == 2
+    assert (len(found["tune"]["rows"]), len(found["report"]["rows"])) == (2, 1)
+    status, shown = command(capsys, "resume", out, "--json")
+    assert (status, without_times(json.loads(shown))) == (0, without_times(found))
+
+
+def test_checks_of_data_sets_are_given_as_json(capsys, tmp_path):
+    status, shown = command(capsys, "data", "check", "--names", "cifar10", "--root", tmp_path, "--json")
+    assert status == 1
+    assert {row["state"] for row in json.loads(shown)} == {"missing"}
+    assert {row["name"] for row in json.loads(shown)} == {"cifar10"}
 
 
 def test_numbers_that_are_not_finite_are_null():

@@ -1,5 +1,6 @@
 """Data sets, files that are not there, the arrays on the disk, and checks."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -99,6 +100,40 @@ def test_examples_are_mapped_and_shared_not_read(tmp_path):
     first.train.inputs[0] = 7
     assert (second.train.inputs[0] != 7).any()
     assert (data.load("mnist", tmp_path).train.inputs[0] != 7).any()
+
+
+READING = r"""
+import re, sys, fcbp
+stream = fcbp.streams.permuted_inputs(fcbp.data.load("mnist", sys.argv[1]), batch_size=10)
+stream.sample(stream.init(fcbp.random.key(0)), stream.task_length)
+print("read", flush=True)
+sys.stdin.readline()  # until the other has read all too
+maps = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read())
+(images,) = [block for block in maps if "train-inputs.npy" in block]
+sizes = {name: int(number) for name, number in re.findall(r"(?m)^(\w+): +(\d+) kB", images)}
+print({**sizes, "inode": int(images.split()[4])})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps are read in /proc")
+def test_two_workers_have_one_file_in_memory_between_them(tmp_path):
+    made_data.mnist(tmp_path)
+    data.load("mnist", tmp_path)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    runs = [subprocess.Popen([sys.executable, "-c", READING, tmp_path], **pipes) for _ in range(2)]
+    assert [run.stdout.readline() for run in runs] == ["read\n"] * 2
+    found = []
+    for run in runs:  # one after the other, while both are there
+        run.stdin.write("\n")
+        run.stdin.flush()
+        found.append(ast.literal_eval(run.stdout.readline()))
+    for run in runs:
+        run.communicate()
+    assert found[0]["inode"] == found[1]["inode"] > 0
+    first = found[0]
+    assert first["Rss"] > 0
+    assert first["Private_Dirty"] == first["Anonymous"] == 0
+    assert first["Pss"] <= first["Rss"] // 2
 
 
 def test_a_file_that_changes_is_read_anew(tmp_path):

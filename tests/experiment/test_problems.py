@@ -115,6 +115,16 @@ def test_settings_that_were_chosen_for_a_method_are_read_by_it(name, method):
     assert all(run.reads(setting) for setting, _ in run.settings)
 
 
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_numbers_of_a_problems_own_method_are_no_others(name):
+    problem = PROBLEMS[name]
+    own = set(parts.method(problem.experiment.method).defaults)
+    for method in fcbp.methods.METHODS:
+        run = problem.with_method(method)
+        carried = {n for n, _ in run.settings if n in own and n not in problem.best.get(method, {})}
+        assert method == problem.experiment.method or not carried, method
+
+
 @pytest.mark.parametrize("name", [name for name, p in PROBLEMS.items() if "digits" not in name])
 def test_without_the_data_the_command_says_what_to_type(name, tmp_path, capsys):
     assert cli.main(["run", name, "--root", str(tmp_path / "none"), "--out", str(tmp_path / "run")]) == 2
@@ -138,6 +148,36 @@ def test_without_the_data_the_command_says_what_to_type(name, tmp_path, capsys):
 def test_data_that_do_not_suit_are_told_before_any_work(words, message, tmp_path, capsys):
     assert cli.main(["run", *words, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
+
+
+def spoilt(array, value):
+    array = array.copy()
+    array.flat[7] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "message"),
+    [
+        (lambda x, y: (spoilt(x, np.nan), y), [], "x_train has numbers that are NaN or infinite"),
+        (lambda x, y: (spoilt(x, -np.inf), y), [], "x_train has numbers that are NaN or infinite"),
+        (lambda x, y: (x, spoilt(y, -1)), [], "y_train has targets -1 to 2"),
+        (lambda x, y: (x, y + 0.5), [], "y_train is float64"),
+        (lambda x, y: (x, y[:-1]), [], "x_train has 60 inputs and 59 targets"),
+        (lambda x, y: (x[:0], y[:0]), [], "no example to learn from"),
+        (lambda x, y: (x, y * 0), [], "expected 2 classes or more"),
+        (lambda x, y: (x, y), ["--batch-size", "61"], "batch_size is 61; expected at most the 60 examples"),
+        (lambda x, y: (x, y), ["--network", "lenet"], "network is 'lenet'"),
+    ],
+)
+def test_own_data_that_cannot_be_learned_from_are_told_before_any_work(spoil, words, message, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x, y = spoil(rng.random((60, 1, 4, 4)).astype(np.float32), np.arange(60) % 3)
+    np.savez(tmp_path / "own.npz", x_train=x, y_train=y)
+    out = tmp_path / "run"
+    assert cli.main(["run", "permuted-digits", "--dataset", str(tmp_path / "own.npz"), *words, "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_calendar_is_the_list_of_its_batches():

@@ -15,6 +15,7 @@ import weakref
 import optree
 import pytest
 import torch
+from compilers import hanging
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from lanes_table import GROUPS
@@ -23,7 +24,7 @@ import fcbp
 from fcbp import lanes, loop
 from fcbp.lanes import build
 from fcbp.lanes.emit import emit
-from fcbp.lanes.ir import at, bounds, code, divided, plus, substitute, times, variable
+from fcbp.lanes.indices import at, bounds, code, divided, plus, substitute, times, variable
 from fcbp.loop import choice
 
 pytestmark = pytest.mark.compiled
@@ -555,15 +556,6 @@ def test_what_cannot_be_built_is_named(fault, cache, monkeypatch):
     finally:
         build._compiler.cache_clear()
         build.lanes.cache_clear()
-
-
-def hanging(folder, when):
-    """A compiler that starts another program and waits for ever, where its arguments hold a word."""
-    real = shutil.which("g++") or shutil.which("clang++")
-    compiler = folder / "g++"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in {when}) sleep 1000;; esac\nexec {real} "$@"\n')
-    compiler.chmod(0o700)
-    return str(compiler)
 
 
 def test_a_compiler_that_hangs_is_stopped_with_all_that_it_started(cache, tmp_path, monkeypatch):

@@ -102,6 +102,6 @@ def test_a_gradient_summed_over_a_batch_is_not_stored():
     carry = torch.randn(MEMBERS, 3, INPUTS), torch.rand(MEMBERS)
     examples = torch.rand(2, MEMBERS, 8, INPUTS), torch.randint(3, (2, MEMBERS, 8))
     program = drafted(torch.vmap(step), carry, examples)
-    assert (3, INPUTS) in [result.shape for result in program.plan.finished.values()]
+    assert (3, INPUTS) in [result.shape for result in program.plan.epilogues.values()]
     assert program.source.count(f"F carry0[{3 * INPUTS}];") == 1
     assert program.source.count(f"[{3 * INPUTS}];") == 1

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.utils._pytree as pytree
+from compilers import hanging
 from golden import LOSSES, TOLERANCE, Golden, hidden_groups, linspace_initializer, network
 from hypothesis import given
 from hypothesis import strategies as st
@@ -378,6 +379,24 @@ def until_positive(carry, x):
     if carry.item() > 0:
         return carry - x, carry
     return carry + x, carry
+
+
+@pytest.mark.compiled
+def test_a_compiler_that_hangs_on_torchs_program_is_stopped(tmp_path, monkeypatch):
+    """It answers when it is asked for a trifle, and never ends on a shared library."""
+    monkeypatch.setenv("FCBP_COMPILE_SECONDS", "0.5")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (hanging(tmp_path, "*-shared*"),))
+
+    def step(carry, x):
+        return carry * 0.3 + x.cos(), carry.sum()
+
+    given = (torch.ones(5), torch.ones(3, 5))
+    with pytest.warns(RuntimeWarning, match=r"runs eagerly, because compiling failed: .*has not ended after 0\.5 sec"):
+        carry, ys = loop.scan(step, *given, backend="scan")
+    expected = loop.scan(step, *given, backend="eager")
+    assert torch.equal(carry, expected[0])
+    assert torch.equal(ys, expected[1])
 
 
 @pytest.mark.compiled

@@ -46,3 +46,23 @@ def test_a_block_is_left_out_only_with_a_reason(tmp_path):
 def test_python_has_no_other_name_under_which_it_would_not_run(document):
     languages = {language for _, language, _ in BLOCK.findall(document.read_text())}
     assert languages <= {"python", "bash", "text", "cpp", "yaml", "toml", "bibtex", "json"}
+
+
+def tests_that_are_not_there(text: str) -> set[str]:
+    """Functions and files of tests that a page names."""
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    known = {file.name for file in files}
+    known |= {name for file in files for name in re.findall(r"^def (test_\w+)", file.read_text(), flags=re.MULTILINE)}
+    # A metric may be called so too, by two words.
+    named = re.findall(r"\btest_\w+\.py|\btest_[a-z0-9]+(?:_[a-z0-9]+){2,}(?!\w|\.{3})", text)
+    return set(named) - known
+
+
+def test_every_test_that_a_page_names_is_there():
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        assert not tests_that_are_not_there(page.read_text()), page.name
+
+
+def test_a_test_that_is_not_there_is_seen():
+    text = "`test_docs.py`, `test_no_such_thing`, `test_first_of_...` and `test_a_test_that_is_not_there_is_seen`"
+    assert tests_that_are_not_there(text) == {"test_no_such_thing"}

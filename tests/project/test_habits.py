@@ -37,6 +37,14 @@ def test_a_workflow_has_jobs_with_steps_and_the_least_rights(path):
             assert "@" in step.get("uses", "@")
 
 
+def test_the_site_is_opened_in_a_browser_before_it_is_published():
+    jobs = read(".github/workflows/docs.yml")["jobs"]
+    runs = [step.get("run", "") for step in jobs["build"]["steps"]]
+    built = next(i for i, run in enumerate(runs) if "mkdocs build --strict" in run)
+    assert any("docs/tools/browse.py site" in run for run in runs[built + 1 :])
+    assert jobs["deploy"]["needs"] == "build"
+
+
 def test_every_supported_python_is_tested():
     text = (ROOT / "pyproject.toml").read_text()
     stated = re.findall(r"Programming Language :: Python :: (3\.\d+)", text)

@@ -1,6 +1,7 @@
-"""Who may import whom, and that importing costs little."""
+"""Who may import whom, in the whole and inside each package, and that importing costs little."""
 
 import ast
+import graphlib
 import os
 import subprocess
 import sys
@@ -26,6 +27,28 @@ LAYERS = [
     {"bench", "cli"},
     {"__main__"},
 ]
+# The same inside of packages: here a module imports only from lower layers.
+INSIDE = {
+    "units": [
+        {"entries", "group", "expose", "copies", "reads"},
+        {"checks", "features", "marks"},
+        {"ledger", "meeting"},
+        {"calls", "transfer"},
+        {"search", "zeros"},
+        {"elementwise"},
+        {"movement", "products"},
+        {"layers"},
+        {"rules"},
+        {"trace"},
+        {"find"},
+        {"explain"},
+        {"__init__"},
+    ],
+}
+# Circles that are needed, each with its reason.
+CIRCLES = {
+    ("fcbp.loop", "fcbp.loop.nested"): "a loop inside of a step is run by the same scan",
+}
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 SOURCES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
@@ -92,6 +115,97 @@ def test_every_form_of_import_is_seen(source, names):
 def test_an_import_upwards_is_seen():
     assert violations("units", {"random", "units", "utility"}) == set()
     assert violations("units", {"cbp", "fcbp"}) == {"cbp", "fcbp"}
+
+
+def name_of(path: Path) -> str:
+    """``fcbp.random`` for ``fcbp/random.py``, ``fcbp.units`` for ``fcbp/units/__init__.py``."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def files_imported(source: str, package: list[str], names: set[str]) -> set[str]:
+    """Those of the files ``names`` that a source imports, wherever in it, under ``TYPE_CHECKING`` and in functions too.
+
+    ``from fcbp.units import group`` imports ``fcbp.units.group``, ``from fcbp.units import UnitGroup`` the package.
+    """
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            parts = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join(parts + (node.module.split(".") if node.module else []))
+            dotted = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in dotted:
+            while name and name not in names:
+                name = name.rpartition(".")[0]
+            found |= {name} - {""}
+    return found
+
+
+def file_imports() -> dict[str, set[str]]:
+    """What each file of fcbp imports from others, by name."""
+    files = {name_of(path): path for path in ROOT.rglob("*.py")}
+    return {
+        name: files_imported(path.read_text(), [*path.relative_to(ROOT.parent).parent.parts], set(files))
+        for name, path in files.items()
+    }
+
+
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules each of which imports the next, the last the first; none where there are no circles."""
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1][::-1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    imports = file_imports()
+    assert len(imports) > 150
+    for package, module in CIRCLES:
+        assert package in imports[module]
+        imports[module].remove(package)
+        assert circle({package: imports[package], module: {package}})
+    assert circle(imports) == []
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    packages: dict[str, set[str]] = {}
+    for name, others in file_imports().items():
+        package, *others = [".".join(other.split(".")[:2]) for other in (name, *sorted(others))]
+        packages.setdefault(package, set()).update(set(others) - {package})
+    assert circle(packages) == []
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_imports_inside_a_package_go_down(package):
+    layers = {module: number for number, modules in enumerate(INSIDE[package]) for module in modules}
+    assert set(layers) == {path.stem for path in (ROOT / package).glob("*.py")}
+    for path in (ROOT / package).glob("*.py"):
+        names = {f"fcbp.{package}": "__init__"} | {f"fcbp.{package}.{module}": module for module in layers}
+        for other in files_imported(path.read_text(), ["fcbp", package], set(names)):
+            assert layers[names[other]] < layers[path.stem], f"{path.stem} imports {names[other]}"
+
+
+def test_circles_are_seen_inside_of_packages_under_type_checking_and_in_functions():
+    names = {"fcbp", "fcbp.units", "fcbp.units.a", "fcbp.units.b"}
+    sources = {
+        "fcbp.units.a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from fcbp.units.b import B",
+        "fcbp.units.b": "def f():\n    from . import a",
+        "fcbp.units": "from fcbp.units.b import B",
+    }
+    imports = {name: files_imported(source, ["fcbp", "units"], names) for name, source in sources.items()}
+    assert imports == {
+        "fcbp.units.a": {"fcbp.units.b"}, "fcbp.units.b": {"fcbp.units.a"}, "fcbp.units": {"fcbp.units.b"},
+    }  # fmt: skip
+    assert set(circle(imports)) == {"fcbp.units.a", "fcbp.units.b"}
+    assert circle({**imports, "fcbp.units.b": set()}) == []
+    # A module that imports from its own package imports whatever the package puts together.
+    assert files_imported("from fcbp.units import B", ["fcbp", "units"], names) == {"fcbp.units"}
 
 
 EXTRAS = ["xarray", "zarr", "matplotlib", "tyro", "tqdm", "pandas", "scipy", "ipywidgets", "IPython"]

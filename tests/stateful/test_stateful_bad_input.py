@@ -173,6 +173,9 @@ def test_batches_of_another_size_or_rank_are_fine():
         ({"method": fcbp.methods.cbp(), "hyper": fcbp.Hyperparams(), "capacity": 1}, "capacity is given beside"),
         ({"hyper": fcbp.Hyperparams(), "decay_rate": 0.9}, "hyper and decay_rate are both given"),
         ({"seed": 0.5}, "seed is 0.5"),
+        ({"seed": torch.zeros(2, dtype=torch.int64)}, r"seed is a tensor \(2,\) of torch.int64; expected a whole"),
+        ({"seed": torch.tensor(0.5)}, r"seed is a tensor \(\) of torch.float32; expected a whole number, or a key"),
+        ({"seed": torch.tensor(0, dtype=torch.int32)}, r"seed is a tensor \(\) of torch.int32"),
     ],
 )  # fmt: skip
 def test_options_that_are_unknown_or_out_of_range_are_refused_before_any_step(keywords, message):

@@ -45,6 +45,7 @@ POINTWISE: dict[str, Operation] = {
     "add": lambda v: v.x + v.row,
     "add alpha": lambda v: torch.add(v.x, v.y, alpha=0.5),
     "add int and float": lambda v: v.i + v.x,
+    "a number beside each of many integers": lambda v: torch.vmap(lambda i: ((1 + i) * 3 - i // 2, 2 - i))(v.i[:, 0]),
     "add float64": lambda v: v.d + v.x,
     "add scalar": lambda v: v.x + 1.5,
     "add int overflow": lambda v: v.i + 2_000_000_000,

@@ -4,6 +4,7 @@ Nothing here is taken from ``fcbp.streams``: words are Python's integers modulo 
 a pass is the list of where each position goes.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 GAMMA, FOLD = 0x9E3779B97F4A7C15, 0xD1B54A32D192ED03
 ALL = (1 << 64) - 1
 ORDER, CHANGE, SUBSET, AUGMENT, MIXTURE = range(5)
+MOST_TASKS = 100
 
 
 def mix(x, first, second, shifts):
@@ -44,9 +46,10 @@ def bases(size):
     return low, -(-size // low), 10 if size > 64 else 24
 
 
-def shuffled(key, number, size):
-    """Where the permutation of that number takes 0, 1, 2, ..."""
-    low, high, rounds = bases(size)
+def shuffled(key, number, size, rounds=None):
+    """Where the permutation of that number takes 0, 1, 2, ...; tasks of several sizes share their most rounds."""
+    low, high, own_rounds = bases(size)
+    rounds = rounds or own_rounds
 
     def once(position):
         digits = [position // high, position % high]
@@ -68,12 +71,14 @@ def shuffled(key, number, size):
 def batches(key, task_sizes, *, batch_size, epochs=1, task_length=None, pass_length=None, reshuffle=True):
     """``(task, batch of the task, positions in the task)`` of batch after batch; ``task_sizes`` yields sizes."""
     own = fold_in(key, ORDER)
+    task_sizes = list(itertools.islice(task_sizes, MOST_TASKS))
+    rounds = max(bases(size)[2] for size in task_sizes)
     for task, size in enumerate(task_sizes):
         in_a_pass = pass_length or size // batch_size
         for t in range(task_length or epochs * in_a_pass):
             turn, at = divmod(t, in_a_pass)
             if at == 0 or t == 0:
-                order = shuffled(own, (task << 20) + (turn if reshuffle else 0), size)
+                order = shuffled(own, (task << 20) + (turn if reshuffle else 0), size, rounds)
             yield task, t, order[at * batch_size : (at + 1) * batch_size]
 
 

@@ -80,6 +80,26 @@ def test_chunks_are_what_the_free_memory_holds(whole, sizes, monkeypatch):
     assert memory.members_that_fit(side_by_side, [member], "cpu") == 1
 
 
+@pytest.mark.parametrize("stream", ["permuted-inputs", "random-labels", "class-pairs", "growing-classes"])
+def test_members_over_data_have_their_weights_and_state_and_the_data_once(stream):
+    run = fcbp.Experiment(stream=stream, optimizer="adam", hidden=(8,), metrics=("accuracy",))
+    program = build_program([run])
+    side_by_side = population.population(program, compile=False, device="cpu")
+    one, many = (side_by_side.start(list(range(n)), [run.numbers()] * n, n, n) for n in (1, 500))
+    learner = one.members
+    own = advance.size_of((learner.params, learner.opt_state, learner.method, learner.buffers))
+    assert advance.size_of(one.members) == own
+    assert advance.size_of(one.problem) == 2 * 8, "a key and the number of the step"
+    for field in one._fields:
+        assert advance.size_of(getattr(many, field)) == 500 * advance.size_of(getattr(one, field))
+    # What makes the examples holds the images as they are loaded, those of another program too.
+    images = fcbp.data.load("digits").train.inputs
+    held = [build.stream.at.__self__.pixels for build in (program, build_program([run.replace(step_size=0.1)]))]
+    pointers = {pixels.constants(torch.device("cpu"))["train"].data_ptr() for pixels in held}
+    assert len(pointers) == 1
+    assert images.numel() == held[0].constants(torch.device("cpu"))["train"].numel()
+
+
 def test_on_cuda_what_members_take_is_measured(monkeypatch):
     """Without a GPU: the measurement's two readings give the memory of a member and what all share."""
     monkeypatch.setattr(memory, "_peak", lambda side_by_side, runs, count, device: 1000 + 10 * count)

@@ -18,6 +18,7 @@ class Weighted(nn.Module):
         super().__init__()
         self.a, self.b, self.gate, self.score = nn.Linear(3, 5), nn.Linear(5, 2), nn.Linear(3, 5), nn.Linear(3, 1)
         self.q, self.k, self.function = nn.Linear(3, 4), nn.Linear(3, 4), function
+        self.mix = nn.Linear(6, 6)
         self.register_buffer("graph", torch.arange(36.0).reshape(6, 6))
 
     def forward(self, x):
@@ -54,6 +55,8 @@ MIXED = {
     "a graph among the constants": lambda m, x, h: torch.arange(36.0, dtype=x.dtype).reshape(6, 6).sin() @ h,
     "a graph along the last axis": lambda m, x, h: (h.transpose(1, 2) @ m.graph).transpose(1, 2),
     "a sum with an input": lambda m, x, h: h + x[..., :1],
+    "a layer over the places": lambda m, x, h: m.mix(h.transpose(1, 2)).transpose(1, 2),
+    "an einsum over the places": lambda m, x, h: torch.einsum("pq,bqi->bpi", m.mix.weight, h),
 }  # fmt: skip
 
 

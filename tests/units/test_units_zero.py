@@ -188,7 +188,7 @@ def test_no_zero_of_a_bias_is_lost_in_a_logarithm():
     assert row.reason.startswith("aten.log has no finite value or slope where a unit's part of shift is 0")
 
 
-@pytest.mark.parametrize("name", sorted(zeros.QUIET - {"_weight_norm_interface", "div"}))
+@pytest.mark.parametrize("name", sorted(zeros.ZERO_AT_ZERO - {"_weight_norm_interface", "div"}))
 def test_functions_that_are_taken_for_quiet_are_0_at_0_and_have_a_slope_there(name):
     x = torch.zeros(3, requires_grad=True)
     more = [torch.ones(3)] if name == "_prelu_kernel" else []
@@ -198,6 +198,6 @@ def test_functions_that_are_taken_for_quiet_are_0_at_0_and_have_a_slope_there(na
     assert slope.isfinite().all() == (name not in zeros.SINGULAR)
 
 
-@pytest.mark.parametrize("name", sorted(zeros.SOLID - {"softmax", "_softmax"}))
+@pytest.mark.parametrize("name", sorted(zeros.NONZERO_AT_ZERO - {"softmax", "_softmax"}))
 def test_functions_that_are_taken_for_solid_are_not_0_at_0(name):
     assert getattr(torch.ops.aten, name).default(torch.zeros(3)).abs().min() > 0.1

@@ -59,7 +59,11 @@ PROBLEMS: dict[str, Problem] = {
         "another order in each pass; before each task, the first too, the head's weights and biases become 0 and "
         "their moments stay; the test is on 100 images of each class after the last pass",
         ("pixels are from 0 to 1; theirs are what their files hold, perhaps normalised (normalise='published')",),
-        {"bp": {"step_size": 0.01, "steps": 2_000 * 3_000}, "l2": {"step_size": 0.03, "strength": 3e-6}},
+        {
+            "bp": {"step_size": 0.01, "steps": 2_000 * 3_000},
+            "l2": {"step_size": 0.03, "strength": 3e-6},
+            "shrink-perturb": {"weight_decay": 1e-5, "shrink": 1.0, "noise_std": 1e-5, "period": 1},
+        },
     ),
     "incremental-cifar100": Problem(
         Experiment(

@@ -34,6 +34,7 @@ def _best(base: float, l2_init: float, strength: float, period: int, threshold: 
     }
 
 
+_LABELS_OF_CIFAR = _best(1e-3, 1e-3, 1e-2, 30_000, 0.1, 1e-4)
 _LABELS = "50 tasks of 400 passes over 1,200 images (30,000 steps), batch 16; at its end other labels for the images"
 _SHUFFLED = "labels are shuffled among the images, as in the code; the paper draws them (labels='uniform')"
 
@@ -89,8 +90,8 @@ PROBLEMS: dict[str, Problem] = {
         ),
         _SOURCE,
         _LABELS,
-        (_SHUFFLED, _WRAPS.format(74, 30_000)),
-        _best(1e-3, 1e-3, 1e-2, 30_000, 0.1, 1e-4),
+        (_SHUFFLED, _WRAPS.format(74, 30_000), "SNR (arXiv 2410.20098) has 128 images (subset=128)"),
+        {**_LABELS_OF_CIFAR, "redo": {**_LABELS_OF_CIFAR["redo"], "step_size": 1e-4}},
     ),
     "five-plus-one-cifar100": Problem(
         _adam(

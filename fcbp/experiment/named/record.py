@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fcbp.experiment import parts
 from fcbp.experiment.settings import Experiment
 
 __all__ = ["Problem"]
@@ -34,9 +35,16 @@ class Problem:
     """By method the settings that its authors chose, where they are other ones."""
 
     def with_method(self, method: str) -> Experiment:
-        """The experiment with another method and the settings published for it; else with the method's defaults."""
+        """The experiment with another method and the settings published for it; else with the method's defaults.
+
+        Numbers of the experiment's own method are that method's alone: another that has some of their names has its
+        defaults.
+        """
         fields = self.experiment.to_dict()
         own = {name for name, _ in self.experiment.settings}
+        if method != self.experiment.method:
+            gone = own & set(parts.method(self.experiment.method).defaults)
+            fields = {name: value for name, value in fields.items() if name not in gone}
         probe = Experiment(**{name: value for name, value in fields.items() if name not in own} | {"method": method})
         kept = {name: value for name, value in fields.items() if name not in own or probe.reads(name)}
         return Experiment(**{**kept, "method": method, **self.best.get(method, {})})

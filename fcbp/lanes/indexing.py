@@ -1,111 +1,130 @@
-"""The table of operations whose places the numbers choose: indexing, scattering, sorting."""
+"""Lowering of the operations whose indices are computed: indexing, scattering, sorting."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from fcbp.lanes.ir import SHORT, Builder, Index, Node, at, axes_of, base, is_reshape, substitute, variable
-from fcbp.lanes.pointwise import Out, operation
-from fcbp.lanes.reach import reach
-from fcbp.lanes.shapes import inverse, last, narrow
+from fcbp.lanes.builder import Builder
+from fcbp.lanes.functions import Function
+from fcbp.lanes.indices import Index, at, axes_of, substitute, variable
+from fcbp.lanes.ir import SHORT, Leaf, Map, Node, Place, Position, Scalar, View, base, is_map, is_reshape
+from fcbp.lanes.operations import Out, operation
+from fcbp.lanes.peephole import rank_of_order
+from fcbp.lanes.ranges import is_inside, value_range
+from fcbp.lanes.shapes import inverse, moved_last, narrow
 
-__all__ = ["gather", "is_inside", "scatter"]
+__all__ = ["gather", "scatter"]
 
-# --- elements that the numbers choose ---------------------------------------------------------------------------
+# --- elements at computed indices ------------------------------------------------------------------------------
 
 
 def gather(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[int]) -> Node:
-    """``x`` at ``places``: for each axis an index of the result's positions, or a node of them."""
+    """The elements of ``x`` at ``places``.
+
+    Args:
+        b: makes the nodes.
+        x: the array that is read.
+        places: for each of its axes an index of the result's positions, or a node of indices.
+        shape: of the result.
+    """
     indices = [b.expand(p, shape) for p in places if isinstance(p, Node)]
     if not indices:
         return b.view(x, shape, places)  # type: ignore[arg-type]
     safe = _are_inside(places, x.shape)
-    if x.kind == "scalar" and safe:
-        return b.scalar(x.data, x.dtype, shape)
-    numbers = iter(range(1, len(indices) + 1))
-    data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
-    if safe and not x.uniform and math.prod(shape) <= x.size and (made := _made_there(b, x, places, shape)):
-        return made
-    if x.kind == "map" and x.data == "to":
+    if isinstance(x, Scalar) and safe:
+        return b.scalar(x.value, x.dtype, shape)
+    if safe and not x.uniform and math.prod(shape) <= x.size:
+        elements = _rematerialized(b, x, places, shape)
+        if elements is not None:
+            return elements
+    if is_map(x, Function.CAST):
         return b.to(gather(b, x.args[0], places, shape), x.dtype)  # of few elements, not of a whole data set
     if x.size >= 1 << 31 and not all(index.uniform for index in indices):
         raise NotImplementedError(f"a table of {x.size} elements, in which members count to 2^31")
-    if not (base(x).kind == "leaf" and is_reshape(x)):
-        x = b.make("map", (x,), "same", x.shape, x.dtype)
-    made = b.make("gather", (x, *indices), data, shape, x.dtype)
-    return made if safe else b.check(made)
+    if not (isinstance(base(x), Leaf) and is_reshape(x)):
+        x = b.copy(x)
+    result = b.gather(x, indices, _numbered(places, 1), shape)
+    return result if safe else b.check(result)
 
 
-def _made_there(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[int]) -> Node | None:
-    """An array's elements at ``places``, made where they are read: of positions and single numbers, as draws are.
+def _numbered(places: Sequence[Index | Node], first: int) -> list[Place]:
+    """``places`` with the number of the argument in place of each node; they are counted from ``first`` on."""
+    numbers = itertools.count(first)
+    return [next(numbers) if isinstance(p, Node) else p for p in places]
 
-    A draw that nobody reads is then not made.
+
+def _rematerialized(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[int]) -> Node | None:
+    """An array's elements at ``places``, computed anew from positions and single numbers, as random numbers are.
+
+    A random number that nobody reads is then not drawn. ``None`` where the elements depend on an array.
     """
-    known: dict[tuple[Node, tuple[Any, ...]], Node | None] = {}
+    known: dict[tuple[Node, tuple[Index | Node, ...]], Node | None] = {}
 
-    def made(x: Node, places: tuple[Index | Node, ...]) -> Node | None:
+    def element(x: Node, places: tuple[Index | Node, ...]) -> Node | None:
         if (x, places) not in known:
-            known[x, places] = make(x, places)
+            known[x, places] = compute(x, places)
         return known[x, places]
 
-    def make(x: Node, places: tuple[Index | Node, ...]) -> Node | None:
-        if x.kind == "scalar":
-            return b.scalar(x.data, x.dtype, shape)
-        if x.kind == "position":
-            return _position(b, x.data, places, shape)
-        if x.kind == "view":
-            if not any(axes_of(index) for index in x.data):
-                return b.view(x.args[0], shape, x.data)
-            inner = [_moved(b, index, places, shape) for index in x.data]
-            return None if None in inner else made(x.args[0], tuple(inner))  # type: ignore[arg-type]
-        if x.kind != "map" or x in b.checks:
-            return None
-        args = [made(a, places) for a in x.args]
-        return None if None in args else b.make("map", args, x.data, shape, x.dtype)  # type: ignore[arg-type]
+    def compute(x: Node, places: tuple[Index | Node, ...]) -> Node | None:
+        match x:
+            case Scalar(value=value):
+                return b.scalar(value, x.dtype, shape)
+            case Position(index=index):
+                return _position(b, index, places, shape)
+            case View(args=(of,), indices=indices):
+                if not any(axes_of(index) for index in indices):
+                    return b.view(of, shape, indices)
+                inner = [_index_at(b, index, places, shape) for index in indices]
+                return None if None in inner else element(of, tuple(inner))  # type: ignore[arg-type]
+            case Map(function=function) if x not in b.checks:
+                args = [element(a, places) for a in x.args]
+                return None if None in args else b.elementwise(function, args, shape, x.dtype)  # type: ignore[arg-type]
+        return None
 
-    return made(x, tuple(places))
+    return element(x, tuple(places))
 
 
-def _moved(b: Builder, index: Index, places: tuple[Index | Node, ...], shape: Sequence[int]) -> Index | Node | None:
-    """An index of an array's axes, at ``places`` on them."""
+def _index_at(b: Builder, index: Index, places: tuple[Index | Node, ...], shape: Sequence[int]) -> Index | Node | None:
+    """An index of an array's axes, where the position along each is given by ``places``."""
     if all(not isinstance(places[a], Node) for a in axes_of(index)):
         return substitute(index, [at(0) if isinstance(p, Node) else p for p in places], shape)
     return _position(b, index, places, shape)
 
 
 def _position(b: Builder, index: Index, places: tuple[Index | Node, ...], shape: Sequence[int]) -> Node | None:
-    """The number that an index stands for at ``places``; ``None`` where that takes a division."""
+    """The value of an index at ``places``; ``None`` where it takes a division."""
     total = b.scalar(index[0], torch.int64, shape)
     for atom, factor in index[1]:
         if not isinstance(atom, int):
             return None
         place = places[atom]
         if not isinstance(place, Node):
-            place = b.make("position", (), place, shape, torch.int64)
-        part = b.map("mul", b.expand(place, shape), factor, dtype=torch.int64)
-        total = b.map("add", part, total, dtype=torch.int64)
+            place = b.position(place, shape)
+        part = b.map(Function.MUL, b.expand(place, shape), factor, dtype=torch.int64)
+        total = b.map(Function.ADD, part, total, dtype=torch.int64)
     return b.expand(total, shape)
 
 
-def scatter(b: Builder, x: Node, places: Sequence[Index | Node], source: Node, function: str) -> Node:
-    """``x`` with ``source`` written at ``places``, later elements over earlier ones."""
-    if function == "add" and x.dtype in SHORT:
-        return b.to(scatter(b, b.to(x, torch.int32), places, source, function), x.dtype)
+def scatter(b: Builder, x: Node, places: Sequence[Index | Node], source: Node, accumulate: bool) -> Node:
+    """``x`` with the elements of ``source`` written, or added, at ``places``; later elements over earlier ones.
+
+    Args:
+        b: makes the nodes.
+        x: the array that is written to.
+        places: for each of its axes an index of the source's positions, or a node of indices.
+        source: the elements.
+        accumulate: whether they are added.
+    """
+    if accumulate and x.dtype in SHORT:
+        return b.to(scatter(b, b.to(x, torch.int32), places, source, accumulate), x.dtype)
     indices = [b.expand(p, source.shape) for p in places if isinstance(p, Node)]
-    numbers = iter(range(2, len(indices) + 2))
-    data = tuple(next(numbers) if isinstance(p, Node) else p for p in places)
-    made = b.make("scatter", (x, b.to(source, x.dtype), *indices), (data, function), x.shape, x.dtype)
-    return made if _are_inside(places, x.shape) else b.check(made)
-
-
-def is_inside(index: Node, size: int) -> bool:
-    """Whether an index is sure to be one of an axis's places."""
-    low, high = reach(index)
-    return low >= 0 and high < size
+    result = b.scatter(x, b.to(source, x.dtype), indices, _numbered(places, 2), accumulate)
+    return result if _are_inside(places, x.shape) else b.check(result)
 
 
 def _are_inside(places: Sequence[Index | Node], shape: Sequence[int]) -> bool:
@@ -116,10 +135,10 @@ def _from_the_end(b: Builder, index: Node, size: int) -> Node:
     """An index whose negative values count from the end."""
     if index.dtype in (torch.bool, torch.uint8):
         raise NotImplementedError("a mask as an index")
-    if reach(index)[0] >= 0:
+    if value_range(index)[0] >= 0:
         return index
-    negative = b.map("lt", index, 0, dtype=index.dtype, result=torch.bool)
-    return b.where(negative, b.map("add", index, size, dtype=index.dtype), index, index.dtype)
+    negative = b.map(Function.LT, index, 0, dtype=index.dtype, result=torch.bool)
+    return b.where(negative, b.map(Function.ADD, index, size, dtype=index.dtype), index, index.dtype)
 
 
 @operation("gather")
@@ -178,9 +197,9 @@ def _index_put(
     if len(indices) == 1 and indices[0] is not None and indices[0].dtype == torch.bool and values.size == 1:
         mask = b.reshape(indices[0], [*indices[0].shape, *[1] * (len(x.shape) - len(indices[0].shape))])
         values = b.reshape(values, ())
-        return b.where(mask, b.map("add", x, values, dtype=x.dtype) if accumulate else values, x, x.dtype)
+        return b.where(mask, b.map(Function.ADD, x, values, dtype=x.dtype) if accumulate else values, x, x.dtype)
     places, shape = _advanced(b, x.shape, indices)
-    return scatter(b, x, places, b.expand(values, shape), "add" if accumulate else "set")
+    return scatter(b, x, places, b.expand(values, shape), accumulate)
 
 
 @operation("scatter", "scatter_add")
@@ -188,26 +207,13 @@ def _scatter(b: Builder, out: Out, x: Node, dim: int, index: Node, source: Any, 
     source = source if isinstance(source, Node) else b.scalar(source, x.dtype, index.shape)
     if reduce not in ("", "add") or not x.shape:
         raise NotImplementedError(f"reduce={reduce!r}")
-    if reduce == "" and (rank := _undone(x, dim, index, source)) is not None:
+    if reduce == "" and (rank := rank_of_order(x, dim, index, source)) is not None:
         return b.to(rank, x.dtype)
     if source.shape != index.shape:
         source = b.view(source, index.shape, [variable(a, index.shape) for a in range(len(index.shape))])
     places: list[Any] = [variable(a, index.shape) for a in range(len(index.shape))]
     places[dim] = index
-    return scatter(b, x, places, source, reduce or "set")
-
-
-def _undone(x: Node, dim: int, index: Node, source: Node) -> Node | None:
-    """The rank of which ``index`` is the order: where positions are scattered to the order, they are the ranks."""
-    while source.kind == "map" and source.data == "to":
-        source = source.args[0]
-    last = variable(len(x.shape) - 1, x.shape)
-    if x.shape != index.shape or dim % len(x.shape) != len(x.shape) - 1 or source.kind != "position":
-        return None
-    if source.shape != x.shape or source.data != last or index.kind != "scatter" or len(index.args) != 3:
-        return None
-    _, positions, rank = index.args
-    return rank if rank.kind == "rank" and positions.kind == "position" and positions.data == last else None
+    return scatter(b, x, places, source, reduce == "add")
 
 
 @operation("scatter_add")
@@ -218,11 +224,11 @@ def _scatter_add(b: Builder, out: Out, x: Node, dim: int, index: Node, source: N
 @operation("index_add")
 def _index_add(b: Builder, out: Out, x: Node, dim: int, index: Node, source: Node, alpha: float = 1) -> Node:
     if alpha != 1:
-        source = b.map("mul", source, alpha, dtype=x.dtype)
+        source = b.map(Function.MUL, source, alpha, dtype=x.dtype)
     places: list[Any] = [variable(a, source.shape) for a in range(len(source.shape))]
     dim %= len(x.shape)
     places[dim] = b.reshape(index, [index.size if a == dim else 1 for a in range(len(x.shape))])
-    return scatter(b, x, places, source, "add")
+    return scatter(b, x, places, source, True)
 
 
 @operation("index_copy")
@@ -230,27 +236,26 @@ def _index_copy(b: Builder, out: Out, x: Node, dim: int, index: Node, source: No
     places: list[Any] = [variable(a, source.shape) for a in range(len(source.shape))]
     dim %= len(x.shape)
     places[dim] = b.reshape(index, [index.size if a == dim else 1 for a in range(len(x.shape))])
-    return scatter(b, x, places, source, "set")
+    return scatter(b, x, places, source, False)
 
 
 @operation("sort")
 def _sort(
     b: Builder, out: Out, x: Node, *args: Any, dim: int = -1, descending: bool = False, **options: Any
 ) -> list[Node]:
-    # sort(x, dim, descending) and sort.stable(x, stable=, dim=, descending=) alike.
+    # Both sort(x, dim, descending) and sort.stable(x, stable=, dim=, descending=).
     dim, descending = (*args, *(dim, descending)[len(args) :]) if args else (dim, descending)
     if not x.shape:
         return [x, b.scalar(0, torch.int64)]
-    order = last(x, dim)
-    moved = b.permute(x, order)
-    # An element's rank by counting those before it; then everybody goes to their place.
-    moved = b.make("map", (moved,), "same", moved.shape, moved.dtype)
-    rank = b.make("rank", (moved,), bool(descending), moved.shape, torch.int64)
+    order = moved_last(x, dim)
+    # The rank of each element is the number of elements before it; it is then the place to which the element goes.
+    moved = b.copy(b.permute(x, order))
+    rank = b.rank(moved, bool(descending))
     shape = moved.shape
     places: list[Any] = [*(variable(a, shape) for a in range(len(shape) - 1)), rank]
-    positions = b.make("position", (), variable(len(shape) - 1, shape), shape, torch.int64)
-    indices = scatter(b, b.scalar(0, torch.int64, shape), places, positions, "set")
-    values = scatter(b, b.scalar(0, x.dtype, shape), places, moved, "set")
+    positions = b.position(variable(len(shape) - 1, shape), shape)
+    indices = scatter(b, b.scalar(0, torch.int64, shape), places, positions, False)
+    values = scatter(b, b.scalar(0, x.dtype, shape), places, moved, False)
     return [b.permute(values, inverse(order)), b.permute(indices, inverse(order))]
 
 
