@@ -37,9 +37,9 @@ Params = Tensors
 Replaced = dict[str, Bool[Tensor, "units"]]
 
 Rounding = Literal["accumulate", "stochastic"]
-"""What becomes of the fraction of a replacement that is due: it is owed to later steps, or rounded at random."""
+"""The use of the fraction of a replacement that is due: it is owed to later steps, or rounded at random."""
 RateCounts = Literal["eligible", "all"]
-"""What the replacement rate is a share of: the mature ones, or all."""
+"""The units that the replacement rate multiplies: the mature ones, or all."""
 
 
 class Hyperparams(NamedTuple):
@@ -58,7 +58,7 @@ class Hyperparams(NamedTuple):
 
 @show.by_fields
 class CBPState(NamedTuple):
-    """What Continual Backpropagation remembers; the dicts are by group name."""
+    """The memory of Continual Backpropagation; the dicts are by group name."""
 
     age: dict[str, Int32[Tensor, "units"]]
     """Steps since the unit was made."""

@@ -23,7 +23,7 @@ __all__ = ["Hyperparams", "WeightsState", "check_hyperparams", "check_management
 Managed = Literal["matrices", "all"]
 """Which parameters: those of two or more axes, or all."""
 Maturity = Literal["steps", "outliers"]
-"""What makes a weight mature: steps since it was made, or the steps on which it was far more useful than most."""
+"""The count that makes a weight mature: steps since it was made, or steps on which it was far more useful than most."""
 
 
 class Hyperparams(NamedTuple):
@@ -47,7 +47,7 @@ class Hyperparams(NamedTuple):
 
 @show.by_fields
 class WeightsState(NamedTuple):
-    """What per-weight CBP remembers; the dicts are by the name of the managed tensors (``"0.weight"``,
+    """The memory of per-weight CBP; the dicts are by the name of the managed tensors (``"0.weight"``,
     ``"layers/0/kernel"``), their tensors flat."""
 
     born: dict[str, Int32[Tensor, "weights"]]
