@@ -1,4 +1,4 @@
-"""How many replacements fall due: of units here, of weights in :mod:`fcbp.weights`."""
+"""The number of replacements that fall due: of units here, of weights in :mod:`fcbp.weights`."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def replacements_due(
 def pay(
     owed: Float[Tensor, ""], number_eligible: Int[Tensor, ""], limit: int, rate: float | Tensor
 ) -> tuple[Int32[Tensor, ""], Float[Tensor, ""]]:
-    """How many are replaced now, at most ``limit``, and what is owed afterwards.
+    """The number replaced now, at most ``limit``, and the number owed afterwards.
 
     At rate 0 nobody is replaced. Whole replacements that nobody eligible is left for are forgiven, so that a debt is
     never larger than the eligible.

@@ -21,7 +21,7 @@ __all__ = ["Moment", "Owners", "axes_of", "match", "misfit", "place_in", "shape_
 Shape = tuple[int, ...]
 Slices = Sequence[tuple[UnitGroup, Slice]]
 Owners = dict[Path, list[tuple[UnitGroup, Slice]]]
-"""By a parameter's path the slices of it that belong to units."""
+"""The slices of each parameter that belong to units, by the parameter's path."""
 
 _ROW, _COLUMN = {"row", "rows", "r", "vr"}, {"col", "cols", "column", "columns", "c", "vc"}
 
@@ -141,7 +141,7 @@ def match(state: Any, parameters: Sequence[Path]) -> tuple[list[Moment], list[tu
 
 
 def _place(node: Any, parameter: Path) -> Path | None:
-    """Where below ``node`` the parameter's own state lies, by the entries of :func:`children`; ``None``: nowhere."""
+    """The place of the parameter's own state below ``node``, by the entries of :func:`children`; ``None``: nowhere."""
     place = place_in(node, parameter)
     if place is None:
         return None
@@ -239,7 +239,7 @@ def _said(entries: Path) -> int | None:
 
 
 def axes_of(moment: Moment, shape: Shape) -> dict[int, int]:
-    """For each axis of the parameter that a moment has the moment's own axis.
+    """The moment's own axis for each axis of the parameter that the moment has.
 
     All of them for a tensor of the parameter's ``shape``; fewer for a factored moment, a mean over other axes (which
     may have kept them, of size 1); none for a number of the whole tensor.

@@ -1,4 +1,4 @@
-"""What else belongs to replaced units: an optimiser's moments, and running statistics."""
+"""Reset of the rest that belongs to replaced units: an optimiser's moments, and running statistics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Plan = tuple[tuple[Path, tuple[tuple[str, Slice], ...]], ...]
 MOST_PLANS = 64
 
 Fresh = Finite | Tensor | Callable[[Path, Tensor], float | Tensor] | Tensors
-"""What a reset entry becomes: a number, a function ``(path, leaf) -> number or tensor like leaf``, or a pytree like the
+"""New value of an entry: a number, a function ``(path, leaf) -> number or tensor like leaf``, or a pytree like the
 optimiser's state."""
 
 
@@ -149,7 +149,7 @@ def _plan(opt_state: Any, units: tuple[UnitGroup, ...], params: Params | None) -
 
 
 def fresh_value(fresh: Fresh, path: Path, leaf: Tensor) -> float | Tensor:
-    """What the reset entries of a tensor of the state become.
+    """The new values of the reset entries of a tensor of the state.
 
     Raises:
         ValueError: ``fresh`` has nothing for the tensor, or something of another shape.

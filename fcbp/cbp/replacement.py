@@ -118,9 +118,9 @@ class Selection(NamedTuple):
 
     replaced: Bool[Tensor, "units"]
     number: Int32[Tensor, ""]
-    """How many they are."""
+    """The number of units that are replaced."""
     limit: int
-    """How many they can be."""
+    """The most units that can be replaced."""
     rank: Int[Tensor, "units"]
     """Each unit's place in ascending order of utility: right for the replaced."""
     lowest: Int32[Tensor, "limit"]

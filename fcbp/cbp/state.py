@@ -22,12 +22,14 @@ __all__ = [
     "Params",
     "Replaced",
     "check_by_group",
+    "check_capacity",
     "check_counting",
     "check_groups",
     "check_hyperparams",
     "check_number",
     "check_params",
     "check_state",
+    "count_dtype",
     "init_state",
 ]
 
@@ -35,9 +37,9 @@ Params = Tensors
 Replaced = dict[str, Bool[Tensor, "units"]]
 
 Rounding = Literal["accumulate", "stochastic"]
-"""What becomes of the fraction of a replacement that is due: it is owed to later steps, or rounded at random."""
+"""The use of the fraction of a replacement that is due: it is owed to later steps, or rounded at random."""
 RateCounts = Literal["eligible", "all"]
-"""What the replacement rate is a share of: the mature ones, or all."""
+"""The units that the replacement rate multiplies: the mature ones, or all."""
 
 
 class Hyperparams(NamedTuple):
@@ -56,7 +58,7 @@ class Hyperparams(NamedTuple):
 
 @show.by_fields
 class CBPState(NamedTuple):
-    """What Continual Backpropagation remembers; the dicts are by group name."""
+    """The memory of Continual Backpropagation; the dicts are by group name."""
 
     age: dict[str, Int32[Tensor, "units"]]
     """Steps since the unit was made."""
@@ -78,6 +80,15 @@ def check_counting(rounding: Rounding, rate_counts: RateCounts, capacity: int | 
     """
     check_option("rounding", rounding, Rounding)
     check_option("rate_counts", rate_counts, RateCounts)
+    check_capacity(capacity, replaced)
+
+
+def check_capacity(capacity: int | None, replaced: str = "units") -> None:
+    """Check the most that are replaced in a group at once; ``replaced`` names them: units or weights.
+
+    Raises:
+        ValueError: it is no whole number, or below 0.
+    """
     if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
         raise ValueError(f"capacity is {capacity!r}; expected a number of {replaced}, 0 or more, or None")
 
@@ -132,13 +143,17 @@ def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""
     for group in units:
         leaf = tree.get(params, (group.incoming + group.outgoing)[0].path)
         dtype = torch.promote_types(leaf.dtype, torch.float32)
-        # Sums of millions of tiny rates need more than float32's 24 bits; Apple's devices have no more.
-        owed_dtype = torch.float32 if leaf.device.type == "mps" else torch.float64
         age[group.name] = torch.zeros(group.size, dtype=torch.int32, device=leaf.device)
         util[group.name] = torch.zeros(group.size, dtype=dtype, device=leaf.device)
         mean[group.name] = torch.zeros(group.size, dtype=dtype, device=leaf.device)
-        owed[group.name] = torch.zeros((), dtype=owed_dtype, device=leaf.device)
+        owed[group.name] = torch.zeros((), dtype=count_dtype(leaf.device), device=leaf.device)
     return CBPState(age, util, mean, owed, key.clone())
+
+
+def count_dtype(device: torch.device) -> torch.dtype:
+    """The dtype of what is owed: sums of millions of tiny rates need more than float32's 24 bits, where a device has
+    more; Apple's devices do not."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def check_groups(units: Iterable[UnitGroup]) -> tuple[UnitGroup, ...]:

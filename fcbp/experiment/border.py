@@ -1,4 +1,4 @@
-"""What a problem asks of a learner between tasks, around the learner's own functions."""
+"""The events that a problem asks of a learner between tasks, around the learner's own functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fcbp.streams import Border, Stream
 __all__ = ["Best", "Bordered", "Borders", "bordered", "cut", "cutting", "head_of", "in_parts", "with_border"]
 
 BETWEEN = 7
-"""What a member's key draws between tasks, beside the keys of its beginning."""
+"""The draws of a member's key between tasks, beside the keys of its beginning."""
 
 Forward = Callable[..., tuple[Any, Any, Any]]
 

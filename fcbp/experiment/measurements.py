@@ -44,7 +44,7 @@ BOUNDS = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
 @dataclass
 class Seen:
-    """What a measurement may look at."""
+    """The values that a measurement may read."""
 
     state: learner.LearnerState
     hyper: learner.LearnerHyperparams
@@ -61,7 +61,7 @@ class Seen:
 
 
 def _fraction(which: Callable[[Tensor], Tensor]) -> Callable[[Seen], Tensor]:
-    """Of the units of all groups the fraction that a function of a group's activations finds."""
+    """The fraction of all groups' units that a function of a group's activations finds."""
     return lambda seen: torch.cat([which(h) for h in seen.layers]).to(torch.float32).mean()
 
 
@@ -87,7 +87,7 @@ def _mean_rank(rank: Callable[[metrics.Spectrum], Tensor]) -> Callable[[Seen], T
 
 
 def _quantiles(name: str) -> Callable[[Seen], dict[str, Tensor]]:
-    """Of a method that keeps a number for every unit, how it is spread over the units of all groups."""
+    """The spread, over the units of all groups, of a number that a method keeps for every unit."""
 
     def measure(seen: Seen) -> dict[str, Tensor]:
         by_group = getattr(seen.state.method, name, None)
@@ -119,7 +119,7 @@ PER_STEP = {
 """What is summed over the steps of a bin, or averaged: where a method resets units, single weights, or part of a unit;
 the last two where they are asked for."""
 ASKED = ("update_magnitude", "plasticity")
-"""Those of them that cost a pass of their own."""
+"""The measurements that cost a pass of their own."""
 AVERAGED = ("loss", "reset_fraction", *ASKED)
 
 PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
@@ -141,9 +141,9 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
 """What can be measured at the end of a bin: a value, or several by variable; none where a learner has no such thing."""
 
 OF_GRADIENTS = ("gradient_magnitude",)
-"""Those that look at the gradient."""
+"""The measurements that read the gradient."""
 OF_WEIGHTS = ("weight_magnitude", "gradient_magnitude")
-"""Those that a network without units has too."""
+"""The measurements that a network without units has too."""
 
 ONLINE: dict[str, Metric] = {"accuracy": metrics.accuracy, "error": metrics.error}
 """Functions ``(output, targets) -> scalar`` of the online predictions, before the update; means over a bin."""
@@ -196,7 +196,7 @@ def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
-    """Of the measurements of those names those at the end of a bin, by variable."""
+    """The measurements of those names that are made at the end of a bin, by variable."""
     found: dict[str, Tensor] = {}
     for name in names:
         value = PROBES[name](seen) if name in PROBES and (seen.layers or name in OF_WEIGHTS) else {}

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 ACTIVATIONS = tuple(initializers.GAINS)
 PAPER = {"cbp": {"measure": "adaptable_contribution"}}
-"""Where the experiments of Dohare et al. (Nature 2024) depart from a method's own defaults."""
+"""Settings in which the experiments of Dohare et al. (Nature 2024) depart from a method's own defaults."""
 
 
 @dataclass(frozen=True)

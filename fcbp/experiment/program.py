@@ -54,7 +54,7 @@ class Assembled(NamedTuple):
     online: Mapping[str, Metric]
     """Functions of the online predictions by variable."""
     borders: Borders | None = None
-    """What is done between tasks."""
+    """The events between tasks."""
 
 
 @arguments(at_once=True)
@@ -211,7 +211,7 @@ def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
 
 
 def _built(part: Part, options: Mapping[str, Any], *arguments: Any) -> Any:
-    """What a part makes. One that has a name says by itself what it does not take."""
+    """The object that a part makes. A part with a name reports by itself a setting that it refuses."""
     options = {name: load(value) if is_address(value) else value for name, value in options.items()}
     if part.is_named:
         return part.build(*arguments, **options)

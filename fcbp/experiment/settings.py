@@ -37,7 +37,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "beta2": (0, BELOW_1, "a number in [0, 1)"),
     "replacement_rate": (0, 1, "a number in [0, 1]"),
 }
-"""Where numbers are that no part of an experiment checks under their names."""
+"""The ranges of numbers that no part of an experiment checks under their names."""
 BY_NETWORK = ("hidden", "activation")
 """Fields that are options of the network: their defaults are the network's."""
 
@@ -178,7 +178,7 @@ class Experiment:
         return Experiment(**{**kept, "settings": own, **settings})
 
     def _unread_after(self, changes: Mapping[str, Any]) -> set[str]:
-        """What is set of the parts that ``changes`` take the place of, and that nothing reads then."""
+        """The settings of parts that ``changes`` replace, which nothing reads then."""
         changes = {name: chosen for name, chosen in changes.items() if chosen != getattr(self, name)}
         if not changes:
             return set()
@@ -244,7 +244,7 @@ class Experiment:
         return settings.get(f"{part.role}.{name}", settings.get(name, default))
 
     def options(self, part: Part) -> dict[str, Any]:
-        """What is set of a part's options, and the defaults of the others."""
+        """The options of a part: their set values, and the defaults of the others."""
         return {name: self.setting(part, name) for name in part.options}
 
     def program_key(self) -> Any:
@@ -410,13 +410,13 @@ def setting_names(*own: Part) -> dict[str, Any]:
 
 
 def unread(runs: Iterable[Experiment], names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that none of the experiments reads."""
+    """The ``names`` that none of the experiments reads."""
     runs = {(run.stream, run.network, run.optimizer, parts.method_name(run.method)): run for run in runs}.values()
     return [name for name in names if not any(run.reads(name) for run in runs)]
 
 
 def set_names(runs: Iterable[Experiment]) -> set[str]:
-    """What any of the experiments sets: of the parts' settings, and of the fields that are a network's."""
+    """The names that any of the experiments sets: settings of parts, and fields that are a network's."""
     found = {name for run in runs for name, _ in run.settings}
     following = {run: _defaults_of_parts({n: getattr(run, n) for n in FIELDS}, {}) for run in runs}
     return found | {n for run, own in following.items() for n in BY_NETWORK if n in own and getattr(run, n) != own[n]}

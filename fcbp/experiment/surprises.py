@@ -1,4 +1,4 @@
-"""What a person should know before experiments start."""
+"""Notes for a person before experiments start."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["build", "check_forward", "check_vmap", "tried_method", "tried_optimi
 
 
 def build(role: str, name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What a part's function makes.
+    """The result of a part's function.
 
     Raises:
         ValueError: it fails; the message names the part and the options.

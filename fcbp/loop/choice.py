@@ -60,7 +60,7 @@ class LaneProgram:
         return cost.lanes_seconds(self.draft, count), cost.scan_seconds(self.draft, count)
 
     def reason_for(self, count: int) -> str:
-        """What lanes do with so many members."""
+        """The course of lanes with so many members."""
         assert self.draft is not None
         width, kib = self.draft.width, max(self.draft.block_bytes >> 10, 1)
         used = f"{count} members, {width} to a block of {kib} KiB"
@@ -131,5 +131,5 @@ def lane_program(
 
 
 def _too_large(size: int, width: int, most: int) -> str:
-    """What to say of a block larger than ``most``; empty where it is not."""
+    """The words about a block larger than ``most``; empty for a smaller one."""
     return f"a block of {width} members takes {size >> 10} KiB; expected at most {most >> 10}" if size > most else ""

@@ -1,4 +1,4 @@
-"""How long a step takes in lanes and in the compiled scan, from what it computes and what the caches hold.
+"""The time of a step in lanes and in the compiled scan, from its operations and the sizes of the caches.
 
 Each is a sum over the step's operations: sums of products that fill the registers, at the rate of the processor's
 multiply-adds; other elements; and what is read and written, at the rate of the cache that holds it. The rates are of
@@ -64,7 +64,7 @@ def caches() -> Caches:
 
 
 class _Work(NamedTuple):
-    """What one member's step does."""
+    """The work of one member's step."""
 
     products: int
     """Multiply-adds of sums of products that fill the registers."""

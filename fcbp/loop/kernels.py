@@ -30,9 +30,9 @@ class Kernel:
     given: int
     """Number of matrices read."""
     in_place: int
-    """How many of them, the first, are written as well."""
+    """The number of them, from the first, that are written as well."""
     small: tuple[str, ...]
-    """What the entries of the vectors count: ``rows``, ``columns``, or nothing for a scalar."""
+    """The axis that the entries of the vectors count: ``rows``, ``columns``, or nothing for a scalar."""
     operations: tuple[tuple[str, str], ...]
     """Names and the expressions that they stand for, in order."""
     written: tuple[str, ...]
@@ -55,7 +55,7 @@ def load(kernel: Kernel) -> str:
 def run(
     name: str, given: Sequence[Tensor], small: Sequence[Tensor], in_place: int, fresh: int, sums: Sequence[int]
 ) -> list[Tensor]:
-    """What a kernel writes: the first ``in_place`` matrices given, ``fresh`` ones, and sums of these lengths."""
+    """The results of a kernel: the first ``in_place`` matrices given, ``fresh`` ones, and sums of these lengths."""
     new = list(given[:in_place])
     new += [torch.empty_like(given[0], memory_format=torch.contiguous_format) for _ in range(fresh)]
     new += [given[0].new_empty(length) for length in sums]

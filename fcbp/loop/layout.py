@@ -1,4 +1,4 @@
-"""Where a population's numbers lie in memory, and what a step computes once instead of many times.
+"""The places of a population's numbers in memory, and the work that a step does once instead of many times.
 
 Leaves that share a leading axis are a population's. In memory small members lie side by side, so that one vector
 instruction serves many of them however small a member's own axes are. Shapes, and so results, stay as they are.

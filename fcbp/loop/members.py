@@ -35,7 +35,7 @@ def _member_of(step: Step) -> Any:
 
 
 def named(step: Step) -> str:
-    """What to call a step; of a vmapped one the function under it."""
+    """The name of a step; of a vmapped step, the name of the function under it."""
     inner = getattr(step, "__wrapped__", step)
     return str(getattr(inner, "__qualname__", type(inner).__name__))
 

@@ -29,7 +29,7 @@ LARGE_MATRIX = 1 << 18
 """Elements from which on a matrix is worth a kernel of its own: a mebibyte, more than a core's own caches hold."""
 
 Axes = tuple[str, ...]
-"""What each axis of a value counts: the matrix's ``rows`` or ``columns``, or ``""`` for an axis of size 1."""
+"""The meaning of each axis of a value: the matrix's ``rows`` or ``columns``, or ``""`` for an axis of size 1."""
 MATRIX = ("rows", "columns")
 
 _RESHAPES = {aten.alias.default, aten.clone.default, aten.view.default, aten.unsqueeze.default, aten.squeeze.dim}
@@ -48,7 +48,7 @@ _EXPRESSIONS: dict[Any, str] = {
 
 @dataclass
 class _Pass:
-    """What one loop over the rows of a matrix computes."""
+    """The results of one loop over the rows of a matrix."""
 
     given: dict[fx.Node, Axes]
     """Values with an entry for each of the matrix's that are read: the matrix, and others like it."""
@@ -156,7 +156,7 @@ def _is_one_piece(needs: dict[fx.Node, int], found: _Pass, written: list[fx.Node
 
 
 def _read_by_others(found: _Pass, needs: dict[fx.Node, int], leaves: list[fx.Node]) -> list[fx.Node]:
-    """What the loop makes of the leaves and others read; a view is left to its readers."""
+    """The values that the loop makes of the leaves and others read; a view is left to its readers."""
     old = functools.reduce(operator.or_, (_bit(needs, leaf) for leaf in leaves))
 
     def is_read(node: fx.Node) -> bool:
@@ -343,7 +343,7 @@ def _args(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _readers(values: Iterable[fx.Node]) -> list[fx.Node]:
-    """What reads these values, views of them included."""
+    """The readers of these values, views of them included."""
     readers: list[fx.Node] = []
     values = list(values)
     while values:
@@ -353,7 +353,7 @@ def _readers(values: Iterable[fx.Node]) -> list[fx.Node]:
 
 
 def _needs(graph: fx.Graph) -> dict[fx.Node, int]:
-    """For every node the set of those that it depends on, itself among them, as bits."""
+    """The nodes that each node depends on, itself among them, as bits."""
     needs: dict[fx.Node, int] = {}
     for i, node in enumerate(graph.nodes):
         needs[node] = 1 << i

@@ -28,7 +28,7 @@ _CAN_LOOP_IN_CPP = torch.__version__ >= "2.13"
 
 
 def _read_scalars() -> contextlib.AbstractContextManager[Any]:
-    """What torch before 2.11 needs for a loop: that the compiler may read its counter."""
+    """Let the compiler read a loop's counter, as torch before 2.11 needs."""
     if torch.__version__ >= "2.11":
         return contextlib.nullcontext()
     read: contextlib.AbstractContextManager[Any] = torch._dynamo.config.patch(capture_scalar_outputs=True)

@@ -44,7 +44,7 @@ def written(draft: lanes.Lanes) -> Source:
 
 
 def _expression(node: Node) -> str:
-    """What a node computes, such as ``map add(n0, n1)``."""
+    """The operation of a node, such as ``map add(n0, n1)``."""
     arguments = ", ".join(f"n{a.number}" for a in node.args)
     match node:
         case Leaf(role=role, position=position):
@@ -63,7 +63,7 @@ def _expression(node: Node) -> str:
 
 
 def _placed(node: Node, draft: lanes.Lanes) -> str:
-    """Where the plan puts a node, and when it is computed."""
+    """The place of a node in the plan, and the time at which it is computed."""
     plan = draft.plan
     notes = ["before the time loop"] if node in plan.hoisted else []
     if node in plan.overwrites:

@@ -42,12 +42,12 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, show, tree
+from fcbp.cbp.state import check_capacity, count_dtype
 from fcbp.checks import arguments
 from fcbp.methods.base import Method
-from fcbp.methods.checks import check_capacity, check_numbers, need_grads, need_units
+from fcbp.methods.checks import check_numbers, need_grads, need_units
 from fcbp.methods.reset import (
     Chosen,
-    count_dtype,
     gradient_magnitude,
     lowest,
     masks,

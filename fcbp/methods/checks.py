@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fcbp.units import UnitGroup, check_features, check_units
 
-__all__ = ["check_capacity", "check_numbers", "need_features", "need_grads", "need_signal", "need_step", "need_units"]
+__all__ = ["check_numbers", "need_features", "need_grads", "need_signal", "need_step", "need_units"]
 
 RANGES: dict[str, Callable[[float], bool]] = {
     "a number": lambda x: not math.isnan(x),
@@ -67,16 +67,6 @@ def need_signal(new_task: Tensor | None, method: str) -> Tensor:
             "tensor, as streams do with task_signal=True"
         )
     return new_task
-
-
-def check_capacity(capacity: int | None) -> None:
-    """Check the most units that a method resets in a group at once.
-
-    Raises:
-        ValueError: it is no whole number, or below 0.
-    """
-    if capacity is not None and (isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0):
-        raise ValueError(f"capacity is {capacity!r}; expected a number of units, 0 or more, or None")
 
 
 def need_units(

@@ -21,7 +21,6 @@ from fcbp.weights.lowest import settled
 __all__ = [
     "Chosen",
     "activation_magnitude",
-    "count_dtype",
     "fires",
     "gradient_magnitude",
     "lowest",
@@ -213,11 +212,6 @@ def _rows(
     # Settled: the compiler would work out the draws of all rows where they are read, their positions with them, as
     # memory addresses, whose products do not fit (see fcbp.random).
     return settled(draw(own, row_shape(leaf, s, count), *fans(leaf, s), leaf.dtype, leaf.device))
-
-
-def count_dtype(device: torch.device) -> torch.dtype:
-    """Of sums of millions of tiny rates, which need more than float32's 24 bits; Apple's devices have no more."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def state_dtype(group: UnitGroup, params: Any) -> tuple[torch.dtype, torch.device]:

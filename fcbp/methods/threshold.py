@@ -10,8 +10,9 @@ from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import initializers, random, show
+from fcbp.cbp.state import check_capacity
 from fcbp.methods.base import Method
-from fcbp.methods.checks import check_capacity, check_numbers, need_units
+from fcbp.methods.checks import check_numbers, need_units
 from fcbp.methods.reset import lowest, masks, relative, reset_units, state_dtype, tick
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup

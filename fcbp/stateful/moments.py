@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fcbp.cbp.state import count_dtype
 from fcbp.stateful.rules import Rule, rule_of
 from fcbp.units import UnitGroup
 
@@ -227,7 +228,7 @@ class Moments:
         if "mu_product" in state:
             rows["mu_product"] = state["mu_product"].to(p.device)
         steps = _steps(state)
-        own = k.clamp(max=horizon).to(_precise(p.device))
+        own = k.clamp(max=horizon).to(count_dtype(p.device))
         moved = rule.moved(group, rows, steps) - rule.moved(group, rows, own)
         some.add(p, torch.where(new, moved, 0).to(p.dtype))
         grown = new & (k == horizon)
@@ -303,16 +304,12 @@ def _along(x: Tensor, axis: int, ndim: int) -> Tensor:
     return x.view(*(1,) * axis, -1, *(1,) * (ndim - axis - 1))
 
 
-def _precise(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
 def _steps(state: Mapping[str, Any]) -> Tensor | float:
     """The tensor's own count; a number where it is at hand."""
     step = state.get("step", float(OLD))
     if not isinstance(step, Tensor):
         return float(step)
-    return step.to(_precise(step.device)) if step.device.type != "cpu" else step.item()
+    return step.to(count_dtype(step.device)) if step.device.type != "cpu" else step.item()
 
 
 def _fill_single(moment: Tensor, marked: Tensor, value: float) -> None:

@@ -28,7 +28,7 @@ __all__ = ["Advance", "Backend", "Carry", "size_of", "using_threads"]
 PIECE = 1000
 """The most steps of a call whose examples are drawn before it."""
 PIECE_BYTES = 1 << 28
-"""What the examples and the losses of such a call may take."""
+"""Bytes that the examples and the losses of such a call may take."""
 WINDOWS = (10_000, 1000)
 """The most steps of a call in which examples are made: the first whose window is small."""
 WINDOW_BYTES = 1 << 15
@@ -50,7 +50,7 @@ class Carry(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """What runs the steps."""
+    """The way in which steps run."""
 
     name: loop.BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
@@ -70,7 +70,7 @@ class Steps(NamedTuple):
 
 
 class Ahead(NamedTuple):
-    """What is left of the members' windows after a call."""
+    """The rest of the members' windows after a call."""
 
     problem: Any
     """The state of the streams that it goes on from."""
@@ -115,7 +115,7 @@ class Advance:
         return carry, totals
 
     def backend(self, carry: Carry) -> Backend:
-        """What runs the steps. Lanes are built here, so that the answer holds; of the scan it holds after a step."""
+        """Find the backend. Lanes are built here, so that it holds; the answer for the scan holds after a step."""
         if self.program.loops:
             return Backend("scan" if self.compile else "eager", "")
         if self.window_length(carry) or self.suits_lanes(carry):
@@ -123,7 +123,7 @@ class Advance:
         return Backend("scan" if self.compile is True and not self.scan_failed else "eager", self.unbuilt)
 
     def most_steps(self, carry: Carry) -> int:
-        """Of one call."""
+        """The most steps of one call."""
         return self.window_length(carry) or self.piece_length(carry)
 
     # --- in lanes, examples made in the loop ------------------------------------------------------------
@@ -168,7 +168,7 @@ class Advance:
         return carry._replace(problem=problem, members=members), totals
 
     def with_windows(self, carry: Carry, window: Any, index: int) -> tuple[Any, ...]:
-        """What the step that makes its examples carries."""
+        """The carry of the step that makes its examples."""
         return window, torch.full_like(carry.stream_of, index), carry.members, carry.settings, self.zeros(carry)
 
     def windows(self, problem: Any, length: int) -> Any:

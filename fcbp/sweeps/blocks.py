@@ -30,7 +30,7 @@ SKIPPED = 0x184D2A50
 """Zstandard's mark of a frame that decoders pass over."""
 HEADER = struct.pack("<II", SKIPPED, 32)
 CODECS = {"shuffle", "zstd", "blosc", "zlib", "lz4", "vlen-utf8"}
-"""What results are written with. A store of a stranger may name one that runs code."""
+"""Codecs that results are written with. A stranger's store may name one that runs code."""
 
 
 def need(name: str) -> Any:
@@ -88,7 +88,7 @@ def _codecs() -> tuple[Any, Any]:
 
 
 def encoding(chunks: Sequence[int]) -> dict[str, Any]:
-    """How arrays of such blocks are described to xarray."""
+    """The description of arrays of such blocks for xarray."""
     shuffle, zstd = _codecs()
     compressor = {"compressor": zstd} if need("zarr").__version__ < "3" else {"compressors": [zstd]}
     return {"chunks": tuple(chunks), "_FillValue": np.float32(np.nan), "filters": [shuffle], **compressor}

@@ -45,13 +45,13 @@ class Task(NamedTuple):
     saved: bytes | None
     """The checkpoint to go on from."""
     digest: str
-    """What checkpoints of this sweep are marked with."""
+    """The mark of this sweep's checkpoints."""
     device: str
     threads: int
     checkpoint_every: float
     """Seconds."""
     ran: Backend | None = None
-    """What the steps of the group have run in before, where the rest is to run in the same."""
+    """The backend in which the group's steps ran before, where the rest is to run in the same."""
     structure: str = ""
     """The program's structure in the process that keeps the results; empty is not compared."""
 
@@ -61,7 +61,7 @@ class Began(NamedTuple):
 
     chunk: int
     backend: Backend
-    """What it will run in."""
+    """The backend in which it will run."""
 
 
 class Advanced(NamedTuple):
@@ -72,7 +72,7 @@ class Advanced(NamedTuple):
     seconds: float
     """It took, with what came before it: the first piece of a program compiles."""
     backend: Backend
-    """What it ran in."""
+    """The backend in which it ran."""
 
 
 class Measured(NamedTuple):

@@ -21,7 +21,7 @@ POST_EVERY = 0.5
 """Seconds between two messages of a task, and between two looks at them."""
 
 _programs: dict[str, dict[Any, Any]] = {}
-"""Of a worker's last sweep: it compiles once for all chunks that it is given."""
+"""Programs of a worker's last sweep: it compiles once for all chunks that it is given."""
 
 
 class Mailbox:
@@ -43,7 +43,7 @@ class Mailbox:
         return self._stopping
 
     def take(self) -> list[Event]:
-        """What came since the last call."""
+        """The events since the last call."""
         events, self._events = self._events, []
         return events
 
@@ -74,7 +74,7 @@ def work(task: Task, mailbox: Any) -> None:
 
 
 def room(places: Places) -> int:
-    """How many chunks at a time are to run: on a cluster that runs already as many as it has room for.
+    """The number of chunks that run at a time: on a cluster that runs already as many as it has room for.
 
     Raises:
         ImportError: Ray is not installed here.
@@ -130,7 +130,7 @@ def run(
 
 
 def _explained(error: Exception, ray: Any) -> Exception:
-    """What a person can do about an error of Ray's."""
+    """Advice on an error of Ray's."""
     if "No module named 'fcbp'" in str(error):
         return ImportError("a Ray worker cannot import fcbp; install it on every node of the cluster")
     if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):

@@ -46,7 +46,7 @@ SLOW = {
     "scan": "the compiled scan runs, several times slower for small learners,",
     "eager": "steps run eagerly, 10 to 1,000 times slower,",
 }
-"""How slow what runs in place of lanes is."""
+"""The words for how slow the backend in place of lanes is."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -149,7 +149,7 @@ class Execution:
         return [{"settings": settings, "members": len(group), "seconds": 0.0} for settings, group in pairs]
 
     def _at_once(self) -> int:
-        """How many chunks run at a time."""
+        """The number of chunks that run at a time."""
         if self.places.backend == "ray":
             from fcbp.sweeps import cluster  # most sweeps need it not, and importing fcbp is to be quick
 
@@ -157,7 +157,7 @@ class Execution:
         return len(self.places.devices)
 
     def _fit(self, group: int) -> int:
-        """How many members of a group are tried at once."""
+        """The number of a group's members that are tried at once."""
         members = self.plan.groups[group]
         if self.places.backend is not None:
             return len(members)  # the memory is another machine's: a chunk that is too large will be halved
@@ -206,7 +206,7 @@ class Execution:
             self._write_plan()
 
     def _ran(self) -> dict[int, Backend]:
-        """By group, what the steps that an earlier process kept have run in."""
+        """The backend in which the steps kept by an earlier process ran, by group."""
         groups = {chunk.group for chunk in self.chunks.values() if self.steps[chunk.id]}
         told = {g: one for g, one in enumerate(self.config["programs"]) if g in groups and "backend" in one}
         return {group: Backend(one["backend"], one.get("unbuilt", "")) for group, one in told.items()}
@@ -304,7 +304,7 @@ class Execution:
                 pass
 
     def _note(self, chunk: Chunk, backend: Backend) -> None:
-        """What a program runs in, and, where that is not the best for it, why."""
+        """The backend of a program, and why, where a better one exists."""
         program = self.config["programs"][chunk.group]
         program.pop("unbuilt", None)
         program.update({"backend": backend.name, **({"unbuilt": backend.unbuilt} if backend.unbuilt else {})})
@@ -347,7 +347,7 @@ class Execution:
         return sum(self.steps[chunk.id] * len(chunk.members) for chunk in self.chunks.values())
 
     def _attributes(self) -> dict[str, Any]:
-        """What the dataset says of the sweep, and never changes."""
+        """The dataset's attributes that never change."""
         names = ("steps", "bin", "compiled", "seeds", "began", "fcbp", "torch", "python", "device", "host", "git")
         about = {name: self.config[name] for name in names if name in self.config}
         what = {name: json.dumps(value) for name, value in self.plan.maker.describe().items()}
@@ -375,7 +375,7 @@ class Execution:
         told.add(why)
 
     def _why_eager(self) -> str:
-        """What to tell who waits."""
+        """The message to a person who waits."""
         steps = f"{self.plan.steps:,} steps"
         if self.plan.compile != compiling_for(self.plan.steps):
             return f"{steps}: running eagerly, as asked."

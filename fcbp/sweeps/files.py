@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 NO_LINK = sum(getattr(os, flag, 0) for flag in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
-"""How every name is opened; a pipe that nobody writes to does not hold us up. (Windows has none of these.)"""
+"""Flags of every opened name; a pipe that nobody writes to does not hold us up. (Windows has none of these.)"""
 PART = ".part"
 """The ending of a file that is being written."""
 ATTEMPTS = 5
@@ -261,7 +261,7 @@ def write_sealed(directory: Directory, name: str, value: Mapping[str, Any], inde
 
 
 def read_sealed(directory: Directory, name: str) -> dict[str, Any]:
-    """What :func:`write_sealed` was given.
+    """The object that :func:`write_sealed` was given.
 
     Raises:
         ValueError: there is no such file, or it was changed.

@@ -38,7 +38,7 @@ __all__ = [
 LOCK = "lock"
 CHECKPOINTS = "checkpoints"
 NOTES = "experiment.yaml"
-"""What the command line keeps beside a run, for ``fcbp run``."""
+"""The file that the command line keeps beside a run, for ``fcbp run``."""
 State = Literal["running", "finished", "interrupted", "failed"]
 
 
@@ -238,12 +238,12 @@ def read_chunks(folder: Folder) -> tuple[list[Chunk], set[int]]:
 
 
 def digest(plan: Plan) -> str:
-    """What checkpoints of a sweep are marked with."""
+    """The mark of a sweep's checkpoints."""
     return hashlib.sha256(json.dumps([describe(plan), plan.compile]).encode()).hexdigest()[:16]
 
 
 def circumstances(device: str) -> dict[str, str]:
-    """With what a sweep was run: versions, device, and the revision of the working directory."""
+    """The circumstances of a sweep: versions, device, and the revision of the working directory."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
     about = {
         "fcbp": __version__,

@@ -55,7 +55,7 @@ class Maker(Protocol):
         """The maker as plain data, one entry; a run directory holds it."""
 
     def surprises(self, members: Members, steps: int) -> list[str]:
-        """What a person should know before the sweep starts."""
+        """Notes for a person before the sweep starts."""
 
     def converted(self, convert: Callable[[str, Any], Any]) -> Maker:
         """The maker whose parts are ``convert(name of the setting, part)``, a part being a name, an address or an

@@ -1,4 +1,4 @@
-"""How many members fit into a device's memory."""
+"""The number of members that fit into a device's memory."""
 
 from __future__ import annotations
 

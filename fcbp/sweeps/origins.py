@@ -1,4 +1,4 @@
-"""Where a sweep's programs come from: makers from what people give, and from what a run directory says."""
+"""The origin of a sweep's programs: makers from what people give, and from what a run directory says."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def check_imports(description: Sequence[Any], run: Path | None, say: Callable[[s
 
 
 def sources(named: Sequence[str]) -> dict[str, dict[str, str]]:
-    """For each address its file and the file's hash."""
+    """The file of each address, and the file's hash."""
     found = {address: addresses.source_of(address) for address in named}
     return {address: {"file": source.file, "sha256": source.sha256} for address, source in found.items()}
 

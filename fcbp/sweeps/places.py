@@ -1,4 +1,4 @@
-"""Where a sweep runs: this process, worker processes, or a Ray cluster."""
+"""The place where a sweep runs: this process, worker processes, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fcbp.names import check_option
 __all__ = ["RETRIES", "Places", "check_whole", "choose", "cores"]
 
 RETRIES = 3
-"""How often a chunk goes on after the process that ran it died, and a process starts anew that died as it started."""
+"""Times that a chunk goes on after its process died, and that a process starts anew after it died at its start."""
 MOST = {None: 1024, "ray": 65_536}
 """Devices at most, by backend: more processes than a machine can start, more tasks at a time than a cluster runs."""
 
@@ -29,11 +29,11 @@ class Places:
     """The devices of a sweep."""
 
     devices: tuple[str, ...]
-    """One for each chunk at a time."""
+    """One device for each chunk that runs at a time."""
     backend: Cluster | None
     address: str | None
     threads: int
-    """Of a process on the CPU."""
+    """Threads of a process on the CPU."""
     elastic: bool = False
     """Whether a cluster that runs already is to be filled, however many of these devices it has."""
 

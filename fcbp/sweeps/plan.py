@@ -1,4 +1,4 @@
-"""What a sweep will do, decided before it starts: its members, their groups by program, bins and chunks."""
+"""The plan of a sweep, made before it starts: its members, their groups by program, bins and chunks."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Plan:
 
     @functools.cached_property
     def program_settings(self) -> tuple[dict[str, Any], ...]:
-        """What sets each group apart, as plain data: swept settings that its members share and not all groups do."""
+        """The differences of the groups, as plain data: swept settings that its members share and not all groups do."""
         shared: list[dict[str, Any]] = []
         for group in self.groups:
             rows = [self.maker.shared(self.members.settings[i]) for i in group]
@@ -104,7 +104,7 @@ class Chunk(NamedTuple):
 
 
 def compiling_for(steps: int) -> Compile:
-    """What pays back in a run of that length: as :attr:`Plan.compile`."""
+    """The value of :attr:`Plan.compile` that pays back in a run of that length."""
     if steps >= COMPILE_FROM["scan"]:
         return True
     return "lanes" if steps >= COMPILE_FROM["lanes"] else False

@@ -36,7 +36,7 @@ class Population(NamedTuple):
     sums: Mapping[str, torch.dtype]
     """The sums of ``advance``, with their dtypes."""
     rehearsed: Rehearsed
-    """What is measured."""
+    """The measurements."""
     piece: Callable[[Carry], int]
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
     backend: Callable[[Carry], Backend]

@@ -33,7 +33,7 @@ STORE = "results.zarr"
 CONFIG = "config.json"
 PLAN = "plan.json"
 CHANGING = ("state", "seconds", "members_with_nan")
-"""What the configuration says of a run's progress."""
+"""The configuration's entries on a run's progress."""
 ALONG_THE_RUN = ("task", "step", "examples")
 """Coordinates of the bins."""
 FLUSH_EVERY = 5.0
@@ -200,14 +200,14 @@ class Results:
             warnings.warn(f"{self.path} was damaged and is mended: {named}", UserWarning, stacklevel=2)
 
     def forget(self, members: Sequence[int]) -> None:
-        """Of members that start anew nothing is there."""
+        """Remove the values of members that start anew."""
         for name, values in self.values.items():
             values[list(members)] = np.nan
             self._dirty.update(dict.fromkeys((name, bin // self._bins) for bin in range(len(self.plan.ends))))
         self.bins_done[list(members)] = 0
 
     def dataset(self, attributes: Mapping[str, Any]) -> xarray.Dataset:
-        """What has come in so far, under the names of what was swept."""
+        """The results so far, along the swept settings."""
         return self._dataset({name: value.reshape(self._shape) for name, value in self.values.items()}, attributes)
 
     def _dataset(self, values: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> xarray.Dataset:
@@ -358,7 +358,7 @@ def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
 
 
 def progress_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a run's configuration what changes while it runs, as a dataset's attributes."""
+    """The entries of a run's configuration that change while it runs, as a dataset's attributes."""
     found = {name: config[name] for name in CHANGING if name in config}
     return {**found, **({"programs": json.dumps(config["programs"])} if "programs" in config else {})}
 

@@ -29,7 +29,7 @@ COMMAND = "import sys; from fcbp.sweeps.workers import serve; serve(int(sys.argv
 
 
 class _Failed(NamedTuple):
-    """What went wrong in a worker."""
+    """An error in a worker."""
 
     error: Exception
     report: str
@@ -161,7 +161,7 @@ def _held_back() -> Iterator[None]:
 
 
 def serve(descriptor: int) -> None:
-    """What a worker process does: run chunks until the other end of the connection is closed."""
+    """Run chunks in a worker process until the other end of the connection is closed."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

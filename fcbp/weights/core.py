@@ -28,7 +28,7 @@ __all__ = ["select_and_reset", "update_utility"]
 Params = Tensors
 
 Utility = Literal["gradient", "magnitude", "random"]
-"""How useful a weight is."""
+"""Measures of how useful a weight is."""
 Selection = Literal["lowest", "below", "random"]
 """Which of the mature weights are reset."""
 
@@ -187,7 +187,7 @@ def select_and_reset(
 
 
 class _Options(NamedTuple):
-    """How weights are chosen."""
+    """The options by which weights are chosen."""
 
     selection: Selection
     rounding: Rounding
@@ -203,7 +203,7 @@ class _Selection(NamedTuple):
     places: Int64[Tensor, "capacity"] | None
     """Where few of many are: their places, of which those past ``number`` repeat the first."""
     number: Int[Tensor, ""]
-    """How many they are."""
+    """The number of weights that are reset."""
     owed: Float[Tensor, ""]
     """Resets carried over."""
     protected: Bool[Tensor, "weights"] | None
@@ -222,7 +222,7 @@ def _select(
     lots: Int64[Tensor, ""],
     rounds: tuple[Int64[Tensor, ""], int],
 ) -> _Selection:
-    """How many of a tensor's weights are reset now, and which."""
+    """The weights of a tensor that are reset now, and their number."""
     n = state.born[name].shape[0]
     few = _few(state, name, hyper, limit) if options.known and options.selection == "lowest" else None
     if few is not None:
@@ -281,7 +281,7 @@ def _due(
     event: Bool[Tensor, ""],
     rounds: tuple[Int64[Tensor, ""], int],
 ) -> tuple[Int[Tensor, ""], Float[Tensor, ""]]:
-    """How many weights are reset now, and what is owed afterwards; between events nobody, and nothing is counted."""
+    """The number of weights reset now, and the number owed afterwards; between events none is reset or counted."""
     n = state.born[name].shape[0]
     counted = eligible if options.rate_counts == "eligible" else n * (eligible > 0)
     counted = torch.where(event, counted, 0)
@@ -294,7 +294,7 @@ def _due(
 
 
 def _reset(state: WeightsState, name: str, chosen: _Selection) -> WeightsState:
-    """What is remembered of a tensor's weights after the reset."""
+    """The state of a tensor's weights after the reset."""
     born, util = state.born[name], state.utility[name]
     outliers, protected = state.outliers, state.protected
     if outliers:

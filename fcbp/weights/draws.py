@@ -1,4 +1,4 @@
-"""How a reset weight is drawn."""
+"""Draws of reset weights."""
 
 from __future__ import annotations
 

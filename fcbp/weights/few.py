@@ -22,9 +22,9 @@ class Few(NamedTuple):
     """Some of a tensor's weights, all of its lowest among them."""
 
     number_eligible: Int64[Tensor, ""]
-    """Of the whole tensor."""
+    """Eligible weights of the whole tensor."""
     places: Int64[Tensor, "few"]
-    """In ascending order."""
+    """Their places, in ascending order."""
     utility: Float[Tensor, "few"]
     """Bias-corrected; infinity where a weight is not eligible."""
 

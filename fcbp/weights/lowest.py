@@ -20,7 +20,7 @@ def settled(x: Float[Tensor, "weights"]) -> Float[Tensor, "weights"]:
 
 
 def count_finite(x: Float[Tensor, "weights"]) -> Int[Tensor, ""]:
-    """How many are less than infinity."""
+    """The number of values less than infinity."""
     return (x < torch.inf).sum()
 
 

@@ -1,4 +1,4 @@
-"""What an optimiser remembers of each weight: as a scale of its utility, and reset with it."""
+"""An optimiser's memory of each weight: a scale of the weight's utility, which is reset with the weight."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _clear(x: Tensor, gone: Bool[Tensor, "*shape"], value: float | Tensor) -> Te
 
 
 def scales(moments: Any, managed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """By what each weight's utility is multiplied; see :func:`fcbp.weights.update_utility`.
+    """Factors of each weight's utility; see :func:`fcbp.weights.update_utility`.
 
     Raises:
         ValueError: ``moments`` is no state of an optimiser that it knows, or lacks a managed tensor.

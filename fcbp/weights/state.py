@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor
 
 from fcbp import random, show, tree
-from fcbp.cbp.state import check_number, check_params
+from fcbp.cbp.state import check_number, check_params, count_dtype
 from fcbp.checks import arguments
 from fcbp.kinds import Tensors
 from fcbp.names import check_option
@@ -23,7 +23,7 @@ __all__ = ["Hyperparams", "WeightsState", "check_hyperparams", "check_management
 Managed = Literal["matrices", "all"]
 """Which parameters: those of two or more axes, or all."""
 Maturity = Literal["steps", "outliers"]
-"""What makes a weight mature: steps since it was made, or the steps on which it was far more useful than most."""
+"""The count that makes a weight mature: steps since it was made, or steps on which it was far more useful than most."""
 
 
 class Hyperparams(NamedTuple):
@@ -47,7 +47,7 @@ class Hyperparams(NamedTuple):
 
 @show.by_fields
 class WeightsState(NamedTuple):
-    """What per-weight CBP remembers; the dicts are by the name of the managed tensors (``"0.weight"``,
+    """The memory of per-weight CBP; the dicts are by the name of the managed tensors (``"0.weight"``,
     ``"layers/0/kernel"``), their tensors flat."""
 
     born: dict[str, Int32[Tensor, "weights"]]
@@ -149,11 +149,6 @@ def init_state(
         dtype = torch.promote_types(leaf.dtype, torch.float32) if dtype is None else dtype
         return torch.zeros(leaf.numel(), dtype=dtype, device=leaf.device)
 
-    def owed(leaf: Tensor) -> Tensor:
-        # As in fcbp.cbp: sums of millions of tiny rates need more than float32's 24 bits.
-        dtype = torch.float32 if leaf.device.type == "mps" else torch.float64
-        return torch.zeros((), dtype=dtype, device=leaf.device)
-
     counts = chosen if maturity == "outliers" else {}
     return WeightsState(
         born={name: zeros(leaf, torch.int32) for name, leaf in chosen.items()},
@@ -161,7 +156,9 @@ def init_state(
         outliers={name: zeros(leaf, torch.int32) for name, leaf in counts.items()},
         protected={name: zeros(leaf, torch.bool) for name, leaf in (chosen if protect else {}).items()},
         initial={name: quantile_table(leaf.flatten()) for name, leaf in chosen.items()},
-        owed={name: owed(leaf) for name, leaf in chosen.items()},
+        owed={
+            name: torch.zeros((), dtype=count_dtype(leaf.device), device=leaf.device) for name, leaf in chosen.items()
+        },
         step=torch.zeros((), dtype=torch.int32, device=key.device),
         key=key.clone(),
     )

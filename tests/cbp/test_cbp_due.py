@@ -18,7 +18,7 @@ def eligible_count(state, hyper, name="h"):
 
 
 def counting(size, rates, maturity, **options):
-    """A step ``(state, rates) -> (state, numbers replaced and eligible)`` with little else in it, and its state."""
+    """A member's step ``(state, rate) -> (state, numbers replaced and eligible)`` with little else, and all states."""
     params = {"w1": torch.zeros(size, 1), "w2": torch.zeros(1, size)}
     units = (UnitGroup("h", size, (Slice(("w1",), 0),), (), (Slice(("w2",), 1),), (None,)),)
 
@@ -34,15 +34,16 @@ def counting(size, rates, maturity, **options):
         return state, torch.stack([replaced["h"].sum(), eligible])
 
     state = torch.vmap(lambda key: fcbp.init_state(units, params, key))(fcbp.random.split(KEY, len(rates)))
-    return torch.vmap(step, out_dims=(0, 1)), state
+    return step, state
 
 
 def drive(steps, size, rates, maturity, **options):
     """Replacements and the sum of eligible counts of many rates at once, over a run."""
     step, state = counting(size, rates, maturity, **options)
+    together = torch.vmap(step, out_dims=(0, 1))
     counts = torch.zeros(2, len(rates), dtype=torch.int64)
     for _ in range(steps):
-        state, new = step(state, rates)
+        state, new = together(state, rates)
         counts += new
     return *counts, state
 
@@ -75,14 +76,16 @@ def test_the_count_law_holds_for_any_rate_size_and_threshold(rates, size, maturi
 
 @pytest.mark.compiled
 def test_the_count_law_holds_over_a_hundred_thousand_steps():
-    many, state = counting(4, RATES, 3)
-    state = optree.tree_map(torch.Tensor.contiguous, state)  # vmap expands what is alike; one program for all steps
-    step = torch.compile(many, fullgraph=True)
-    counts = torch.zeros(2, len(RATES), dtype=torch.int64)
-    for _ in range(100_000):
-        state, new = step(state, RATES)
-        counts += new
-    replaced, eligible = counts
+    step, state = counting(4, RATES, 3)
+
+    def counted(carry, _):
+        state, rate, counts = carry
+        state, new = step(state, rate)
+        return (state, rate, counts + new), ()
+
+    carry = (state, RATES, torch.zeros(len(RATES), 2, dtype=torch.int64))
+    (_, _, counts), _ = fcbp.loop.scan(torch.vmap(counted), carry, length=100_000, backend="lanes")
+    replaced, eligible = counts.T
     assert (replaced - RATES * eligible).abs().max() < 1
     assert eligible.max() > 390_000
     assert replaced[1] == 0  # 1e-6 of less than 400,000

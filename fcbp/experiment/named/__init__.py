@@ -8,4 +8,4 @@ __all__ = ["PROBLEMS", "Problem"]
 PROBLEMS: dict[str, Problem] = {
     name: problem for family in (digits, dohare, elsayed, kumar, others) for name, problem in family.PROBLEMS.items()
 }
-"""By the name that ``fcbp run`` takes; each runs over another data set with ``--dataset``."""
+"""Experiments by the name that ``fcbp run`` takes; each runs over another data set with ``--dataset``."""

@@ -24,15 +24,15 @@ class Problem:
     """
 
     experiment: Experiment
-    """With the settings that are published for its method."""
+    """The experiment with the settings that are published for its method."""
     source: str
     """Paper and code."""
     task: str
-    """What a task is, how long it is, and what changes at its end."""
+    """The task: its kind, its length, and the change at its end."""
     departs: tuple[str, ...] = ()
     """Where code and paper differ, or this from them: the default first, then how to have the other."""
     best: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By method the settings that its authors chose, where they are other ones."""
+    """The settings that the authors chose for a method, by method, where they differ."""
 
     def with_method(self, method: str) -> Experiment:
         """The experiment with another method and the settings published for it; else with the method's defaults.
