@@ -62,7 +62,7 @@ def is_supported(target: Any) -> bool:
 
 
 def _name(target: Any) -> str:
-    return target._schema.name.split("::")[1]
+    return str(target._schema.name.split("::")[1])
 
 
 def lower(graph: fx.Graph, inputs: list[tuple[Role, int, bool]], constants: dict[str, int]) -> Lowered:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -29,10 +29,13 @@ OPERATIONS: dict[str, Lowering] = {}
 """By name of the ATen operator, whatever its overload."""
 
 
-def operation(*names: str) -> Callable[[Lowering], Lowering]:
+AnyLowering = TypeVar("AnyLowering", bound=Lowering)
+
+
+def operation(*names: str) -> Callable[[AnyLowering], AnyLowering]:
     """Enter a lowering in the table, under each of the names."""
 
-    def enter(lowering: Lowering) -> Lowering:
+    def enter(lowering: AnyLowering) -> AnyLowering:
         for name in names:
             OPERATIONS[name] = lowering
         return lowering

@@ -77,11 +77,10 @@ def doubled(x):
 
 
 def polynomial(x):
-    """A chain without views, which is computed where it is read: in the loops of a product of matrices."""
-    y = x
+    """A chain without views: of integers it has no array, and is computed where its end is."""
     for _ in range(CHAIN):
-        y = y * y + y
-    return x + (y[:, None] * x).sum(1)
+        x = x * x + x
+    return x
 
 
 def chosen(x):
@@ -127,12 +126,14 @@ def test_passes_visit_a_value_that_is_read_twice_once(chain, dtype, monkeypatch)
         def count(*args):
             nonlocal calls
             calls += 1
-            assert calls < 50 * CHAIN**2, f"{function.__name__} is called for each path of the graph"
+            assert calls < 200 * CHAIN**2, f"{function.__name__} is called for each path of the graph"
             return function(*args)
 
         return count
 
     for module in MODULES:
+        # Every walk over nodes asks for their kinds.
+        monkeypatch.setattr(module, "isinstance", counted(isinstance), raising=False)
         for name in WALKS:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, counted(getattr(module, name)))
