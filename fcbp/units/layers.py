@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fcbp.units.calls import Call, Table, mark_uneven, unknown
 from fcbp.units.elementwise import join
-from fcbp.units.entries import Ids
+from fcbp.units.entries import Ids, Unevenness
 from fcbp.units.ledger import Kind
 from fcbp.units.marks import Fixed, Marks, axes_of, shares_of, simplify, squeeze, varying, without
 from fcbp.units.meeting import history_along
@@ -41,7 +41,7 @@ def over_positions(call: Call, m: Marks, dims: int) -> Marks:
         labels.append(whole)
     fixed = [Fixed(without(values, range(first, len(m.shape))), why) for values, why in m.fixed]
     shape = m.shape[:first] + (1,) * dims
-    uneven = f"are not the same function of the unit at all places that {call.where} mixes"
+    uneven = Unevenness(f"are not the same function of the unit at all places that {call.where} mixes")
     history = history_along(call.ledger, m.history, range(first, len(m.shape)), uneven)
     return replace(
         m,

@@ -204,7 +204,9 @@ def contract(
     return result, found
 
 
-def history_along(entries: Entries, history: Ids | None, axes: Iterable[int], uneven: str = "") -> Ids | None:
+def history_along(
+    entries: Entries, history: Ids | None, axes: Iterable[int], uneven: Unevenness | None = None
+) -> Ids | None:
     """Return one history for all values along the axes: theirs, or where they differ, a new one."""
     if history is None:
         return None
@@ -213,7 +215,7 @@ def history_along(entries: Entries, history: Ids | None, axes: Iterable[int], un
         return history
     rows = np.moveaxis(history, own, range(len(own))).reshape(int(np.prod([history.shape[a] for a in own])), -1)
     steps = [("places", *np.unique(row).tolist()) for row in rows.T]
-    numbers = [int(row[0]) if len(step) == 2 else entries.history_number(step, Unevenness(uneven) if uneven else None)
+    numbers = [int(row[0]) if len(step) == 2 else entries.history_number(step, uneven)
                for step, row in zip(steps, rows.T, strict=True)]  # fmt: skip
     return np.array(numbers).reshape([1 if a in own else n for a, n in enumerate(history.shape)])
 
