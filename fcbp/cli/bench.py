@@ -13,7 +13,6 @@ from fcbp.cli.words import as_json
 from fcbp.names import lookup
 from fcbp.paths import expanded
 from fcbp.sweeps.files import fresh
-from fcbp.sweeps.places import Cluster
 
 __all__ = ["Bench"]
 
@@ -38,7 +37,7 @@ class Bench:
     """cpu or cuda"""
     devices: tuple[str, ...] = ()
     """all, a number of processes, or names"""
-    backend: Cluster | None = None
+    backend: str | None = None
     """ray runs the members as tasks of a cluster"""
     address: str | None = None
     """of the Ray cluster, such as auto"""

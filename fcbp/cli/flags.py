@@ -17,7 +17,6 @@ from fcbp.experiment.parts import Part
 from fcbp.methods import METHODS
 from fcbp.program import Program
 from fcbp.sweeps.makers import FunctionMaker
-from fcbp.sweeps.places import Cluster
 
 __all__ = ["Flag", "Unset", "flags_of", "given", "run_arguments"]
 
@@ -154,7 +153,7 @@ def run_arguments(flags: Sequence[Flag]) -> type:
         ("compile", flag(bool | None, "compile the loop", "where it pays back"), None),
         ("device", flag(str | None, "cpu or cuda", "cpu"), None),
         ("devices", flag(tuple[str, ...], "all, a number of processes, or names", "one, in this process"), UNSET),
-        ("backend", flag(Cluster | None, "ray runs the members as tasks of a cluster", "this machine"), None),
+        ("backend", flag(str | None, "ray runs the members as tasks of a cluster", "this machine"), None),
         ("address", flag(str | None, "of the Ray cluster, such as auto", "a new one on this machine"), None),
         ("members_at_once", flag(int | None, "the most members side by side", "what fits into memory"), None),
         ("checkpoint_every", flag(float, "seconds between two checkpoints", "60"), 60.0),

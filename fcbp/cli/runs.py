@@ -18,7 +18,6 @@ from fcbp.cli.words import as_json, experiments_by_kind
 from fcbp.paths import expanded
 from fcbp.sweeps.files import write
 from fcbp.sweeps.folder import read_config
-from fcbp.sweeps.places import Cluster
 
 __all__ = ["COMMANDS"]
 
@@ -33,7 +32,7 @@ class Resume:
     """cpu or cuda"""
     devices: tuple[str, ...] = ()
     """all, a number of processes, or names"""
-    backend: Cluster | None = None
+    backend: str | None = None
     """ray runs the members as tasks of a cluster"""
     address: str | None = None
     """of the Ray cluster, such as auto"""
