@@ -61,7 +61,8 @@ def _bitwise_and(b: Builder, out: Out, x: Any, y: Any) -> Node:
 
 @operation("rsub")
 def _rsub(b: Builder, out: Out, x: Node, y: Any, alpha: float = 1) -> Node:
-    return OPERATIONS["sub"](b, out, y, x, alpha=alpha)
+    difference: Node = OPERATIONS["sub"](b, out, y, x, alpha=alpha)
+    return difference
 
 
 @operation("div")
@@ -241,7 +242,7 @@ _ignoring_nan("fmax", Function.MAXIMUM)
 @operation("pow")
 def _pow(b: Builder, out: Out, x: Any, y: Any) -> Node:
     if not isinstance(y, Node) and float(y).is_integer() and 0 <= y <= 4:
-        power: Any = b.scalar(1, out.dtype, x.shape)
+        power = b.scalar(1, out.dtype, x.shape)
         for i in range(int(y)):
             power = b.map(Function.MUL, power, x, dtype=out.dtype) if i else b.to(x, out.dtype)
         return power

@@ -109,7 +109,8 @@ def trace(
     def graph(mode: contextlib.AbstractContextManager[Any]) -> fx.GraphModule:
         def function(*args: Tensor) -> list[Tensor]:
             with mode:
-                return torch.func.functionalize(flat, remove="mutations")(*args)
+                results: list[Tensor] = torch.func.functionalize(flat, remove="mutations")(*args)
+                return results
 
         with torch.no_grad():
             traced = make_fx(function, decomposition_table=table)(*arguments)
