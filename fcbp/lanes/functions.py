@@ -5,13 +5,17 @@ A function's value is its name in C++. ``scalars.hpp``, ``vectors.hpp``, ``threa
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum
 
 __all__ = ["CHEAP", "COMPARISONS", "NEUTRAL", "REDUCTION_START", "Function"]
 
 
-class Function(StrEnum):
-    """A function of one, two or three elements."""
+class Function(str, Enum):
+    """A function of one, two or three elements; as text it is its value."""
+
+    # Python 3.10 has no StrEnum.
+    __str__ = str.__str__
+    __format__ = str.__format__
 
     __hash__ = str.__hash__  # an enumeration's own is slow, and sets of functions are looked up for every node
 
