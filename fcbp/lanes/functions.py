@@ -14,8 +14,11 @@ class Function(str, Enum):
     """A function of one, two or three elements; as text it is its value."""
 
     # Python 3.10 has no StrEnum.
-    __str__ = str.__str__
-    __format__ = str.__format__
+    def __str__(self) -> str:
+        return str(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self.value), spec)
 
     __hash__ = str.__hash__  # an enumeration's own is slow, and sets of functions are looked up for every node
 
