@@ -286,7 +286,9 @@ def test_a_wrong_number_is_named_before_any_work(name, value):
 @pytest.mark.parametrize("name", sorted(fcbp.experiment.PROGRAMS))
 def test_a_named_program_runs_in_python(name):
     small = {"hidden": (8,), "copies": 2, "horizon": 8, "minibatch": 8, "epochs": 1, "task_length": 2}
-    results = fcbp.sweep(name, fcbp.grid(seed=[0], **{n: [v] for n, v in small.items()}), steps=4, progress=False)
+    results = fcbp.sweep(
+        name, fcbp.grid(seed=[0], **{n: [v] for n, v in small.items()}), steps=4, bin="task", progress=False
+    )
     assert dict(results["episode_return"].squeeze().sizes) == {"task": 2}
 
 
