@@ -257,6 +257,7 @@ program = fcbp.Program(init, step)
 """
 
 
+@pytest.mark.slow
 def test_a_module_that_imports_differently_in_a_worker_is_named(tmp_path, monkeypatch):
     (tmp_path / "differs.py").write_text(DIFFERS)
     monkeypatch.setenv("FCBP_TEST_PARENT", str(os.getpid()))

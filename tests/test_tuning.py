@@ -160,6 +160,7 @@ def command(*words, capsys):
     return status, shown.out, shown.err
 
 
+@pytest.mark.slow
 def test_the_command_tunes_resumes_and_lists(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ("run", "bit-flipping", "--method", "bp", "l2", "--step-size", 0.01, 0.001, "--steps", 40, "--bin", 20)
@@ -189,6 +190,7 @@ def test_one_run_with_fresh_tells_the_loss_of_plasticity(tmp_path, capsys):
     assert "loss of plasticity: the difference to fresh, paired by seed" in shown
 
 
+@pytest.mark.slow
 def test_the_suite_writes_a_page_and_goes_on(tmp_path, capsys):
     out = tmp_path / "suite"
     words = ("bench", "digits", "--quick", "--tune-seeds", 2, "--report-seeds", 3, "--out", out)
@@ -232,6 +234,7 @@ def test_the_suites_methods_suit_lanes(method):
     assert choice.backend == "lanes", choice
 
 
+@pytest.mark.slow
 def test_the_suite_gives_every_method_the_same_budget():
     for problem in bench.SUITES["digits"].problems:
         methods = [row["method"] for row in problem.settings]

@@ -53,6 +53,7 @@ def fitting(default: Any, value: Any) -> bool:
     return isinstance(value, type(default)) or (isinstance(default, str) and isinstance(value, Path))
 
 
+@pytest.mark.slow
 def test_every_setting_is_named_in_python():
     counts: Counter[str] = Counter()
     bad = []
@@ -86,6 +87,7 @@ def told(run: Any, name: str) -> str:
     return "nothing"
 
 
+@pytest.mark.slow
 def test_every_setting_is_named_in_a_file(tmp_path):
     counts: Counter[str] = Counter()
     bad = []
@@ -210,6 +212,7 @@ IN_FILES = {"a string": "nonsense", "a mapping": "'a'", "NaN": "nan", "a nested 
 """Some of ``TEXTS``, and how a message shows them."""
 
 
+@pytest.mark.slow
 def test_every_setting_is_named_where_the_command_runs_a_file(tmp_path):
     bad = []
     for name, others in reading().items():
@@ -224,6 +227,7 @@ def test_every_setting_is_named_where_the_command_runs_a_file(tmp_path):
     assert not bad, "\n".join(bad)
 
 
+@pytest.mark.slow
 def test_every_setting_is_named_where_a_flag_gives_it():
     bad = []
     others = reading()

@@ -26,6 +26,7 @@ def test_every_public_function_has_a_valid_call():
     assert set(CALLS) <= set(PUBLIC)
 
 
+@pytest.mark.slow
 def test_wrong_values_are_accepted_or_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     counts: Counter[str] = Counter()

@@ -193,6 +193,7 @@ def test_a_fresh_agent_is_plain_until_the_second_level():
     assert same(fresh.learner.params, plain.learner.params)
 
 
+@pytest.mark.slow
 def test_an_agent_that_is_resumed_goes_on_to_the_same_bits(tmp_path):
     members = fcbp.grid(seed=[0, 1], method=["cbp"], **{name: [value] for name, value in TINY.items()})
     whole = fcbp.sweep(agents.ppo, members, steps=6, bin=2, progress=False)
@@ -292,6 +293,7 @@ def test_a_named_program_runs_in_python(name):
     assert dict(results["episode_return"].squeeze().sizes) == {"task": 2}
 
 
+@pytest.mark.slow
 def test_the_command_lists_each_method_with_the_numbers_that_it_has(tmp_path, capsys):
     words = "run continual-cartpole --method bp cbp --replacement-rate 0.1 0.2 --seeds 2 --steps 4 --task-length 2"
     sizes = "--hidden 8 --copies 2 --horizon 8 --minibatch 8 --epochs 1 --step-size 0.01"

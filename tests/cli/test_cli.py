@@ -41,6 +41,7 @@ def finished(tmp_path_factory):
     return out, process
 
 
+@pytest.mark.slow
 def test_run_prints_a_table_and_the_paths(finished):
     _, process = finished
     lines = process.stdout.splitlines()
@@ -256,6 +257,7 @@ def compared(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_methods_are_compared_each_at_its_best(compared, capsys):
     out = compared
     # Of a finished run, `resume` gives the results.

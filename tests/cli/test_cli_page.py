@@ -54,6 +54,7 @@ def test_run_alone_lists_every_experiment_by_kind(capsys):
     assert "digits, mlp 100 100, adam" in shown
 
 
+@pytest.mark.slow
 def test_python_runs_the_package_as_the_command():
     shown = subprocess.run([sys.executable, "-m", "fcbp", "--version"], capture_output=True, text=True, check=True)
     assert shown.stdout == f"fcbp {fcbp.__version__}\n"

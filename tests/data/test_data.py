@@ -115,6 +115,7 @@ print({**sizes, "inode": int(images.split()[4])})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="maps are read in /proc")
 def test_two_workers_have_one_file_in_memory_between_them(tmp_path):
     made_data.mnist(tmp_path)
@@ -179,6 +180,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="limits of files are POSIX's")
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
     expected = made_data.mnist(tmp_path)
@@ -225,6 +227,7 @@ print(fcbp.data.load("cifar10", root).train.targets.tolist())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_write_the_arrays_once(tmp_path):
     expected = made_data.cifar(tmp_path)
     runs = [

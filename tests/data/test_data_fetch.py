@@ -228,6 +228,7 @@ def program(server, root, limit=0):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(one, tmp_path):
     runs = [program(one, tmp_path) for _ in range(2)]
     for run in runs:
@@ -237,6 +238,7 @@ def test_two_processes_download_once(one, tmp_path):
     assert len(one.asked) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="limits of files are POSIX's")
 def test_a_full_disk_is_told_and_the_download_goes_on_later(one, tmp_path):
     out, _ = program(one, tmp_path, 300_000).communicate()

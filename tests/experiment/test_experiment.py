@@ -212,6 +212,7 @@ def test_the_scale_of_the_initial_weights():
         torch.testing.assert_close(scaled[name], value * 0.5)
 
 
+@pytest.mark.slow
 def test_a_method_by_object():
     cbp = METHODS["cbp"]
     mine = Kind("mine", lambda strength=1.0: cbp.build("weight"), cbp.hyperparams)

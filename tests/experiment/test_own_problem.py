@@ -55,12 +55,14 @@ def test_accuracy_by_task_in_the_dataset_and_in_the_picture(in_sevens):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_whole_and_in_sevens(in_sevens):
     whole = sweep()
     for name in whole:
         np.testing.assert_allclose(in_sevens[name], whole[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_with_the_users_own_flags(in_sevens, tmp_path):
     flags = (
         "--seeds 4 --batch-size 1 32 --step-size 0.001 0.01 --width 8 --replacement-rate 0.0001 --steps 40 "
@@ -84,6 +86,7 @@ fcbp.sweep(own_problem.experiment, t.MEMBERS, out=sys.argv[1], members_at_once=7
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_to_the_same_bits(in_sevens, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / "run"], env=ENVIRONMENT)
     while process.poll() is None and not list((tmp_path / "run").glob("checkpoints/*")):
@@ -94,10 +97,12 @@ def test_killed_and_resumed_to_the_same_bits(in_sevens, tmp_path):
     same(resumed, in_sevens)
 
 
+@pytest.mark.slow
 def test_over_two_workers(in_sevens):
     same(sweep(members_at_once=7, devices=2), in_sevens)
 
 
+@pytest.mark.slow
 def test_on_local_ray(in_sevens):
     pytest.importorskip("ray")
     same(sweep(members_at_once=7, backend="ray", devices=2), in_sevens)
@@ -132,6 +137,7 @@ results = fcbp.sweep(experiment, fcbp.grid(seed=range(2), step_size=[0.01, 0.1])
 """
 
 
+@pytest.mark.slow
 def test_a_stream_from_arrays_a_network_and_a_sweep_are_under_25_lines():
     assert len([line for line in USER.splitlines() if line.strip()]) < 25
     names = {}

@@ -140,6 +140,7 @@ def test_a_wrong_maker_is_named_with_its_address(name, no_work):
         fcbp.sweep(getattr(bad_parts, name), MEMBERS, steps=3, progress=False)
 
 
+@pytest.mark.slow
 def test_an_object_without_an_address_works_here_and_not_elsewhere(tmp_path):
     def network(spec):
         return bad_parts.network_that_is_right(spec)
@@ -153,6 +154,7 @@ def test_an_object_without_an_address_works_here_and_not_elsewhere(tmp_path):
 # --- how parts are found --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stream_by_object_name_and_addresses_gives_the_same_bits(monkeypatch):
     kind = fcbp.experiment.StreamKind(bad_parts.stream_that_is_right)
     monkeypatch.setitem(fcbp.experiment.STREAMS, "right", kind)
@@ -169,6 +171,7 @@ def test_a_stream_by_object_name_and_addresses_gives_the_same_bits(monkeypatch):
         np.testing.assert_array_equal(other["loss"], first["loss"])
 
 
+@pytest.mark.slow
 def test_the_modules_own_weights_are_paired_by_seed_and_leave_the_global_generator_alone():
     state = torch.get_rng_state()
     own = sweep({"seed": [0, 1], "step_size": [0.01, 0.0]}, initial="module")
@@ -211,6 +214,7 @@ def test_a_setting_with_its_parts_name_is_swept():
     assert not np.array_equal(found["loss"][0, 0], found["loss"][0, 1])
 
 
+@pytest.mark.slow
 def test_a_chain_of_methods_is_an_experiments_method():
     chain = fcbp.methods.chain_kinds(fcbp.methods.METHODS["l2"], fcbp.methods.METHODS["cbp"])
     found = sweep({"seed": [0, 1], "replacement_rate": [0.0, 0.5]}, method=chain, maturity_threshold=0, steps=8)
@@ -218,6 +222,7 @@ def test_a_chain_of_methods_is_an_experiments_method():
     assert float(found["units_replaced"].sel(replacement_rate=0.0).sum()) == 0
 
 
+@pytest.mark.slow
 def test_a_function_that_is_a_setting_of_a_part_is_found_again(tmp_path):
     members, settings = {"seed": [0]}, {"method": "cbp", "maturity_threshold": 0, "replacement_rate": 0.3, "steps": 8}
     here = sweep(members, measure=bad_parts.right_measure, **settings)
@@ -284,6 +289,7 @@ def test_looking_at_a_run_imports_nothing_that_it_names(finished, capsys):
     assert not [name for name in sys.modules if name.startswith("fcbp_file_")]
 
 
+@pytest.mark.slow
 def test_a_file_of_an_experiment_says_first_what_it_imports(finished):
     (finished / "mine.yaml").write_text((finished / "run" / "experiment.yaml").read_text())
     done = command("run", "mine.yaml", "--seeds", "1", folder=finished)
@@ -298,6 +304,7 @@ def test_resume_says_first_what_it_imports(finished, capsys):
     assert (finished / "mine.imported").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_a_changed_source_is_refused_until_it_is_accepted(finished, again):
     whole = fcbp.open("run").load()
@@ -353,6 +360,7 @@ def make(folder):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["run", "outside"])
 def test_a_file_of_an_experiment_names_no_strangers_code(where, finished):
     notes = (finished / "run" / "experiment.yaml").read_text()

@@ -340,6 +340,7 @@ def test_validation_is_set_aside_of_each_class():
     assert (seen > 0).all()
 
 
+@pytest.mark.slow
 def test_batch_norm_goes_by_running_averages_where_a_network_is_tested():
     x = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     stream = streams.permuted_labels((x, torch.arange(40) % 2, x, torch.arange(40) % 2), batch_size=10, task_length=8)
@@ -386,6 +387,7 @@ def resumed_is_whole(words, tmp_path, monkeypatch):
     return a
 
 
+@pytest.mark.slow
 def test_continual_imagenet_runs_and_resumes_from_the_command_line(tmp_path, monkeypatch):
     made_data.class_folder(tmp_path / "classes", classes=4, per_class=7)
     words = ["continual-imagenet", "--dataset", str(tmp_path / "classes"), "--per-class", "6", "--batch-size", "6"]
@@ -395,6 +397,7 @@ def test_continual_imagenet_runs_and_resumes_from_the_command_line(tmp_path, mon
     assert "test_accuracy" in results
 
 
+@pytest.mark.slow
 def test_incremental_cifar_runs_and_resumes_from_the_command_line(tmp_path, monkeypatch):
     made_data.class_folder(tmp_path / "classes", classes=4, per_class=14)
     words = ["incremental-cifar100", "--dataset", str(tmp_path / "classes"), "--validation", "3", "--increment", "2"]

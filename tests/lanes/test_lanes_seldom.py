@@ -40,6 +40,7 @@ def drafted(step, carry, xs):
     return lanes.draft(step, leaves, spec, xs, lambda *_: None)
 
 
+@pytest.mark.slow
 def test_the_default_capacity_needs_no_more_memory_than_one_unit():
     default, one = (drafted(*learners(capacity)) for capacity in (None, 1))
     assert default.block_bytes <= 1.1 * one.block_bytes

@@ -20,7 +20,10 @@ def blocks(document: Path) -> list[str]:
 
 
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if blocks(page)]
-DOCUMENTS = [pytest.param(ROOT / "README.md", marks=pytest.mark.compiled), *PAGES]
+SWEPT = {"extending.md", "doors.md", "agents.md"}
+"""Pages whose code takes more than some seconds."""
+DOCUMENTS = [pytest.param(ROOT / "README.md", marks=pytest.mark.compiled)]
+DOCUMENTS += [pytest.param(page, marks=[pytest.mark.slow] * (page.name in SWEPT)) for page in PAGES]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

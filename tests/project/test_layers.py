@@ -218,6 +218,7 @@ def probe() -> tuple[float, list[str]]:
     return float(seconds), extras
 
 
+@pytest.mark.slow
 def test_importing_is_quick_and_needs_no_extra():
     seconds, extras = probe()
     assert extras == []

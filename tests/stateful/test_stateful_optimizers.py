@@ -179,6 +179,7 @@ def test_without_cleared_moments_or_a_count_of_their_own_they_would_not_be(name)
     assert worst > 0.05
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_reset_are_left_alone_to_the_bit():
     for name in OPTIMIZERS:
         model, plain = network(), network()
@@ -210,6 +211,7 @@ def test_torch_counts_on_from_moments_of_the_same_size_when_a_weight_is_old_enou
     assert jump() > 1.7
 
 
+@pytest.mark.slow
 def test_the_functional_optimiser_counts_per_element_and_gives_the_same():
     """The whole of it against :mod:`fcbp.optim`: Adam with replacements of the method's own choice."""
     for make, own in (

@@ -185,6 +185,7 @@ def test_pieces_do_not_matter(monkeypatch):
     same(run(grid(seed=SEEDS, replacement_rate=RATES), experiment=QUICK), results())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [{}, {"method": "bp"}, {"activation": "tanh", "flip_period": 40}], ids=str)
 def test_measurements_traced_are_the_same(chosen, monkeypatch):
     experiment = QUICK.replace(metrics=tuple(PROBES), **chosen)
@@ -233,6 +234,7 @@ def test_rate_0_is_backprop():
     same(plain, results().sel(replacement_rate=0.0))
 
 
+@pytest.mark.slow
 def test_settings_that_change_the_program_are_swept_in_groups():
     members = grid(activation=["tanh", "relu"], seed=[0, 7], hidden=[(5,), (4, 3)], replacement_rate=[0.0, 0.1])
     data = run(members, experiment=QUICK)

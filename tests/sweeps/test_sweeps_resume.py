@@ -91,6 +91,7 @@ def half_done(out, events, **options):
 # --- kills ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_20_random_moments_gives_the_same_bits(tmp_path):
     """SIGKILL by the clock, and inside the writing of a checkpoint: before, after and in the middle of it."""
     script = Path(__file__).parents[1] / "support" / "sweep_killer.py"
@@ -266,6 +267,7 @@ def test_a_sweep_in_a_thread_takes_no_signals(tmp_path, undisturbed):
 # --- who may write --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_second_process_is_told(tmp_path, undisturbed, monkeypatch):
     sweep_in_vain = "import sys, fcbp; fcbp.resume(sys.argv[1])"
     found = []
