@@ -267,6 +267,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)  # a fork has no other threads
     chance = random.Random(given.seed)
+    if given.out:
+        Path(given.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.out) as folder:
         killers = []
         for name in given.cases:
