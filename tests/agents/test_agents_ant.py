@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from interruption import raise_after
 
 import fcbp
 from fcbp import agents
 from fcbp.agents.continual import ant, slippery_ant
 from fcbp.cli import main
-from fcbp.sweeps.execution import Execution
 
 pytest.importorskip("mujoco")
 pytest.importorskip("gymnasium")
@@ -52,16 +52,8 @@ def test_the_command_goes_on_after_a_kill_to_the_same_bits(tmp_path, monkeypatch
     words = "run slippery-ant --method cbp --replacement-rate 0.1 --maturity-threshold 1 --seeds 2 --steps 6"
     words = f"{words} --bin 2 --compile False --checkpoint-every 0 {SMALL}".split()
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    handle, events = Execution._handle, []
-
-    def interrupted(self, event):
-        handle(self, event)
-        events.append(event)
-        if len(events) == 5:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Execution, "_handle", interrupted)
+        raise_after(patch, 5, KeyboardInterrupt)
         assert main([*words, "--out", str(tmp_path / "cut")]) == 130
     assert fcbp.sweeps.state(tmp_path / "cut") == "interrupted"
     assert main(["resume", str(tmp_path / "cut")]) == 0

@@ -6,11 +6,11 @@ import numpy as np
 import optree
 import pytest
 import torch
+from interruption import raise_after
 from robot_program import wandering
 
 import fcbp
 from fcbp import envs, random
-from fcbp.sweeps.execution import Execution
 
 pytest.importorskip("mujoco")
 gymnasium = pytest.importorskip("gymnasium")
@@ -170,17 +170,8 @@ def test_a_sweep_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path, monkeypa
     members = fcbp.grid(seed=range(2), friction=[0.5, 1.0])
     options = {"steps": 60, "bin": 5, "compile": False, "progress": False}
     whole = fcbp.sweep(wandering, members, **options)
-    events = []
-    handle = Execution._handle
-
-    def interrupted(self, event):
-        handle(self, event)
-        events.append(event)
-        if len(events) == 5:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(Execution, "_handle", interrupted)
+        raise_after(patch, 5, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt):
             fcbp.sweep(wandering, members, out=tmp_path, checkpoint_every=0, **options)
     assert fcbp.sweeps.state(tmp_path) == "interrupted"

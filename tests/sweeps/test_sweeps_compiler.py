@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from interruption import raise_after
 
 import fcbp
 from fcbp import lanes
@@ -57,18 +58,8 @@ def sweep(out, **options):
 
 
 def killed_after(events, out, monkeypatch):
-    count = 0
-    handle = Execution._handle
-
-    def dying(self, event):
-        nonlocal count
-        handle(self, event)
-        count += 1
-        if count == events:
-            raise Enough
-
     with monkeypatch.context() as patch:
-        patch.setattr(Execution, "_handle", dying)
+        raise_after(patch, events, Enough)
         with pytest.raises(Enough):
             sweep(out)
 
