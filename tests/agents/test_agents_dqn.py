@@ -1,8 +1,10 @@
 """Deep Q-learning as a program, and its memory."""
 
+import agent_runs
 import optree
 import pytest
 import torch
+from agent_runs import same
 
 import fcbp
 from fcbp import agents
@@ -13,21 +15,11 @@ TINY = {"hidden": (8,), "copies": 2, "horizon": 4, "memory": 32, "minibatch": 8,
 
 
 def settings(program, **numbers):
-    given = {**{name: float(value) for name, value in program.numbers.items()}, "learn_from": 8.0, **numbers}
-    return {name: torch.tensor(value, dtype=program.dtypes[name]) for name, value in given.items()}
+    return agent_runs.settings(program, **{"learn_from": 8.0, **numbers})
 
 
 def run(program, seed=0, steps=4, **numbers):
-    mine = settings(program, **numbers)
-    state, told = program.init(fcbp.random.key(seed), mine), []
-    for _ in range(steps):
-        state, measured = program.step(state, mine)
-        told.append(measured)
-    return state, told
-
-
-def same(a, b):
-    return all(map(torch.equal, optree.tree_leaves(a), optree.tree_leaves(b)))
+    return agent_runs.run(program, seed, steps, **{"learn_from": 8.0, **numbers})
 
 
 def transitions(start, number):

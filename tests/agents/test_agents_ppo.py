@@ -5,6 +5,7 @@ import itertools
 import optree
 import pytest
 import torch
+from agent_runs import run, same, settings
 
 import fcbp
 from fcbp import agents
@@ -15,25 +16,6 @@ TINY = {"hidden": (8,), "copies": 2, "horizon": 8, "epochs": 2, "minibatch": 8, 
 
 def stacked(trees):
     return optree.tree_map(lambda *leaves: torch.stack(leaves), *trees)
-
-
-def settings(program, **numbers):
-    given = {**{name: float(value) for name, value in program.numbers.items()}, **numbers}
-    return {name: torch.tensor(value, dtype=program.dtypes[name]) for name, value in given.items()}
-
-
-def run(program, seed=0, steps=3, **numbers):
-    mine = settings(program, **numbers)
-    state = program.init(fcbp.random.key(seed), mine)
-    told = []
-    for _ in range(steps):
-        state, measured = program.step(state, mine)
-        told.append(measured)
-    return state, told
-
-
-def same(a, b):
-    return all(map(torch.equal, optree.tree_leaves(a), optree.tree_leaves(b)))
 
 
 VARIANTS = {
