@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from fcbp.names import unknown
 from fcbp.paths import expanded
@@ -47,7 +47,7 @@ class Source(NamedTuple):
     """Of the file's bytes."""
 
 
-def is_address(text: object) -> bool:
+def is_address(text: object) -> TypeGuard[str]:
     """Whether a text has the form of an address: a module or a file, a colon, a name.
 
     Example:
@@ -60,7 +60,7 @@ def is_address(text: object) -> bool:
     return bool(colon and place and name) and all(part.isidentifier() for part in name.split("."))
 
 
-def load(address: str) -> Any:
+def load(address: str) -> object:
     """The object at an address; its module is imported where it is not yet.
 
     A module is looked for where Python looks, and in the current directory. A file is imported once, under the name of
@@ -81,7 +81,7 @@ def load(address: str) -> Any:
     return found
 
 
-def address_of(value: Any) -> str | None:
+def address_of(value: object) -> str | None:
     """The address at which :func:`load` finds this very object; ``None`` where there is none.
 
     Functions and classes know their module; other objects are looked for among the names of the modules that are
@@ -99,7 +99,7 @@ def address_of(value: Any) -> str | None:
     return None
 
 
-def name_of(value: Any) -> str:
+def name_of(value: object) -> str:
     """A text that stands for an object: the text itself, an address, or the object's own name.
 
     Example:

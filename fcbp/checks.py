@@ -112,11 +112,11 @@ def _tests(function: Callable[..., Any]) -> tuple[tuple[str, ...], str, dict[str
     in_order = tuple(p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
     rest = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), "")
     more = {p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD}
-    hints = {name: kind for name, kind in hints_of(function).items() if kind is not Any and name not in more}
+    hints = {name: kind for name, kind in hints_of(function).items() if kind not in (Any, object) and name not in more}
     return in_order, rest, {name: test_of(kind) for name, kind in hints.items()}
 
 
-def check_device(name: str, value: Any, *, elsewhere: bool = False) -> None:
+def check_device(name: str, value: object, *, elsewhere: bool = False) -> None:
     """Check a device, before anything is put there.
 
     Args:
@@ -138,7 +138,7 @@ def check_device(name: str, value: Any, *, elsewhere: bool = False) -> None:
         raise ValueError(f"{name} is {shown(value)}; expected {words_of(Device)}")
 
 
-def check_elements(name: str, value: Any, *sizes: int) -> None:
+def check_elements(name: str, value: object, *sizes: int) -> None:
     """Check that an argument asks for no more elements than a machine holds, before memory is asked for.
 
     Args:

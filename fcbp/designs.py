@@ -107,7 +107,7 @@ def log(low: float, high: float, *, whole: bool = False) -> Range:
 
 
 @arguments
-def grid(**values: Any) -> Members:
+def grid(**values: object) -> Members:
     """The cartesian product of settings; a value alone stands for itself.
 
     Args:
@@ -126,7 +126,7 @@ def grid(**values: Any) -> Members:
 
 
 @arguments
-def paired(**values: Any) -> Members:
+def paired(**values: object) -> Members:
     """Settings side by side, as by ``zip``: the first member takes every first value, and so on.
 
     Raises:
@@ -148,7 +148,7 @@ def paired(**values: Any) -> Members:
 
 
 @arguments
-def listed(settings: Iterable[Mapping[str, Any]], **crossed: Any) -> Members:
+def listed(settings: Iterable[Mapping[str, Any]], **crossed: object) -> Members:
     """Settings one by one, each with every value of what is ``crossed`` with them, most often the seeds.
 
     Raises:
@@ -174,7 +174,7 @@ def listed(settings: Iterable[Mapping[str, Any]], **crossed: Any) -> Members:
 
 
 @arguments
-def random(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members:
+def random(number: int, *, key: int = 0, seed: object = 0, **values: object) -> Members:
     """Settings drawn at random, each for every seed.
 
     Args:
@@ -197,7 +197,7 @@ def random(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Member
 
 
 @arguments
-def sobol(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members:
+def sobol(number: int, *, key: int = 0, seed: object = 0, **values: object) -> Members:
     """As :func:`random`, but settings that fill the space more evenly: a scrambled Sobol sequence (Owen, 1998).
 
     It is balanced where ``number`` is a power of two.

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import numpy as np
 import optree
@@ -32,6 +32,7 @@ __all__ = [
     "Finite",
     "Fraction",
     "NonNegative",
+    "PyTree",
     "Seed",
     "SomeTensors",
     "Tensors",
@@ -46,6 +47,8 @@ __all__ = [
     "words_of",
 ]
 
+PyTree: TypeAlias = Any
+"""A tensor, or a tuple, a NamedTuple, a list or a dictionary of pytrees; type checkers know no narrower type."""
 Test = Callable[[Any], Any]
 SHOWN = 200
 """Characters of a value in a message."""
@@ -71,7 +74,7 @@ class Within:
     high: float
     words: str
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: float | Tensor) -> bool:
         """Whether a plain number is there; a tensor's values are not read."""
         return isinstance(value, Tensor) or self.low <= value <= self.high
 
@@ -136,7 +139,7 @@ Device = Annotated[torch.device | str | None, Here()]
 DrawDevice = Annotated[torch.device | str | None, Here(meta=True)]
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value in a message: short, a tensor by its shape, a network by its class."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
@@ -156,7 +159,7 @@ def shown(value: Any) -> str:
         return text[:SHOWN]
 
 
-def misfit(name: str, value: Any, kind: Any) -> str | None:
+def misfit(name: str, value: object, kind: object) -> str | None:
     """The message about a value that is not of a kind; ``None`` where it is.
 
     Args:
@@ -253,7 +256,7 @@ class _Names(dict[str, Any]):
             return Any
 
 
-def hints_of(function: Any) -> dict[str, Any]:
+def hints_of(function: Callable[..., object]) -> dict[str, Any]:
     """The annotations of a function or of a class, by name; what has none, or cannot be read, is anything."""
     module = inspect.getmodule(inspect.unwrap(function))
     known = vars(module) if module else {}
@@ -269,12 +272,12 @@ def hints_of(function: Any) -> dict[str, Any]:
     return hints
 
 
-def fits(value: Any, kind: Any) -> bool:
+def fits(value: object, kind: object) -> bool:
     """Whether a value is of an annotation's kind: a sequence may be a tuple or a list, a number NumPy's."""
     return bool(test_of(kind)(value))
 
 
-def test_of(kind: Any) -> Test:
+def test_of(kind: object) -> Test:
     """The function that tells whether a value is of an annotation's kind."""
     try:
         return _made_test(kind)
@@ -352,7 +355,7 @@ def _is_column(value: Any, origin: type) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 1 and origin is collections.abc.Sequence
 
 
-def words_of(kind: Any) -> str:
+def words_of(kind: object) -> str:
     """A kind in words."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
@@ -363,8 +366,8 @@ def words_of(kind: Any) -> str:
         return f"{words}, or several" if several else words
     if origin is Literal:
         return f"one of {', '.join(map(repr, parts))}"
-    if hasattr(kind, "array_type"):
-        return f"a tensor {kind.dim_str or 'without axes'} of {kind.__name__.split('[')[0].lower()}"
+    if isinstance(kind, type) and hasattr(kind, "array_type"):
+        return f"a tensor {getattr(kind, 'dim_str', '') or 'without axes'} of {kind.__name__.split('[')[0].lower()}"
     if origin is collections.abc.Callable:
         return "a function"
     if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def _either(names: list[str]) -> str:
     return " or ".join(map(repr, names))
 
 
-def check_option(argument: str, value: object, options: Any) -> None:
+def check_option(argument: str, value: object, options: object) -> None:
     """Refuse a ``value`` of ``argument`` that is none of a ``Literal``'s.
 
     Raises:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 __all__ = ["expanded"]
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def expanded(name: str, path: Any) -> Path:
+def expanded(name: str, path: str | os.PathLike[str]) -> Path:
     """A path on this machine, ``~`` expanded.
 
     Args:

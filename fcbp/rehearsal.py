@@ -7,7 +7,7 @@ import functools
 import random as python_random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -18,6 +18,8 @@ from torch import Tensor
 from fcbp import random
 from fcbp.loop import check_carry
 from fcbp.program import Program
+
+T = TypeVar("T")
 
 __all__ = ["Rehearsed", "call", "call_pure", "rehearse", "rehearse_members"]
 
@@ -107,7 +109,7 @@ def step_once(program: Program, numbers: Mapping[str, float], name: str = "") ->
             raise ValueError(f"step{rehearsal.of} fails: ValueError: {error}") from error
 
 
-def call(about: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def call(about: str, function: Callable[..., T], *arguments: object, **keywords: object) -> T:
     """What a function gives.
 
     Raises:
@@ -120,8 +122,12 @@ def call(about: str, function: Callable[..., Any], *arguments: Any, **keywords: 
 
 
 def call_pure(
-    about: str, function: Callable[..., Any], *arguments: Any, call: Callable[..., Any] | None = None, **keywords: Any
-) -> Any:
+    about: str,
+    function: Callable[..., T],
+    *arguments: object,
+    call: Callable[..., Any] | None = None,
+    **keywords: object,
+) -> T:
     """What a function gives that keeps the promises of a pure one.
 
     Args:
@@ -137,7 +143,7 @@ def call_pure(
     """
     call = functools.partial(_call, about) if call is None else call
     before, generators = _copy((arguments, keywords)), _generators()
-    given = call(function, *arguments, **keywords)
+    given: T = call(function, *arguments, **keywords)
     for generator, state in _generators().items():
         if state != generators[generator]:
             raise ValueError(

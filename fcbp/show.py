@@ -38,7 +38,7 @@ def _showing(record: type[T], written: Callable[[Any], str]) -> type[T]:
     return record
 
 
-def text(record: Any) -> str:
+def text(record: object) -> str:
     """The record's name, and a line for each of its fields.
 
     Args:
@@ -58,7 +58,7 @@ def text(record: Any) -> str:
     return "\n".join([type(record).__name__, *(f"  {name:<{width}}  {words}" for name, words in rows)])
 
 
-def html(record: Any) -> str:
+def html(record: object) -> str:
     """The same as a table, for notebooks."""
     cells = "".join(
         f'<tr><th style="text-align:left">{markup.escape(name)}</th>'
@@ -68,7 +68,7 @@ def html(record: Any) -> str:
     return f"<table><caption>{markup.escape(type(record).__name__)}</caption>{cells}</table>"
 
 
-def maker(record: Any) -> str:
+def maker(record: object) -> str:
     """A record of functions as the call that made them: the maker's name, and the plain options that they hold.
 
     Example:
@@ -82,7 +82,7 @@ def maker(record: Any) -> str:
     return f"{type(record).__name__}({', '.join(words)})"
 
 
-def describe(value: Any) -> str:
+def describe(value: object) -> str:
     """A value in one line: shapes and dtypes of tensors, names of functions, numbers of entries.
 
     Example:
@@ -97,7 +97,7 @@ def describe(value: Any) -> str:
     if isinstance(value, nn.Module):
         count = sum(p.numel() for p in value.parameters())
         return f"{type(value).__name__}, {_many(count, 'parameter')}"
-    if hasattr(value, "_fields"):
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
         if any(callable(field) for field in value):
             return maker(value)
         parts = ", ".join(f"{name}: {_count(field)}" for name, field in zip(value._fields, value, strict=True))

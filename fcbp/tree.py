@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 Path = tuple[str | int, ...]
 
@@ -33,7 +34,7 @@ def _child(node: Any, entry: str | int) -> Any:
 
 
 @arguments
-def get(tree: Any, path: Path) -> Any:
+def get(tree: PyTree, path: Path) -> PyTree:
     """The subtree at ``path``: keys of mappings, positions of sequences, fields of named tuples.
 
     Raises:
@@ -48,7 +49,7 @@ def get(tree: Any, path: Path) -> Any:
 
 
 @arguments
-def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
+def replace(tree: PyTree, updates: Mapping[Path, Any]) -> PyTree:
     """``tree`` with ``updates`` in place of its own leaves; containers on the way are new, the rest is shared.
 
     Raises:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,10 @@ from fcbp.sweeps.folder import Folder, read_plan
 
 if TYPE_CHECKING:
     import xarray
+
+    from fcbp.experiment import Experiment
+    from fcbp.program import Program
+    from fcbp.sweeps.makers import Maker
 
 __all__ = ["Choice", "Tuned", "is_tuned", "resume", "sweeps_of", "table", "tune"]
 
@@ -75,7 +79,7 @@ class Tuned:
 
 @arguments
 def tune(
-    experiment: Any,
+    experiment: str | Experiment | Program | Callable[..., Program] | Maker,
     settings: Members | Iterable[Mapping[str, Any]],
     *,
     tune_seeds: int = 3,
@@ -85,7 +89,7 @@ def tune(
     apart: Sequence[str] = (),
     out: Path | str | None = None,
     resume: bool = False,
-    **how: Any,
+    **how: object,
 ) -> Tuned:
     """Run all settings on some seeds, choose each method's best, and run these on fresh seeds.
 
@@ -138,7 +142,7 @@ def tune(
 
 
 @arguments
-def resume(out: Path | str, **how: Any) -> Tuned:
+def resume(out: Path | str, **how: object) -> Tuned:
     """Go on with a tuning that was interrupted or killed, to the same bits as if it had not been.
 
     Args:

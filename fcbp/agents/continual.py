@@ -46,7 +46,7 @@ def with_defaults(
     make: Callable[..., Program],
     numbers: Mapping[str, float],
     held: Mapping[str, Any] | None = None,
-    **options: Any,
+    **options: object,
 ) -> Callable[..., Program]:
     """A function that makes programs with other defaults of its options and of the programs' numbers.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcbp import metrics
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["VARIABLES", "reset_counts", "watch"]
 
@@ -49,7 +50,7 @@ def reset_counts(info: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 @arguments
-def watch(params: Any, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def watch(params: PyTree, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Measure a network on some states.
 
     Args:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["Memory", "Transitions", "push", "sample", "start_memory"]
 
@@ -45,7 +46,7 @@ class Memory(NamedTuple):
 
 
 @arguments
-def start_memory(like: Any, capacity: int) -> Memory:
+def start_memory(like: PyTree, capacity: int) -> Memory:
     """An empty memory.
 
     Args:
@@ -64,7 +65,7 @@ def start_memory(like: Any, capacity: int) -> Memory:
 
 
 @arguments
-def push(memory: Memory, steps: Any) -> Memory:
+def push(memory: Memory, steps: PyTree) -> Memory:
     """The memory with some more steps, in the places of the oldest where it is full.
 
     Args:
@@ -82,7 +83,7 @@ def push(memory: Memory, steps: Any) -> Memory:
 
 
 @arguments
-def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> Any:
+def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> PyTree:
     """Some of the steps that are held, drawn with replacement; of an empty memory zeros.
 
     Args:

@@ -17,6 +17,7 @@ from fcbp import loop, random
 from fcbp.checks import arguments
 from fcbp.envs import Environment, step_and_reset
 from fcbp.envs.changes import Change
+from fcbp.kinds import PyTree
 
 __all__ = ["Copies", "Rollout", "Situation", "ended_episodes", "make_rollout", "new_level", "start_copies"]
 
@@ -67,7 +68,7 @@ class Rollout(NamedTuple):
 
 
 @arguments
-def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physics: Any) -> Copies:
+def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physics: PyTree) -> Copies:
     """Copies of an environment at the start of an episode, each drawn from a key of its own.
 
     Example:
@@ -84,7 +85,7 @@ def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physic
 
 @arguments
 def new_level(
-    environment: Environment, copies: Copies, begins: Bool[Tensor, ""], keys: Int64[Tensor, "copies"], physics: Any
+    environment: Environment, copies: Copies, begins: Bool[Tensor, ""], keys: Int64[Tensor, "copies"], physics: PyTree
 ) -> Copies:
     """The copies, all at the start of an episode where a new level begins.
 

@@ -117,7 +117,7 @@ def identity(chosen: xarray.Dataset | xarray.DataArray, names: Sequence[str]) ->
 
 
 @arguments
-def is_unset(value: Any) -> bool:
+def is_unset(value: object) -> bool:
     """Whether a coordinate's value stands for a setting that a member does not set."""
     return value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and np.isnan(value))
 
@@ -136,7 +136,7 @@ def others(setting: Setting) -> Setting:
 
 
 @arguments
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A setting's value, short."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         return str(value)

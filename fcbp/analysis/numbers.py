@@ -103,9 +103,10 @@ class Row:
     """Whether the best are those of the highest end."""
 
     @property
-    def method(self) -> Any:
+    def method(self) -> str | None:
         """The method, where methods were swept."""
-        return self.setting.get("method")
+        name: str | None = self.setting.get("method")
+        return name
 
 
 @arguments

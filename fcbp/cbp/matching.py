@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcbp import tree
+from fcbp.kinds import PyTree
 from fcbp.tree import Path
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice
@@ -48,7 +49,7 @@ def children(node: Any) -> list[tuple[str | int, Any]]:
     return []
 
 
-def tensors_of(node: Any, path: Path = (), argument: str = "opt_state") -> Iterator[tuple[Path, Tensor]]:
+def tensors_of(node: PyTree, path: Path = (), argument: str = "opt_state") -> Iterator[tuple[Path, Tensor]]:
     """Every tensor below ``node`` with its path.
 
     Raises:
@@ -79,7 +80,7 @@ def _check_plain(node: Any, path: Path, argument: str) -> None:
         raise ValueError(f"{where} is {node!r}; expected what an optimiser's init(params) returned, such as ()")
 
 
-def place_in(node: Any, path: Path) -> Path | None:
+def place_in(node: PyTree, path: Path) -> Path | None:
     """``path`` by the entries of :func:`children`; ``None`` where it leads nowhere."""
     place: Path = ()
     for entry in path:
@@ -92,7 +93,7 @@ def place_in(node: Any, path: Path) -> Path | None:
     return place
 
 
-def match(state: Any, parameters: Sequence[Path]) -> tuple[list[Moment], list[tuple[Path, Tensor]]]:
+def match(state: PyTree, parameters: Sequence[Path]) -> tuple[list[Moment], list[tuple[Path, Tensor]]]:
     """The tensors under the parameters' names, and the tensors that lie beside no parameter.
 
     A subtree shaped like ``params``, or like a part of it, may lie anywhere in the state; in a parameter's place may

@@ -15,7 +15,7 @@ from fcbp.cbp.matching import Moment, Owners, axes_of, match, misfit, place_in, 
 from fcbp.cbp.state import Params, Replaced, check_by_group, check_groups
 from fcbp.checks import arguments
 from fcbp.concrete import is_nothing
-from fcbp.kinds import Finite, Tensors
+from fcbp.kinds import Finite, PyTree, Tensors
 from fcbp.tree import Path
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice, put, update
@@ -33,8 +33,13 @@ optimiser's state."""
 @arguments
 @torch.no_grad()
 def reset_moments(
-    opt_state: Any, replaced: Replaced, *, units: Iterable[UnitGroup], params: Params | None = None, fresh: Fresh = 0.0
-) -> Any:
+    opt_state: PyTree,
+    replaced: Replaced,
+    *,
+    units: Iterable[UnitGroup],
+    params: Params | None = None,
+    fresh: Fresh = 0.0,
+) -> PyTree:
     """Reset what an optimiser remembers of the replaced units' weights: moments and per-element step counts.
 
     Every tensor shaped like a parameter under that parameter's name is reset, wherever it lies: in subtrees shaped like
@@ -84,7 +89,9 @@ def reset_moments(
 
 @arguments
 @torch.no_grad()
-def reset_buffers(buffers: Mapping[str, Tensor], replaced: Replaced, *, units: Iterable[UnitGroup]) -> Any:
+def reset_buffers(
+    buffers: Mapping[str, Tensor], replaced: Replaced, *, units: Iterable[UnitGroup]
+) -> dict[str, Tensor]:
     """Running means of the replaced units to 0, running variances to 1.
 
     Args:
@@ -101,8 +108,11 @@ def reset_buffers(buffers: Mapping[str, Tensor], replaced: Replaced, *, units: I
         for s in group.buffer_slices():
             if not _holds(buffers, s):
                 raise ValueError(f"buffers has no {tree.show(s.path)}, a running statistic of group {group.name!r}")
-    buffers = update(buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 0.0), "running_mean")
-    return update(buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 1.0), "running_var")
+    new: dict[str, Tensor] = update(
+        buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 0.0), "running_mean"
+    )
+    new = update(new, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 1.0), "running_var")
+    return dict(new)
 
 
 # --- parts ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fcbp import experiment as experiments
 from fcbp.experiment import Experiment, parts
@@ -121,8 +121,40 @@ def _flags_of_methods(taken: set[str]) -> list[Flag]:
 BIN = "steps averaged into one value, or task"
 
 
+class Places(Protocol):
+    """The fields of a command that say where members run."""
+
+    device: str | None
+    backend: str | None
+    address: str | None
+    checkpoint_every: float
+
+    @property
+    def devices(self) -> tuple[str, ...] | Unset:
+        """Words after ``--devices``; none of them, or :class:`Unset`, is the process itself."""
+
+
+class RunArguments(Places, Protocol):
+    """The fields of ``fcbp run`` beside those of the flags of settings."""
+
+    experiment: str
+    seeds: int | None
+    tune_seeds: int | None
+    report_seeds: int | None
+    choose_by: str | None
+    choose_over: float
+    choose_apart: tuple[str, ...]
+    grid: bool
+    out: Path | None
+    resume: bool
+    accept_changes: bool
+    compile: bool | None
+    members_at_once: int | None
+    json: bool
+
+
 def run_arguments(flags: Sequence[Flag]) -> type:
-    """A dataclass with a field for every flag of ``fcbp run``."""
+    """Make the dataclass of ``fcbp run``: the fields of :class:`RunArguments`, and one for every flag."""
     import tyro
 
     def flag(kind: Any, help: str, default: str, name: str | None = None) -> Any:
@@ -180,7 +212,7 @@ def run_arguments(flags: Sequence[Flag]) -> type:
     return arguments
 
 
-def given(arguments: Any, flags: Sequence[Flag]) -> dict[str, tuple[Any, ...]]:
+def given(arguments: object, flags: Sequence[Flag]) -> dict[str, tuple[Any, ...]]:
     """The values of every setting that is on the command line.
 
     Raises:

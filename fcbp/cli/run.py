@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcbp import addresses, analysis, designs, sweeps, tuning
 from fcbp import experiment as experiments
-from fcbp.cli.flags import LENGTHS, Flag, given
+from fcbp.cli.flags import LENGTHS, Flag, Places, RunArguments, given
 from fcbp.cli.subject import read
 from fcbp.cli.words import as_json
 from fcbp.designs import Members
@@ -37,7 +37,7 @@ CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
 """What CBP alone is swept over where the command line names no numbers: a run shows the loss of plasticity as well."""
 
 
-def run(arguments: Any, flags: Sequence[Flag]) -> int:
+def run(arguments: RunArguments, flags: Sequence[Flag]) -> int:
     """Sweep, save, draw, and print a table."""
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume is given without --out; expected the directory of the run to go on with")
@@ -81,7 +81,7 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
 
 
 def _tuned(
-    subject: Experiment | FunctionMaker, members: Members, arguments: Any, out: Path, how: Mapping[str, Any]
+    subject: Experiment | FunctionMaker, members: Members, arguments: RunArguments, out: Path, how: Mapping[str, Any]
 ) -> tuning.Tuned:
     first = next(iter(members)).get("seed")
     return tuning.tune(
@@ -131,7 +131,7 @@ def as_data(run: Path, results: xarray.Dataset) -> dict[str, Any]:
     return {"run": run, **about, "variable": analysis.main_variable(results), "rows": rows, "lost_plasticity": lost}
 
 
-def _has_baseline(methods: set[str]) -> bool:
+def _has_baseline(methods: set[str | None]) -> bool:
     """Whether methods are there to compare with learners that are begun anew."""
     return len(methods) > 1 and "fresh" in methods
 
@@ -232,7 +232,7 @@ def _numbers(
     return {**{name: column for name, column in small.items() if grid and name not in dict(run.settings)}, **columns}
 
 
-def places(arguments: Any) -> dict[str, Any]:
+def places(arguments: Places) -> dict[str, Any]:
     """Where to run, as :func:`fcbp.sweep` takes it."""
     devices: Any = None
     if arguments.devices:

@@ -79,7 +79,7 @@ def _about(experiment: Experiment) -> str:
     return f"{experiment.describe()}; {data}{network}, {settings['optimizer']}, {experiment.steps:,} steps"
 
 
-def as_json(value: Any) -> str:
+def as_json(value: object) -> str:
     """Plain data as JSON text, in which numbers that are not finite are ``null``.
 
     Args:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fcbp.checks import arguments, shown
 from fcbp.concrete import is_concrete
+from fcbp.kinds import PyTree
 from fcbp.names import check_option
 
 __all__ = [
@@ -110,7 +111,7 @@ class Environment:
     """Steps after which an episode is truncated; ``None`` for no limit."""
 
 
-def check_whole(name: str, value: Any, *, optional: bool = False) -> None:
+def check_whole(name: str, value: object, *, optional: bool = False) -> None:
     """Check a number of steps.
 
     Raises:
@@ -124,7 +125,7 @@ def check_whole(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 @arguments
-def check_physics(environment: Environment, physics: Any) -> None:
+def check_physics(environment: Environment, physics: PyTree) -> None:
     """Check the numbers of the physics, as far as they can be read: not those that are vmapped or traced.
 
     Args:
@@ -185,7 +186,7 @@ def build(
     draw: Callable[[Int64[Tensor, ""], Any], Any],
     move: Callable[[Any, Tensor, Any], tuple[Any, Tensor, Tensor]],
     observe: Callable[[Any, Any], Tensor],
-    physics: Any,
+    physics: PyTree,
     ranges: Mapping[str, Range],
     drive: str,
     observation_size: int,
@@ -240,7 +241,7 @@ def build(
 
 @arguments
 def step_and_reset(
-    environment: Environment, key: Int64[Tensor, ""], state: Any, action: Tensor, physics: Any
+    environment: Environment, key: Int64[Tensor, ""], state: PyTree, action: Tensor, physics: PyTree
 ) -> tuple[Any, Transition]:
     """Take one step, and begin a new episode where one has ended.
 

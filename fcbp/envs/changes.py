@@ -207,7 +207,7 @@ CHANGES: dict[str, Callable[..., Change]] = {"none": none, "offset": offset, "ph
 
 
 @arguments
-def get(change: str | Change, environment: Environment, **options: Any) -> Change:
+def get(change: str | Change, environment: Environment, **options: object) -> Change:
     """Look a rule of change up by its name; a rule is given back as it is.
 
     Args:

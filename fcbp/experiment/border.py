@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from fcbp import learner, random
+from fcbp.kinds import PyTree
 from fcbp.program import Program
 from fcbp.streams import Border, Stream
 
@@ -117,7 +118,7 @@ class Borders:
         start = Bordered(state, one, torch.zeros_like(key), random.fold_in(key, BETWEEN), best)
         return self.begin(start, 0)
 
-    def __call__(self, carry: Bordered, problem: Any, step: int) -> Bordered:
+    def __call__(self, carry: Bordered, problem: PyTree, step: int) -> Bordered:
         """A member after ``step`` steps, at the end of a pass."""
         now = self.calendar.at(step)
         if self.border.early_stopping:
@@ -129,7 +130,7 @@ class Borders:
         carry = self.begin(carry, now.task) if now.begins_task else carry
         return carry._replace(factor=torch.full_like(carry.factor, self.border.factor(now.epoch)))
 
-    def validated(self, carry: Bordered, problem: Any) -> Bordered:
+    def validated(self, carry: Bordered, problem: PyTree) -> Bordered:
         """Keep the weights where they are the best so far."""
         assert self.stream.validation is not None
         inputs, targets = self.stream.validation(problem)

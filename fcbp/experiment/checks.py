@@ -41,7 +41,7 @@ def check_settings(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> Non
         raise ValueError(f"{name} is set, which nothing reads with method {methods}; expected one of {readers}")
 
 
-def check_examples(name: str, stream: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
+def check_examples(name: str, stream: object) -> tuple[streams.Stream, tuple[Tensor, ...]]:
     """The stream, with a spec, and a first batch of it.
 
     Raises:

@@ -205,7 +205,7 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
 
 
 @arguments
-def variables_of(metric: Any) -> set[str]:
+def variables_of(metric: object) -> set[str]:
     """The variables that a measurement may give.
 
     Raises:
@@ -216,7 +216,7 @@ def variables_of(metric: Any) -> set[str]:
     return {metric if isinstance(metric, str) and metric in VARIABLES else metric_name(metric)}
 
 
-def metric_name(chosen: Any) -> str:
+def metric_name(chosen: object) -> str:
     """The variable of a measurement that is given by name, as a function, or by address.
 
     Raises:

@@ -130,7 +130,7 @@ class Part:
         return {**self.options, **self.numbers}
 
 
-def find(role: str, chosen: Any, table: Mapping[str, T], expected: str) -> Any:
+def find(role: str, chosen: object, table: Mapping[str, T], expected: str) -> object:
     """The object that a setting names: an entry of ``table``, the object at an address, or the object itself.
 
     Raises:
@@ -148,7 +148,7 @@ def find(role: str, chosen: Any, table: Mapping[str, T], expected: str) -> Any:
         raise ValueError(f"{role} is {chosen!r}, which cannot be found: {error}; expected {expected}") from error
 
 
-def stream(chosen: Any) -> Part:
+def stream(chosen: object) -> Part:
     """A stream by name, by address, or as a function ``(**options) -> Stream``, a :class:`StreamKind` or a stream.
 
     Raises:
@@ -166,7 +166,7 @@ def stream_kind(chosen: Any, expected: str = "a stream") -> StreamKind:
     return found if isinstance(found, StreamKind) else StreamKind(_function("stream", chosen, found, expected))
 
 
-def network(chosen: Any) -> Part:
+def network(chosen: object) -> Part:
     """A network by name, by address, or as a function ``(spec, **options) -> module`` or a :class:`NetworkKind`.
 
     Raises:
@@ -182,7 +182,7 @@ def network_kind(chosen: Any) -> NetworkKind:
     return found if isinstance(found, NetworkKind) else NetworkKind(_function("network", chosen, found, expected))
 
 
-def schedule(chosen: Any) -> Part:
+def schedule(chosen: object) -> Part:
     """A step-size schedule by name, by address, or as a function ``(**numbers) -> schedule``; ``None`` is none at all.
 
     Raises:
@@ -198,7 +198,7 @@ def schedule(chosen: Any) -> Part:
     return Part("schedule", addresses.name_of(chosen), build, numbers, options)
 
 
-def optimizer(chosen: Any) -> Part:
+def optimizer(chosen: object) -> Part:
     """An optimiser by name, by address, or as a function ``(**numbers) -> Optimizer`` or an optimiser.
 
     Raises:
@@ -213,7 +213,7 @@ def optimizer(chosen: Any) -> Part:
     return Part("optimizer", addresses.name_of(chosen), build, numbers, options)
 
 
-def method(chosen: Any) -> Part:
+def method(chosen: object) -> Part:
     """A method by name (``"backprop"`` is another for ``"bp"``), by address, or as a :class:`fcbp.methods.Kind`, a
     method, or a function that makes one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -99,10 +99,11 @@ class Experiment:
     )
     settings: tuple[tuple[str, Any], ...] = _field((), "what is set of the parts, by name in alphabetical order")
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         fields = {f.name: f.default for f in dataclasses.fields(self)}
-        own = dict(settings.pop("settings", ()))
-        given = {name: plain(value) for name, value in settings.items()}
+        given: dict[str, Any] = dict(settings)
+        own: dict[str, Any] = dict(given.pop("settings", ()))
+        given = {name: plain(value) for name, value in given.items()}
         for name, value in given.items():
             _check_value(name, value)
             (fields if name in fields else own)[name] = value
@@ -163,7 +164,7 @@ class Experiment:
         }
         return f"Experiment({', '.join(f'{k}={v!r}' for k, v in (changed | dict(self.settings)).items())})"
 
-    def replace(self, **settings: Any) -> Experiment:
+    def replace(self, **settings: object) -> Experiment:
         """The experiment with other settings.
 
         A default that follows the network or the stream follows the new one; what is set of a part that another takes
@@ -218,14 +219,14 @@ class Experiment:
     def numbers(self) -> dict[str, float]:
         """The numbers of the optimiser and the method, which members that share a program may have different."""
         *_, schedule, optimizer, method = self.parts()
-        numbers = {"step_size": self.step_size, "clip": self.clip}
+        numbers: dict[str, Any] = {"step_size": self.step_size, "clip": self.clip}
         for part in (schedule, optimizer, method):
             numbers |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
         return {name: value for name, value in numbers.items() if value is not None}
 
     def _check_numbers(self) -> None:
         *_, schedule, optimizer, method = self.parts()
-        given = {"step_size": self.step_size, "init_scale": self.init_scale}
+        given: dict[str, Any] = {"step_size": self.step_size, "init_scale": self.init_scale}
         given |= {} if self.clip is None else {"clip": self.clip}
         for part in (schedule, optimizer, method):
             given |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
@@ -237,7 +238,7 @@ class Experiment:
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}; expected {words}")
 
-    def setting(self, part: Part, name: str) -> Any:
+    def setting(self, part: Part, name: str) -> object:
         """The value of a part's setting."""
         settings = dict(self.settings)
         default = getattr(self, name) if part.role == "network" and name in BY_NETWORK else part.defaults[name]
@@ -247,7 +248,7 @@ class Experiment:
         """The options of a part: their set values, and the defaults of the others."""
         return {name: self.setting(part, name) for name in part.options}
 
-    def program_key(self) -> Any:
+    def program_key(self) -> Hashable:
         """Hashable; members with equal keys share one compiled program, each with its seed and its numbers."""
         numbers = self.numbers()
         all_parts = self.parts()
@@ -388,7 +389,7 @@ def loss_of(chosen: Any) -> losses.Loss:
         ValueError: there is none.
     """
     expected = f"one of {', '.join(losses.LOSSES)}, or a function (output, targets) -> scalar, or its address"
-    found = parts.find("loss_function", chosen, losses.LOSSES, expected)
+    found: Any = parts.find("loss_function", chosen, losses.LOSSES, expected)
     try:
         return losses.get(found)
     except ValueError as error:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import optree
 import torch
 from torch import Tensor, nn
 
 from fcbp import random, streams
+from fcbp.kinds import PyTree
 from fcbp.methods import Method
 from fcbp.optim import Optimizer
 from fcbp.rehearsal import call, call_pure
 
+T = TypeVar("T")
+
 __all__ = ["build", "check_forward", "check_vmap", "tried_method", "tried_optimizer", "try_stream"]
 
 
-def build(role: str, name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def build(role: str, name: str, function: Callable[..., T], *arguments: object, **options: object) -> T:
     """The result of a part's function.
 
     Raises:
@@ -28,7 +31,7 @@ def build(role: str, name: str, function: Callable[..., Any], *arguments: Any, *
     return call(f"{role} is {name!r}, which{with_options}", function, *arguments, **options)
 
 
-def try_stream(name: str, stream: streams.Stream) -> Any:
+def try_stream(name: str, stream: streams.Stream) -> PyTree:
     """Two batches of a stream whose functions are pure and can be vmapped.
 
     Raises:
@@ -52,7 +55,7 @@ def try_stream(name: str, stream: streams.Stream) -> Any:
     if not isinstance(given[1], (tuple, list)) or not all(isinstance(part, Tensor) for part in given[1]):
         return given[1]
     keys = random.key(torch.tensor([0, 1]))
-    states = call(f"{about} init, vmapped,", torch.vmap(stream.init), keys)
+    states: PyTree = call(f"{about} init, vmapped,", torch.vmap(stream.init), keys)
 
     def sample(state: Any) -> Any:
         return stream.sample(state, 2)

@@ -28,6 +28,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.kinds import PyTree
 from fcbp.lanes import build, gpu
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
@@ -169,7 +170,7 @@ def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
 
 
 def draft(
-    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, check: Callable[..., None]
+    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree, check: Callable[..., None]
 ) -> Lanes:
     """Trace a step and write its program, without compiling it.
 

@@ -56,7 +56,7 @@ class Lowered:
     """Nodes whose arguments the program looks at, and the operation and line from which they come."""
 
 
-def is_supported(target: Any) -> bool:
+def is_supported(target: object) -> bool:
     """Whether a table has the operator."""
     return getattr(target, "namespace", "") in ("aten", "prims") and _name(target) in OPERATIONS
 

@@ -11,8 +11,6 @@ what need not be computed in most steps.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fcbp.lanes.builder import Builder
@@ -54,7 +52,7 @@ def less_of_ranks(b: Builder, x: Node, less: Node) -> Node:
     return b.where(some, less, False, torch.bool)
 
 
-def masked_bits(b: Builder, x: Any, y: Any, dtype: torch.dtype) -> Node:
+def masked_bits(b: Builder, x: Node | float, y: Node | float, dtype: torch.dtype) -> Node:
     """``x & y``; of a shift to the right under a mask that clears the copies of the sign, as a logical shift.
 
     Vectors have a logical shift of 64-bit integers in one instruction, and no arithmetic one.

@@ -114,7 +114,7 @@ _cumulative("cumprod", Function.MUL)
 # --- products -----------------------------------------------------------------------------------------------------
 
 
-def contract(b: Builder, x: Node, y: Node, axes: int, dtype: Any) -> Node:
+def contract(b: Builder, x: Node, y: Node, axes: int, dtype: torch.dtype) -> Node:
     """The sum of the products of two arrays' elements, over the last ``axes`` axes; the shapes are one."""
     product = b.map(Function.MUL, x, y, dtype=dtype)
     n = len(product.shape)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcbp import lanes
+from fcbp.kinds import PyTree
 from fcbp.loop import cost
 from fcbp.loop.members import named, tell
 from fcbp.loop.program import check_carry
@@ -79,7 +80,7 @@ class LaneProgram:
             self.draft, self.why_not, self.unbuilt = None, str(error), True
         return self.program
 
-    def run(self, step: Step, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
+    def run(self, step: Step, leaves: list[Tensor], xs: PyTree, length: int) -> tuple[Any, Any] | None:
         """Run the program; ``None`` where it cannot be compiled."""
         program = self.build(step, len(leaves[0]) if self.draft is not None and self.draft.population else 1)
         if program is None:
@@ -93,7 +94,7 @@ _programs: weakref.WeakKeyDictionary[Step, dict[Any, LaneProgram]] = weakref.Wea
 
 
 def lane_program(
-    step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, insist: bool = False
+    step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree, insist: bool = False
 ) -> tuple[LaneProgram, int]:
     """The step's program in lanes, traced at its first use, and the number of members.
 

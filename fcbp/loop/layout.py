@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -115,7 +114,7 @@ def work(graph: fx.Graph) -> int:
     return sum(math.prod(_shape(node)) for node in computed)
 
 
-def is_view(operator: Any) -> bool:
+def is_view(operator: object) -> bool:
     """Whether an operator's result shares its argument's memory."""
     return hasattr(operator, "_schema") and any(r.alias_info is not None for r in operator._schema.returns)
 

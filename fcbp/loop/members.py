@@ -10,6 +10,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.kinds import PyTree
 from fcbp.loop.program import check_carry
 
 __all__ = ["check_members", "is_vmapped", "named", "over_pytrees", "tell"]
@@ -70,7 +71,7 @@ def over_pytrees(step: Step) -> Step:
     return run
 
 
-def check_members(step: Step, carry: Any, xs: Any) -> None:
+def check_members(step: Step, carry: PyTree, xs: PyTree) -> None:
     """Check that a vmapped step has somebody to run for.
 
     Raises:

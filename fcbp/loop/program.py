@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.loop import layout, passes
 
 __all__ = ["PARALLEL_FROM", "Program", "build", "check_carry"]
@@ -61,7 +62,7 @@ class _Flat(NamedTuple):
     """Positions of the carry leaves that it returns as they are."""
 
 
-def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> Program:
+def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree) -> Program:
     """Trace ``step`` and compile it on the first call of what is returned.
 
     The program serves every length: the leading axis of ``xs`` is dynamic.
@@ -188,7 +189,7 @@ def _apart(tensors: list[Tensor]) -> list[Tensor]:
 
 
 @arguments
-def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None:
+def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: PyTree) -> None:
     """Check that a step's new carry is like the old.
 
     Raises:

@@ -11,6 +11,7 @@ import torch
 
 from fcbp import show
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["Kind", "Method", "NoHyperparams", "given_what_it_takes", "keep_gradients", "parameters_of"]
 
@@ -20,7 +21,7 @@ class NoHyperparams(NamedTuple):
 
 
 @arguments
-def keep_gradients(state: Any, grads: Any, params: Any, **_: Any) -> tuple[Any, Any]:
+def keep_gradients(state: PyTree, grads: PyTree, params: PyTree, **_: object) -> tuple[Any, Any]:
     """Leave the gradients alone, as the ``adjust`` of a method does that works after the step.
 
     Args:

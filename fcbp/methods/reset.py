@@ -13,6 +13,7 @@ from torch import Tensor
 from fcbp import initializers, random, tree, utility
 from fcbp.cbp import rank_lowest, reset_buffers, reset_moments, unit_activations
 from fcbp.concrete import is_nothing
+from fcbp.kinds import PyTree
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_rows, row_shape, spread, take, update
@@ -50,7 +51,7 @@ class Tick(NamedTuple):
     """That of this one's draws."""
 
 
-def tick(state: Any, period: float | Tensor) -> Tick:
+def tick(state: PyTree, period: float | Tensor) -> Tick:
     """Whether an event is due, every ``period`` steps, of a state that has ``since`` and ``key``.
 
     A count, not a remainder: it costs less, and a period of 0 in a tensor is every step rather than a division by it.
@@ -77,7 +78,7 @@ def fires(
     return (h > cast_like(above, h)).any(-1).flatten(0, -2).any(0)
 
 
-def gradient_magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor, "units"]:
+def gradient_magnitude(group: UnitGroup, grads: PyTree, dtype: torch.dtype) -> Float[Tensor, "units"]:
     """The mean of ``abs(g)`` over the incoming weights: :func:`fcbp.utility.incoming_gradient`."""
     own = tuple(take(tree.get(grads, s.path), s, group.size).to(dtype) for s in group.incoming)
     nothing = own[0].new_zeros(group.size, 1)
@@ -126,9 +127,9 @@ def lowest(
 
 
 def reset_units(
-    params: Any,
-    opt_state: Any,
-    buffers: Any,
+    params: PyTree,
+    opt_state: PyTree,
+    buffers: PyTree,
     chosen: Mapping[str, Chosen],
     key: Int64[Tensor, ""],
     *,
@@ -170,13 +171,13 @@ def reset_units(
 
 
 def reset_partially(
-    params: Any,
+    params: PyTree,
     fraction: Mapping[str, Float[Tensor, "units"]],
     key: Int64[Tensor, ""],
     *,
     units: Iterable[UnitGroup],
     draw: initializers.Initializer,
-) -> Any:
+) -> PyTree:
     """Move each unit a fraction r of the way to a new one: ``w_out = (1 - r) w_out``, then
     ``w_in = (1 - r) w_in + r fresh``, for all groups one after the other.
 
@@ -214,7 +215,7 @@ def _rows(
     return settled(draw(own, row_shape(leaf, s, count), *fans(leaf, s), leaf.dtype, leaf.device))
 
 
-def state_dtype(group: UnitGroup, params: Any) -> tuple[torch.dtype, torch.device]:
+def state_dtype(group: UnitGroup, params: PyTree) -> tuple[torch.dtype, torch.device]:
     """Of what is remembered of each unit: the weights' dtype, or float32 if that is finer; and the weights' device."""
     leaf = tree.get(params, (group.incoming + group.outgoing)[0].path)
     return torch.promote_types(leaf.dtype, torch.float32), leaf.device

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.optim.checks import Number, check_floats, check_number
 
 __all__ = ["clip_by_global_norm", "global_norm"]
@@ -18,7 +19,7 @@ __all__ = ["clip_by_global_norm", "global_norm"]
 
 @arguments
 @torch.no_grad()
-def global_norm(grads: Any) -> Float[Tensor, ""]:
+def global_norm(grads: PyTree) -> Float[Tensor, ""]:
     """The Euclidean norm of all leaves together, in float32 at least.
 
     Args:
@@ -42,7 +43,7 @@ def global_norm(grads: Any) -> Float[Tensor, ""]:
 
 @arguments
 @torch.no_grad()
-def clip_by_global_norm(grads: Any, max_norm: Number) -> Any:
+def clip_by_global_norm(grads: PyTree, max_norm: Number) -> PyTree:
     """Scale gradients down, all by one factor, where their global norm is above ``max_norm``.
 
     Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (ICML 2013, arXiv 1211.5063),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,7 +167,7 @@ def axes_or_new(ax: Axes | None) -> Axes:
     return matplotlib("pyplot").subplots(layout="constrained")[1] if ax is None else ax
 
 
-def matplotlib(module: str) -> Any:
+def matplotlib(module: str) -> ModuleType:
     """A module of matplotlib's.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optree
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fcbp import random
 from fcbp.checks import arguments, shown
+from fcbp.kinds import PyTree
 from fcbp.methods import Method
 from fcbp.stateful.moments import Moments
 from fcbp.stateful.options import Choice, accepted, choose, rehearse
@@ -20,6 +21,9 @@ from fcbp.stateful.readings import Readings
 from fcbp.stateful.saved import FORMAT, check_saved, leaves_by_name
 from fcbp.stateful.summary import Dormancy, Summary, summarize
 from fcbp.units import UnitGroup, find_units
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["ContinualBackprop"]
 
@@ -71,14 +75,14 @@ class ContinualBackprop:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
-        *example_inputs: Any,
+        *example_inputs: PyTree,
         method: str | Method = "cbp",
         seed: int | Tensor = 0,
         units: Iterable[UnitGroup] | None = None,
         example_kwargs: Mapping[str, Any] | None = None,
-        hyper: Any = None,
-        process_group: Any = None,
-        **options: Any,
+        hyper: PyTree = None,
+        process_group: ProcessGroup | None = None,
+        **options: object,
     ):
         key = _key(seed)
         self.choice: Choice = choose(method, hyper, options)

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
 )
 
+from fcbp.kinds import PyTree
 from fcbp.methods import METHODS, Method, keep_gradients
 from fcbp.names import lookup, unknown
 from fcbp.stateful.readings import laid
@@ -50,7 +51,7 @@ class Choice(NamedTuple):
         return self.method.adjust is not keep_gradients
 
 
-def choose(method: str | Method, hyper: Any, options: Mapping[str, Any]) -> Choice:
+def choose(method: str | Method, hyper: PyTree, options: Mapping[str, Any]) -> Choice:
     """The method of that name with its options and numbers.
 
     Args:

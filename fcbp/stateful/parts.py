@@ -14,7 +14,7 @@ from fcbp.units import UnitGroup
 __all__ = ["Parts", "managed", "trainable", "unwrapped"]
 
 
-def unwrapped(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
+def unwrapped(optimizer: object) -> tuple[torch.optim.Optimizer, ...]:
     """The optimisers of torch in one, in several, or inside of another library's.
 
     Raises:
@@ -23,7 +23,7 @@ def unwrapped(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
     several = optimizer if isinstance(optimizer, Sequence) else (optimizer,)
     found = []
     for one in several:
-        inner = one
+        inner: Any = one
         while isinstance(getattr(inner, "optimizer", None), torch.optim.Optimizer):
             inner = inner.optimizer
         if not isinstance(inner, torch.optim.Optimizer):

@@ -16,7 +16,7 @@ from fcbp.units import UnitGroup
 __all__ = ["Ranks", "data_parallel"]
 
 
-def data_parallel(model: nn.Module, group: Any) -> tuple[nn.Module, Any]:
+def data_parallel(model: nn.Module, group: object) -> tuple[nn.Module, Any]:
     """The module inside of a compiled or data-parallel one, and the processes that train it; ``None`` for one alone.
 
     Raises:
@@ -60,7 +60,7 @@ class Ranks:
         group: their process group; ``None`` for a process alone.
     """
 
-    def __init__(self, group: Any):
+    def __init__(self, group: dist.ProcessGroup | None):
         self.group = group
 
     def __bool__(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fcbp.cbp import CBPState, bias_correction
+from fcbp.kinds import PyTree
 from fcbp.metrics import dormant_units
 from fcbp.metrics import summarize as spread_of
 from fcbp.stateful.readings import moments
@@ -101,8 +102,8 @@ def summarize(
     method: str,
     steps: int,
     units: Iterable[UnitGroup],
-    state: Any,
-    hyper: Any,
+    state: PyTree,
+    hyper: PyTree,
     replaced: Mapping[str, Tensor],
     dormancy: Dormancy,
     left_out: Mapping[str, str],

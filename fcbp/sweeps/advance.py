@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import loop
+from fcbp.kinds import PyTree
 from fcbp.loop.nested import Compile
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed
@@ -167,18 +168,18 @@ class Advance:
         self.ahead = Ahead(problem, carry.stream_of, ahead.window, ahead.next + steps)
         return carry._replace(problem=problem, members=members), totals
 
-    def with_windows(self, carry: Carry, window: Any, index: int) -> tuple[Any, ...]:
+    def with_windows(self, carry: Carry, window: PyTree, index: int) -> tuple[Any, ...]:
         """The carry of the step that makes its examples."""
         return window, torch.full_like(carry.stream_of, index), carry.members, carry.settings, self.zeros(carry)
 
-    def windows(self, problem: Any, length: int) -> Any:
+    def windows(self, problem: PyTree, length: int) -> PyTree:
         stream = self.program.stream
         if stream is None or stream.window is None:
             return ()
         window = stream.window
         return torch.vmap(lambda state: window(state, length))(problem)
 
-    def members_windows(self, carry: Carry, length: int) -> Any:
+    def members_windows(self, carry: Carry, length: int) -> PyTree:
         return optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), self.windows(carry.problem, length))
 
     # --- examples given ---------------------------------------------------------------------------------
@@ -232,13 +233,13 @@ class Advance:
 
     # --- parts ------------------------------------------------------------------------------------------
 
-    def lanes_are_built(self, step: Any, ours: Any, examples: Any = None) -> bool:
+    def lanes_are_built(self, step: loop.Step, ours: PyTree, examples: PyTree = None) -> bool:
         """Whether lanes suit a step and its program is built."""
         backend, failure = loop.prepare(step, ours, examples)
         self.unbuilt = self.unbuilt or failure
         return backend == "lanes"
 
-    def in_lanes(self, step: Any, ours: Any, batches: Any, length: int) -> Any:
+    def in_lanes(self, step: loop.Step, ours: PyTree, batches: PyTree, length: int) -> PyTree:
         """The last carry; ``None`` where the program cannot be compiled."""
         instead = "the compiled scan runs" if self.compile is True else "steps run eagerly"
         try:
@@ -249,7 +250,7 @@ class Advance:
             warnings.warn(f"{instead} in place of lanes: {error}", RuntimeWarning, stacklevel=2)
             return None
 
-    def sample(self, carry: Carry, length: int) -> Any:
+    def sample(self, carry: Carry, length: int) -> PyTree:
         """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
         stream = self.program.stream
         if stream is None:
@@ -292,7 +293,7 @@ def laid_out(batches: tuple[Tensor, ...], stream_of: Int64[Tensor, "members"]) -
     return tuple(part.index_select(1, stream_of) for part in batches)
 
 
-def size_of(tree: Any) -> int:
+def size_of(tree: PyTree) -> int:
     """Bytes of a pytree's tensors."""
     return sum(leaf.numel() * leaf.element_size() for leaf in optree.tree_leaves(tree))
 

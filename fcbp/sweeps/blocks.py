@@ -12,6 +12,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ CODECS = {"shuffle", "zstd", "blosc", "zlib", "lz4", "vlen-utf8"}
 """Codecs that results are written with. A stranger's store may name one that runs code."""
 
 
-def need(name: str) -> Any:
+def need(name: str) -> ModuleType:
     """The module of an extra.
 
     Raises:

@@ -91,9 +91,7 @@ class FunctionMaker:
     @functools.cached_property
     def function(self) -> Program | Callable[..., Program]:
         """The program or the function itself."""
-        found: Program | Callable[..., Program] = (
-            addresses.load(self.given) if isinstance(self.given, str) else self.given
-        )
+        found: object = addresses.load(self.given) if isinstance(self.given, str) else self.given
         if not isinstance(found, Program) and not callable(found):
             raise ValueError(
                 f"program is {self.given!r}, which is {type(found).__name__}; expected an fcbp.Program or a function "

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-def maker_of(given: Any) -> Maker:
+def maker_of(given: object) -> Maker:
     """The maker that a person means: an experiment or its name, a program, a function that makes one, or the address
     of any of them.
 
@@ -102,7 +102,7 @@ def maker_from(description: Mapping[str, Any]) -> Maker:
     return FunctionMaker(options.pop("program"), tuple(options.items()))
 
 
-def addresses_in(value: Any) -> Iterator[str]:
+def addresses_in(value: object) -> Iterator[str]:
     """All addresses in plain data."""
     if isinstance(value, Mapping):
         value = list(value.values())

@@ -83,7 +83,7 @@ def choose(
     return Places(chosen, backend, address, threads, elastic)
 
 
-def check_whole(name: str, value: Any, most: int | None = None) -> None:
+def check_whole(name: str, value: object, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
         limit = "" if most is None else f" and at most {most:,}"
         raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more{limit}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
@@ -14,7 +14,7 @@ from fcbp.cbp import bias_correction, most_due, pay, replacements_due
 from fcbp.cbp.state import RateCounts, Rounding, check_counting, check_state
 from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
-from fcbp.kinds import Tensors
+from fcbp.kinds import PyTree, Tensors
 from fcbp.names import check_option
 from fcbp.weights.draws import check_initializer, draw
 from fcbp.weights.few import Few, few_lowest
@@ -42,7 +42,7 @@ def update_utility(
     hyper: Hyperparams,
     *,
     utility: Utility = "gradient",
-    moments: Any = None,
+    moments: PyTree = None,
 ) -> WeightsState:
     """Age every weight by one step and move the running mean of its utility.
 

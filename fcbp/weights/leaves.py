@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import Tensor
 
 from fcbp import tree
+from fcbp.kinds import PyTree
 
 __all__ = ["flat", "leaves_of"]
 
 
-def leaves_of(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
+def leaves_of(node: PyTree, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
     """Every tensor of a pytree with its path, in order."""
     if isinstance(node, Tensor):
         yield path, node
@@ -24,7 +24,7 @@ def leaves_of(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tens
             yield from leaves_of(child, (*path, i))
 
 
-def flat(argument: str, values: Any, managed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def flat(argument: str, values: PyTree, managed: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The managed tensors of a pytree, flat, by name.
 
     Raises:

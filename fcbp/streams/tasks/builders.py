@@ -19,7 +19,7 @@ __all__ = ["builder"]
 FIELDS = {field.name: field.type for field in fields(Common)}
 
 
-def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., Stream]]:
+def builder(**defaults: object) -> Callable[[Callable[..., Kind]], Callable[..., Stream]]:
     """A decorator that makes a function of data and settings to a kind of tasks into one to a stream.
 
     The function made has the settings of :class:`~fcbp.streams.tasks.engine.Common` too, which its signature and its
@@ -28,7 +28,8 @@ def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., St
     Args:
         **defaults: of those settings, where they are others than ``Common``'s.
     """
-    base = Common(**defaults)
+    given_defaults: dict[str, Any] = defaults
+    base = Common(**given_defaults)
 
     def decorate(kind: Callable[..., Kind]) -> Callable[..., Stream]:
         own = inspect.signature(kind)

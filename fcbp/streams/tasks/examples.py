@@ -23,7 +23,7 @@ DRAWS = 4
 """Random words of an example's augmentation: flip, two of the crop, angle."""
 
 
-def to_dataset(data: Any) -> Dataset:
+def to_dataset(data: object) -> Dataset:
     """A data set as it is, or made of arrays.
 
     Args:
