@@ -228,10 +228,8 @@ def _of_file(address: str, file: Path) -> ModuleType:
     path = file.resolve()
     if not path.is_file():
         raise ValueError(f"{address!r} names the file {str(file)!r}, which is not there")
-    for module in list(sys.modules.values()):
-        known = getattr(module, "__file__", None)
-        if isinstance(module, ModuleType) and known and known.endswith(path.name) and Path(known).resolve() == path:
-            return module
+    if (found := _imported(path)) is not None:
+        return found
     name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -251,6 +249,21 @@ def _of_file(address: str, file: Path) -> ModuleType:
     return module
 
 
+def _imported(path: Path) -> ModuleType | None:
+    """The first module that was made of a file; ``None`` where there is none."""
+    name, module = _of_path.get(path, ("", None))
+    if module is not None and sys.modules.get(name) is module:
+        return module
+    for name, module in list(sys.modules.items()):
+        known = getattr(module, "__file__", None)
+        if isinstance(module, ModuleType) and known and known.endswith(path.name) and Path(known).resolve() == path:
+            _of_path[path] = name, module
+            return module
+    return None
+
+
+_of_path: dict[Path, tuple[str, ModuleType | None]] = {}
+"""Modules found before by their files: to look through all that are imported takes a millisecond or more."""
 _importing: list[str] = []
 
 

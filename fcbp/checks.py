@@ -216,6 +216,8 @@ def _renamed(values: Mapping[str, Any], message: str) -> ValueError | None:
         return None
 
     def is_about(value: Any) -> bool:
+        if not rest.startswith(_BEGINNINGS.get(type(value), "")):
+            return False  # without its whole text, which takes long of tensors
         return any(rest.startswith(f"{text}; expected") for text in (shown(value), _represented(value)))
 
     same = [
@@ -227,6 +229,16 @@ def _renamed(values: Mapping[str, Any], message: str) -> ValueError | None:
     if name not in values and not isinstance(values[same[0]], str) and not _is_extreme(values[same[0]]):
         return None
     return ValueError(f"{same[0]} is {rest}")
+
+
+_BEGINNINGS: dict[type, str | tuple[str, ...]] = {
+    dict: "{",
+    list: "[",
+    tuple: "(",
+    Tensor: ("tensor(", "a tensor "),
+    nn.Parameter: ("Parameter ", "a tensor "),
+}
+"""How the text of a value in a message begins."""
 
 
 def _represented(value: Any) -> str:

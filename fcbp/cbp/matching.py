@@ -86,7 +86,7 @@ def place_in(node: PyTree, path: Path) -> Path | None:
     for entry in path:
         names = getattr(node, "_fields", ())
         try:
-            node = tree.get(node, (entry,))
+            node = tree.child(node, entry)
         except KeyError:
             return None
         place += (names[entry] if names and isinstance(entry, int) else entry,)
