@@ -48,7 +48,7 @@ class Source(NamedTuple):
 
 
 def is_address(text: object) -> TypeGuard[str]:
-    """Whether a text has the form of an address: a module or a file, a colon, a name.
+    """Tell whether a text has the form of an address: a module or a file, a colon, a name.
 
     Example:
         >>> is_address("mine.py:stream"), is_address("package.mine:stream"), is_address("mlp")
@@ -61,7 +61,7 @@ def is_address(text: object) -> TypeGuard[str]:
 
 
 def load(address: str) -> object:
-    """The object at an address; its module is imported where it is not yet.
+    """Return the object at an address; its module is imported where it is not yet.
 
     A module is looked for where Python looks, and in the current directory. A file is imported once, under the name of
     the module that was made of it before, if there is one.
@@ -82,7 +82,7 @@ def load(address: str) -> object:
 
 
 def address_of(value: object) -> str | None:
-    """The address at which :func:`load` finds this very object; ``None`` where there is none.
+    """Return the address at which :func:`load` finds this very object; ``None`` where there is none.
 
     Functions and classes know their module; other objects are looked for among the names of the modules that are
     imported. Objects of a script that is being run are found in its file.
@@ -100,7 +100,7 @@ def address_of(value: object) -> str | None:
 
 
 def name_of(value: object) -> str:
-    """A text that stands for an object: the text itself, an address, or the object's own name.
+    """Return a text that stands for an object: the text itself, an address, or the object's own name.
 
     Example:
         >>> name_of("mlp"), name_of(lambda: None)
@@ -117,7 +117,7 @@ _FOREIGN = {"torch", "numpy", "optree", *sys.stdlib_module_names} - {"__main__"}
 
 
 def source_of(address: str) -> Source:
-    """The file of an address, which must be imported already, and its hash."""
+    """Return the file of an address, which must be imported already, and its hash."""
     file = getattr(_module(address, address.rpartition(":")[0]), "__file__", None)
     if file is None or not Path(file).is_file():
         return Source(address, "", "")
@@ -159,7 +159,7 @@ _OF_A_RUN = "plan.json"
 
 
 def _files_of_module(name: str) -> list[Path]:
-    """The files that importing a module would run, as far as they are found without importing anything."""
+    """Return the files that importing a module would run, as far as they are found without importing anything."""
     package, *rest = name.split(".")
     with _current_directory_on_path():
         try:
@@ -175,7 +175,7 @@ def _files_of_module(name: str) -> list[Path]:
 
 
 def _checked(module: str, name: str, value: Any) -> str | None:
-    """The address of a name in a module, if it leads to ``value``."""
+    """Return the address of a name in a module, if it leads to ``value``."""
     holder: Any = sys.modules.get(module)
     file = getattr(holder, "__file__", None)
     for part in name.split("."):
@@ -190,12 +190,12 @@ def _checked(module: str, name: str, value: Any) -> str | None:
 
 
 def _is_installed(file: str) -> bool:
-    """Whether a module that is in no package lies where every process looks for modules."""
+    """Tell whether a module that is in no package lies where every process looks for modules."""
     return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
 def _short(file: Path) -> str:
-    """A file's path from the current directory, where it lies under it."""
+    """Return a file's path from the current directory, where it lies under it."""
     path = file.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -250,7 +250,7 @@ def _of_file(address: str, file: Path) -> ModuleType:
 
 
 def _imported(path: Path) -> ModuleType | None:
-    """The first module that was made of a file; ``None`` where there is none."""
+    """Return the first module that was made of a file; ``None`` where there is none."""
     name, module = _of_path.get(path, ("", None))
     if module is not None and sys.modules.get(name) is module:
         return module

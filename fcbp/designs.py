@@ -86,7 +86,7 @@ class Range:
             raise ValueError(f"low is {self.low!r}; expected positive numbers for a logarithmic one")
 
     def at(self, part: float) -> float:
-        """The value at a place between 0 and 1."""
+        """Return the value at a place between 0 and 1."""
         if self.logarithmic:
             value = math.exp(math.log(self.low) + part * (math.log(self.high) - math.log(self.low)))
         else:
@@ -96,19 +96,19 @@ class Range:
 
 @arguments
 def linear(low: float, high: float, *, whole: bool = False) -> Range:
-    """Values from ``low`` to ``high``, equally likely; ``whole`` rounds them."""
+    """Return values from ``low`` to ``high``, equally likely; ``whole`` rounds them."""
     return Range(low, high, whole=whole)
 
 
 @arguments
 def log(low: float, high: float, *, whole: bool = False) -> Range:
-    """Values from ``low`` to ``high`` whose logarithms are equally likely; ``whole`` rounds them."""
+    """Return values from ``low`` to ``high`` whose logarithms are equally likely; ``whole`` rounds them."""
     return Range(low, high, logarithmic=True, whole=whole)
 
 
 @arguments
 def grid(**values: object) -> Members:
-    """The cartesian product of settings; a value alone stands for itself.
+    """Return the cartesian product of settings; a value alone stands for itself.
 
     Args:
         values: settings of :class:`fcbp.experiment.Experiment`, each a value or several.
@@ -246,7 +246,7 @@ def _check_different(what: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _several(name: str, value: Any) -> tuple[Any, ...]:
-    """The values of a setting, as plain Python data."""
+    """Return the values of a setting, as plain Python data."""
     if isinstance(value, (Tensor, np.ndarray)):
         value = value.tolist()
     alone = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)

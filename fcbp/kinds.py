@@ -75,7 +75,7 @@ class Within:
     words: str
 
     def holds(self, value: float | Tensor) -> bool:
-        """Whether a plain number is there; a tensor's values are not read."""
+        """Tell whether a plain number is there; a tensor's values are not read."""
         return isinstance(value, Tensor) or self.low <= value <= self.high
 
 
@@ -87,7 +87,7 @@ class Leaves:
     words: str = "a pytree of tensors"
 
     def holds(self, value: Any) -> bool:
-        """Whether it is so."""
+        """Tell whether it is so."""
         if isinstance(value, Tensor):
             return True
         if isinstance(value, dict) and value and all(isinstance(part, Tensor) for part in value.values()):
@@ -105,7 +105,7 @@ class Here:
     words: str = "'cpu', or a GPU that this machine has, such as 'cuda:0'"
 
     def holds(self, value: Any) -> bool:
-        """Whether it is so; ``None`` is a device by default."""
+        """Tell whether it is so; ``None`` is a device by default."""
         try:
             device = torch.device(value) if isinstance(value, str) else value
             return device is None or (self.meta and device.type == "meta") or _is_here(device)
@@ -140,7 +140,7 @@ DrawDevice = Annotated[torch.device | str | None, Here(meta=True)]
 
 
 def shown(value: object) -> str:
-    """A value in a message: short, a tensor by its shape, a network by its class."""
+    """Return a value in a message: short, a tensor by its shape, a network by its class."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
     if isinstance(value, nn.Module):
@@ -160,7 +160,7 @@ def shown(value: object) -> str:
 
 
 def misfit(name: str, value: object, kind: object) -> str | None:
-    """The message about a value that is not of a kind; ``None`` where it is.
+    """Return the message about a value that is not of a kind; ``None`` where it is.
 
     Args:
         name: the argument.
@@ -184,7 +184,7 @@ def misfit(name: str, value: object, kind: object) -> str | None:
 
 
 def _options(kind: Any) -> tuple[str, ...]:
-    """The words of a ``Literal``, which may be optional; empty where a kind takes anything else."""
+    """Return the words of a ``Literal``, which may be optional; empty where a kind takes anything else."""
     if get_origin(kind) in (typing.Union, types.UnionType):
         kinds = [part for part in get_args(kind) if part is not type(None)]
         return _options(kinds[0]) if len(kinds) == 1 else ()
@@ -202,7 +202,7 @@ def _within(name: str, value: Any) -> Iterator[str]:
 
 
 def shape_misfit(values: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
-    """The message about the first tensor whose shape is not as its annotation says, or has another size than an
+    """Return the message about the first tensor whose shape is not as its annotation says, or has another size than an
     argument before it; ``None`` where all fit.
 
     Args:
@@ -230,7 +230,7 @@ def shape_misfit(values: Mapping[str, Any], hints: Mapping[str, Any]) -> str | N
 
 
 def _sizes(axes: list[str], shape: tuple[int, ...]) -> dict[str, Any] | None:
-    """The size of every axis with a name; ``None`` where the number of axes is another."""
+    """Return the size of every axis with a name; ``None`` where the number of axes is another."""
     several = [i for i, axis in enumerate(axes) if axis.startswith(("*", "..."))]
     if len(several) > 1 or (len(shape) < len(axes) - 1 if several else len(shape) != len(axes)):
         return {} if len(several) > 1 else None
@@ -257,7 +257,7 @@ class _Names(dict[str, Any]):
 
 
 def hints_of(function: Callable[..., object]) -> dict[str, Any]:
-    """The annotations of a function or of a class, by name; what has none, or cannot be read, is anything."""
+    """Return the annotations of a function or of a class, by name; what has none, or cannot be read, is anything."""
     module = inspect.getmodule(inspect.unwrap(function))
     known = vars(module) if module else {}
     hints = {}
@@ -273,12 +273,12 @@ def hints_of(function: Callable[..., object]) -> dict[str, Any]:
 
 
 def fits(value: object, kind: object) -> bool:
-    """Whether a value is of an annotation's kind: a sequence may be a tuple or a list, a number NumPy's."""
+    """Tell whether a value is of an annotation's kind: a sequence may be a tuple or a list, a number NumPy's."""
     return bool(test_of(kind)(value))
 
 
 def test_of(kind: object) -> Test:
-    """The function that tells whether a value is of an annotation's kind."""
+    """Return the function that tells whether a value is of an annotation's kind."""
     try:
         return _made_test(kind)
     except TypeError:  # an annotation that cannot be hashed
@@ -287,7 +287,7 @@ def test_of(kind: object) -> Test:
 
 @functools.lru_cache(maxsize=1024)
 def _made_test(kind: Any) -> Test:
-    """The function that tells whether a value is of a kind; made once, as calls are many."""
+    """Return the function that tells whether a value is of a kind; made once, as calls are many."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind is Any or isinstance(kind, (TypeVar, str)):
         return lambda value: True
@@ -315,7 +315,7 @@ def _made_test(kind: Any) -> Test:
 
 
 def _is_alike(value: Any, option: Any) -> bool:
-    """Whether a value is of an option's type; a string may be NumPy's."""
+    """Tell whether a value is of an option's type; a string may be NumPy's."""
     return type(value) is type(option) or (isinstance(value, str) and isinstance(option, str))
 
 
@@ -351,12 +351,12 @@ def _several_fit(origin: type, parts: tuple[Any, ...], value: Any) -> bool:
 
 
 def _is_column(value: Any, origin: type) -> bool:
-    """Whether a value is a vector of NumPy's, in the place of a sequence."""
+    """Tell whether a value is a vector of NumPy's, in the place of a sequence."""
     return isinstance(value, np.ndarray) and value.ndim == 1 and origin is collections.abc.Sequence
 
 
 def words_of(kind: object) -> str:
-    """A kind in words."""
+    """Return a kind in words."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return next((rule.words for rule in parts[1:] if hasattr(rule, "words")), words_of(parts[0]))

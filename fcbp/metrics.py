@@ -60,13 +60,13 @@ Activation = Float[Tensor, "*samples units"]
 
 @arguments
 def squared_error(output: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean squared difference."""
+    """Return the mean squared difference."""
     return (output - targets).square().mean()
 
 
 @arguments
 def accuracy(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
-    """Fraction of the examples whose largest output is that of their class.
+    """Return the fraction of the examples whose largest output is that of their class.
 
     Args:
         output: of a network, one number for each class.
@@ -81,7 +81,7 @@ def accuracy(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*bat
 
 @arguments
 def error(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
-    """Fraction of the examples whose largest output is not that of their class: ``1 - accuracy``.
+    """Return the fraction of the examples whose largest output is not that of their class: ``1 - accuracy``.
 
     Example:
         >>> error(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
@@ -92,7 +92,7 @@ def error(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"
 
 @arguments
 def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
-    """Units that are 0 on every sample: rectifiers that never fire.
+    """Return units that are 0 on every sample: rectifiers that never fire.
 
     Example:
         >>> dead_units(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
@@ -103,7 +103,7 @@ def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
 
 @arguments
 def dormant_units(activation: Activation, threshold: NonNegative | Float[Tensor, ""] = 0.025) -> Bool[Tensor, "units"]:
-    """Units whose mean absolute activation is at most ``threshold`` times their layer's.
+    """Return units whose mean absolute activation is at most ``threshold`` times their layer's.
 
     Sokar, Agarwal, Castro and Evci, "The dormant neuron phenomenon in deep reinforcement learning" (ICML 2023),
     Definition 3.1; 0.025 is theirs, and 0 finds the dead units. In a dead layer all units are dormant.
@@ -120,7 +120,7 @@ def dormant_units(activation: Activation, threshold: NonNegative | Float[Tensor,
 def saturated_units(
     activation: Activation, lower: Finite, upper: Finite, tolerance: NonNegative = 0.05
 ) -> Bool[Tensor, "units"]:
-    """Units of a bounded activation that lie at one of its ends on every sample.
+    """Return units of a bounded activation that lie at one of its ends on every sample.
 
     Args:
         activation: outputs of a function with values in ``[lower, upper]``: -1 and 1 for tanh, 0 and 1 for sigmoid.
@@ -139,7 +139,7 @@ def saturated_units(
 
 @arguments
 def weight_magnitude(params: SomeTensors) -> Float[Tensor, ""]:
-    """Mean absolute value over every element of a pytree."""
+    """Return the mean absolute value over every element of a pytree."""
     leaves = optree.tree_leaves(params)
     totals = [leaf.abs().sum() for leaf in leaves]
     mean: Tensor = sum(totals[1:], totals[0]) / sum(leaf.numel() for leaf in leaves)
@@ -148,13 +148,14 @@ def weight_magnitude(params: SomeTensors) -> Float[Tensor, ""]:
 
 @arguments
 def gradient_magnitude(grads: SomeTensors) -> Float[Tensor, ""]:
-    """Mean absolute gradient over every element of a pytree."""
+    """Return the mean absolute gradient over every element of a pytree."""
     return weight_magnitude(grads)
 
 
 @arguments
 def update_magnitude(before: SomeTensors, after: SomeTensors) -> Float[Tensor, ""]:
-    """Mean absolute change over every element of two pytrees, such as the parameters before and after a step.
+    """Return the mean absolute change over every element of two pytrees, such as the parameters before and after a
+    step.
 
     Raises:
         ValueError: they have different structures, or a leaf is no tensor.
@@ -205,7 +206,7 @@ class Summary(NamedTuple):
 
 @arguments
 def summarize(values: Num[Tensor, "..."]) -> Summary:
-    """The least, the median, the mean and the greatest of a tensor's numbers; all NaN where one of them is.
+    """Return the least, the median, the mean and the greatest of a tensor's numbers; all NaN where one of them is.
 
     Example:
         >>> [x.item() for x in summarize(torch.tensor([3, 1, 8]))]
@@ -218,13 +219,13 @@ def summarize(values: Num[Tensor, "..."]) -> Summary:
 
 @arguments
 def age_summary(state: CBPState) -> Summary:
-    """The ages, in steps, of all units of all groups."""
+    """Return the ages, in steps, of all units of all groups."""
     return summarize(torch.cat(list(state.age.values())))
 
 
 @arguments
 def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
-    """The bias-corrected utilities of all units of all groups; that of a unit of age 0 is 0."""
+    """Return the bias-corrected utilities of all units of all groups; that of a unit of age 0 is 0."""
 
     def corrected(name: str) -> Tensor:
         age, utility = state.age[name], state.utility[name]
@@ -235,7 +236,7 @@ def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
 
 @arguments
 def mature_fraction(state: CBPState, hyper: Hyperparams) -> Float[Tensor, ""]:
-    """The share of units old enough to be replaced: where it is 0, nothing can be."""
+    """Return the share of units old enough to be replaced: where it is 0, nothing can be."""
     return torch.cat([age > hyper.maturity_threshold for age in state.age.values()]).to(torch.float32).mean()
 
 
@@ -275,7 +276,7 @@ class Spectrum(NamedTuple):
 
 @arguments
 def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
-    """The singular values of a matrix, for several of its ranks: each takes them in the matrix's place.
+    """Return the singular values of a matrix, for several of its ranks: each takes them in the matrix's place.
 
     They are roots of the eigenvalues of the smaller Gram matrix, in float64, whose error is that of a decomposition in
     float32: for many samples of few features 20 times faster than one.
@@ -327,7 +328,8 @@ def rank(
 
 @arguments
 def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
-    """The exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 for a zero matrix.
+    """Return the exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 for a zero
+    matrix.
 
     Example:
         >>> effective_rank(torch.eye(4))
@@ -371,7 +373,8 @@ def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: Fraction 
 
 @arguments
 def stable_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
-    """The squared Frobenius norm over the squared spectral norm (Rudelson and Vershynin, 2007); 0 for a zero matrix.
+    """Return the squared Frobenius norm over the squared spectral norm (Rudelson and Vershynin, 2007); 0 for a zero
+    matrix.
 
     Published continual-learning code calls :func:`srank` so.
 

@@ -15,7 +15,8 @@ MANY = 30
 
 
 def unknown(argument: str, value: object, names: Iterable[str]) -> ValueError:
-    """The error for a ``value`` of ``argument`` none of ``names``; of many names only near misses are offered."""
+    """Return the error for a ``value`` of ``argument`` none of ``names``; of many names only near misses are
+    offered."""
     names = sorted(names)
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     if len(names) > MANY:

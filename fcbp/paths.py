@@ -12,7 +12,7 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def expanded(name: str, path: str | os.PathLike[str]) -> Path:
-    """A path on this machine, ``~`` expanded.
+    """Return a path on this machine, ``~`` expanded.
 
     Args:
         name: the argument's name.

@@ -332,7 +332,7 @@ class _Rehearsal:
                 raise ValueError(f"failed{self.of} gives {value!r}; expected a 0-d bool tensor")
 
     def check_side_by_side(self, carry: Any) -> None:
-        """Whether the functions can be vmapped: two members, one step."""
+        """Tell whether the functions can be vmapped: two members, one step."""
         program = self.program
         settings = dict(dict.items(self.settings))
         both: Any = (carry, settings)
@@ -354,7 +354,7 @@ def _copy(tree: Any) -> Any:
 
 
 def _generators() -> dict[str, Any]:
-    """The states of the global random generators."""
+    """Return the states of the global random generators."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (whether somebody draws from it is the question)
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
@@ -364,7 +364,7 @@ def _generators() -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two pytrees hold the same numbers, NaN being NaN."""
+    """Tell whether two pytrees hold the same numbers, NaN being NaN."""
     left, right = optree.tree_leaves(a), optree.tree_leaves(b)
     return len(left) == len(right) and all(map(_equal, left, right))
 
@@ -378,7 +378,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def telling(rows: Sequence[Mapping[str, float]], most: int) -> list[Mapping[str, float]]:
-    """Rows that hold between them the values of each number, of very many some and the extremes."""
+    """Return rows that hold between them the values of each number, of very many some and the extremes."""
     chosen: dict[tuple[float, ...], Mapping[str, float]] = {}
     for name in rows[0] if rows else ():
         holder = {float(row[name]): row for row in rows}

@@ -39,7 +39,7 @@ def _showing(record: type[T], written: Callable[[Any], str]) -> type[T]:
 
 
 def text(record: object) -> str:
-    """The record's name, and a line for each of its fields.
+    """Return the record's name, and a line for each of its fields.
 
     Args:
         record: a NamedTuple, or another record that :func:`html` knows.
@@ -59,7 +59,7 @@ def text(record: object) -> str:
 
 
 def html(record: object) -> str:
-    """The same as a table, for notebooks."""
+    """Return the same as a table, for notebooks."""
     cells = "".join(
         f'<tr><th style="text-align:left">{markup.escape(name)}</th>'
         f'<td style="text-align:left">{markup.escape(words)}</td></tr>'
@@ -69,7 +69,7 @@ def html(record: object) -> str:
 
 
 def maker(record: object) -> str:
-    """A record of functions as the call that made them: the maker's name, and the plain options that they hold.
+    """Return a record of functions as the call that made them: the maker's name, and the plain options that they hold.
 
     Example:
         >>> import fcbp
@@ -83,7 +83,7 @@ def maker(record: object) -> str:
 
 
 def describe(value: object) -> str:
-    """A value in one line: shapes and dtypes of tensors, names of functions, numbers of entries.
+    """Return a value in one line: shapes and dtypes of tensors, names of functions, numbers of entries.
 
     Example:
         >>> import torch
@@ -133,7 +133,7 @@ def _more(entries: list[Any]) -> str:
 
 
 def _count(value: Any) -> str:
-    """A field within a field."""
+    """Return a field within a field."""
     if isinstance(value, Mapping) and all(isinstance(entry, Tensor) for entry in value.values()):
         return f"{_many(len(value), 'tensor')}, {_many(sum(entry.numel() for entry in value.values()), 'number')}"
     return describe(value)
@@ -152,14 +152,14 @@ def _dtypes(tensors: list[Tensor]) -> str:
 
 
 def _functions(record: Any) -> list[Callable[..., Any]]:
-    """The functions of a record, and those of this package that they call by closure."""
+    """Return the functions of a record, and those of this package that they call by closure."""
     own = [inspect.unwrap(field) for field in record if callable(field)]
     inner = [inspect.unwrap(value) for f in own for value in _held(f).values() if inspect.isfunction(value)]
     return list(dict.fromkeys([*own, *(f for f in inner if str(f.__module__).startswith("fcbp."))]))
 
 
 def _held(function: Callable[..., Any]) -> dict[str, Any]:
-    """The values that a function closes over, by name."""
+    """Return the values that a function closes over, by name."""
     return dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
 
 
@@ -170,7 +170,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _made_by(functions: list[Callable[..., Any]]) -> str:
-    """The function in whose body others were written: one that its module is named after, or else a public one."""
+    """Return the function in whose body others were written: one that its module is named after, or else a public
+    one."""
     makers = [f for f in functions if ".<locals>" in getattr(f, "__qualname__", "")]
     names = [f.__qualname__.split(".<locals>")[0] for f in makers]
     mains = [name for f, name in zip(makers, names, strict=True) if str(f.__module__).endswith(f".{name}")]
@@ -179,7 +180,8 @@ def _made_by(functions: list[Callable[..., Any]]) -> str:
 
 
 def _named(function: Callable[..., Any]) -> str:
-    """A function's name; of one that another function made, the maker's with the plain numbers that it was given."""
+    """Return a function's name; of one that another function made, the maker's with the plain numbers that it was
+    given."""
     function = inspect.unwrap(function)
     if isinstance(function, functools.partial):
         return f"{_named(function.func)}(...)"

@@ -22,7 +22,7 @@ class NoSuchPath(KeyError, ValueError):
 
 
 def child(node: PyTree, entry: str | int) -> PyTree:
-    """The child of a container under a key, a field's name or a position.
+    """Return the child of a container under a key, a field's name or a position.
 
     Raises:
         NoSuchPath: there is none.
@@ -40,7 +40,7 @@ def child(node: PyTree, entry: str | int) -> PyTree:
 
 @arguments
 def get(tree: PyTree, path: Path) -> PyTree:
-    """The subtree at ``path``: keys of mappings, positions of sequences, fields of named tuples.
+    """Return the subtree at ``path``: keys of mappings, positions of sequences, fields of named tuples.
 
     Raises:
         NoSuchPath: there is nothing at ``path``; it is a ``KeyError`` and a ``ValueError``.

@@ -169,13 +169,13 @@ def resume(out: Path | str, **how: object) -> Tuned:
 
 @arguments
 def is_tuned(out: Path | str) -> bool:
-    """Whether a directory holds a tuning."""
+    """Tell whether a directory holds a tuning."""
     return (Path(out) / NAME).is_file()
 
 
 @arguments
 def sweeps_of(out: Path | str) -> list[Path]:
-    """The run directories of a tuning that are there: that of the tuning seeds, and that of the report."""
+    """Return the run directories of a tuning that are there: that of the tuning seeds, and that of the report."""
     paths = (Path(out) / TUNE, Path(out) / REPORT)
     return [path for path in paths if (path / sweeps.CONFIG).is_file()]
 
@@ -241,7 +241,7 @@ def _run(
 
 
 def _prepared(path: Path, kept: Mapping[str, Any], resume: bool) -> Path:
-    """The directory, with what it is a tuning of."""
+    """Return the directory, with what it is a tuning of."""
     directory = files.Directory(path, create=True)
     if is_tuned(path):
         if not resume:
@@ -305,7 +305,7 @@ def _rows(tuned: Tuned, last: float) -> list[analysis.Row]:
 
 
 def _by_method(tuned: Tuned) -> xarray.Dataset:
-    """The report with each setting's method, also where only one differs."""
+    """Return the report with each setting's method, also where only one differs."""
     return tuned.report.assign_coords(method=("setting", [choice.method for choice in tuned.choices]))
 
 
@@ -328,7 +328,7 @@ def _unequal(rows: Sequence[Mapping[str, Any]], apart: Sequence[str]) -> str:
 
 
 def _budget_note(budgets: Mapping[str, int]) -> str:
-    """A sentence where methods have different numbers of settings."""
+    """Return a sentence where methods have different numbers of settings."""
     if len(set(budgets.values())) < 2:
         return ""
     told = ", ".join(f"{method} {number}" for method, number in budgets.items())

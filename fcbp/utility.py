@@ -76,7 +76,7 @@ def _mean_samples(x: Float[Tensor, "*samples units positions"]) -> Float[Tensor,
 
 
 def _magnitude(weights: Weights, positions: int = 1) -> Float[Tensor, "units positions"]:
-    """Mean absolute weight of each unit, position by position where the weights know positions."""
+    """Return the mean absolute weight of each unit, position by position where the weights know positions."""
     totals, count = [], 0
     for w in weights:
         total = _sum_rest(w.abs())
@@ -183,7 +183,7 @@ OF_GRADIENTS = frozenset(f.__name__ for f in (weight_gradient, incoming_gradient
 
 @arguments
 def get(measure: str | Measure) -> Measure:
-    """The measure of that name, or the function itself.
+    """Return the measure of that name, or the function itself.
 
     Raises:
         ValueError: there is no such measure.

@@ -42,19 +42,20 @@ BINS = ("step", "task")
 
 @arguments
 def bins_of(results: xarray.Dataset | xarray.DataArray) -> str:
-    """The dimension of the bins: ``"step"``, or ``"task"`` where each bin is a task."""
+    """Return the dimension of the bins: ``"step"``, or ``"task"`` where each bin is a task."""
     return next((name for name in BINS if name in results.dims), "step")
 
 
 @arguments
 def main_variable(results: xarray.Dataset) -> str:
-    """The variable that settings are judged by where none is named: ``"loss"``, or the first that was measured."""
+    """Return the variable that settings are judged by where none is named: ``"loss"``, or the first that was
+    measured."""
     return "loss" if "loss" in results.data_vars else str(next(iter(results.data_vars)))
 
 
 @arguments
 def chosen_variable(results: xarray.Dataset) -> str:
-    """The variable that methods are compared by where none is named: the accuracy, or else the main one."""
+    """Return the variable that methods are compared by where none is named: the accuracy, or else the main one."""
     return "accuracy" if "accuracy" in results.data_vars else main_variable(results)
 
 
@@ -118,7 +119,7 @@ def identity(chosen: xarray.Dataset | xarray.DataArray, names: Sequence[str]) ->
 
 @arguments
 def is_unset(value: object) -> bool:
-    """Whether a coordinate's value stands for a setting that a member does not set."""
+    """Tell whether a coordinate's value stands for a setting that a member does not set."""
     return value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and np.isnan(value))
 
 
@@ -131,13 +132,13 @@ def describe(setting: Setting) -> str:
 
 @arguments
 def others(setting: Setting) -> Setting:
-    """A setting without its method."""
+    """Return a setting without its method."""
     return {name: value for name, value in setting.items() if name != "method"}
 
 
 @arguments
 def show(value: object) -> str:
-    """A setting's value, short."""
+    """Return a setting's value, short."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         return str(value)
     return f"{value:g}"

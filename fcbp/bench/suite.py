@@ -28,7 +28,7 @@ class Problem:
     """Settings of the experiment under which it takes a second, for a test."""
 
     def quick(self, methods: int = 3) -> Problem:
-        """The same for a test: a few short tasks, and two settings of the first methods."""
+        """Return the same for a test: a few short tasks, and two settings of the first methods."""
         known = list(dict.fromkeys(row["method"] for row in self.settings))[:methods]
         rows = [[row for row in self.settings if row["method"] == method][:2] for method in known]
         return dataclasses.replace(

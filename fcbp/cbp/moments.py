@@ -140,7 +140,7 @@ def _kept_plan(opt_state: Any, units: tuple[UnitGroup, ...], params: Params | No
 
 
 def _plan(opt_state: Any, units: tuple[UnitGroup, ...], params: Params | None) -> Plan:
-    """The tensors of the state that belong to units, each with the slices of it that do, by the group's name."""
+    """Return the tensors of the state that belong to units, each with the slices of it that do, by the group's name."""
     owners: Owners = {}
     for group in units:
         for s in group.parameter_slices():
@@ -159,7 +159,7 @@ def _plan(opt_state: Any, units: tuple[UnitGroup, ...], params: Params | None) -
 
 
 def fresh_value(fresh: Fresh, path: Path, leaf: Tensor) -> float | Tensor:
-    """The new values of the reset entries of a tensor of the state.
+    """Return the new values of the reset entries of a tensor of the state.
 
     Raises:
         ValueError: ``fresh`` has nothing for the tensor, or something of another shape.
@@ -185,7 +185,7 @@ def fresh_value(fresh: Fresh, path: Path, leaf: Tensor) -> float | Tensor:
 
 
 def _others(params: Params | None, owners: Owners) -> list[Path]:
-    """The parameters that are no group's: known, their moments are not taken for another's."""
+    """Return the parameters that are no group's: known, their moments are not taken for another's."""
     if params is None:
         return []
     owned = {place_in(params, path) for path in owners}

@@ -139,7 +139,8 @@ def select(state: CBPState, group: UnitGroup, hyper: Hyperparams, claim: Due, ca
 
 
 def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:
-    """Each unit's place in ascending order, ties to the lower index; and the units in the first ``capacity`` places.
+    """Return each unit's place in ascending order, ties to the lower index; and the units in the first ``capacity``
+    places.
 
     Places are right for those units, and at least ``capacity`` for the others.
     """
@@ -207,7 +208,7 @@ def _reset(
 
 
 def _write(group: UnitGroup, s: Slice, leaf: Tensor, chosen: Selection, value: float | Tensor) -> Tensor:
-    """A leaf in which the replaced units' entries are ``value``: one number, or a row for each."""
+    """Return a leaf in which the replaced units' entries are ``value``: one number, or a row for each."""
     if leaf.numel() >= LARGE_LEAF and 8 * chosen.limit <= group.size:
         among = torch.arange(chosen.limit, dtype=torch.int32, device=leaf.device) < chosen.number
         return put_at(leaf, s, chosen.lowest, among, value)
@@ -223,7 +224,8 @@ def _keys_of(
     capacity: int | None,
     draws: Int64[Tensor, ""],
 ) -> dict[tuple[str, Slice], Int64[Tensor, ""]]:
-    """The key of each slice's draws: whoever is replaced, the same. Those of groups that are left out are not made."""
+    """Return the key of each slice's draws: whoever is replaced, the same. Those of groups that are left out are not
+    made."""
     drawn = [(g.name, s) for g in units if most_due(g.size, hyper.replacement_rate, capacity) for s in g.incoming]
     names = {group.name for group in active}
     return {(name, s): random.fold_in(draws, i) for i, (name, s) in enumerate(drawn) if name in names}

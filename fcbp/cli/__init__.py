@@ -126,7 +126,7 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
 
 
 def _ended(command: Callable[[], int]) -> int:
-    """The exit status of a command, whose errors are a line each."""
+    """Return the exit status of a command, whose errors are a line each."""
     try:
         return command()
     except OSError as error:

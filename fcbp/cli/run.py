@@ -99,7 +99,7 @@ def _tuned(
 
 
 def _without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
-    """A member's setting, with the experiment's method where it names none."""
+    """Return a member's setting, with the experiment's method where it names none."""
     method = {"method": subject.method} if isinstance(subject, Experiment) else {}
     return {**method, **{name: value for name, value in settings.items() if name != "seed"}}
 
@@ -120,7 +120,7 @@ def report_tuned(done: tuning.Tuned, out: Path, *, json: bool = False) -> None:
 
 
 def _sweeps_of(done: tuning.Tuned) -> tuple[tuple[str, xarray.Dataset], ...]:
-    """The sweep that settings were chosen by and the one that reports them, each with the name of its folder."""
+    """Return the sweep that settings were chosen by and the one that reports them, each with the name of its folder."""
     return (tuning.TUNE, done.tune), (tuning.REPORT, done.report)
 
 
@@ -133,7 +133,7 @@ def as_data(run: Path, results: xarray.Dataset) -> dict[str, Any]:
 
 
 def _has_baseline(methods: set[str | None]) -> bool:
-    """Whether methods are there to compare with learners that are begun anew."""
+    """Tell whether methods are there to compare with learners that are begun anew."""
     return len(methods) > 1 and "fresh" in methods
 
 
@@ -143,12 +143,12 @@ def tuned_as_data(done: tuning.Tuned, out: Path) -> dict[str, Any]:
 
 
 def _short(name: str) -> str:
-    """A name for a run directory: of a file its stem, of an address its last word."""
+    """Return a name for a run directory: of a file its stem, of an address its last word."""
     return name.rpartition(":")[2] if addresses.is_address(name) else Path(name).stem
 
 
 def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ...]]) -> tuple[FunctionMaker, Members]:
-    """The program with all that has one value, and the grid of the rest.
+    """Return the program with all that has one value, and the grid of the rest.
 
     Where several programs have not the same numbers, each is listed with every combination of those that it has.
     """
@@ -239,7 +239,7 @@ def _numbers(
     instead: Mapping[str, tuple[float, ...]] | None,
     grid: bool,
 ) -> dict[str, tuple[Any, ...]]:
-    """The values of what a method reads; of the numbers of its small grid that are not given, the grid's."""
+    """Return the values of what a method reads; of the numbers of its small grid that are not given, the grid's."""
     columns = {name: column for name, column in values.items() if name in own and run.reads(name)}
     small = parts.kind(run.method).grid if instead is None else instead
     return {**{name: column for name, column in small.items() if grid and name not in dict(run.settings)}, **columns}
@@ -296,7 +296,7 @@ def print_tables(results: xarray.Dataset) -> None:
 
 
 def _has_programs(results: xarray.Dataset) -> bool:
-    """Whether several programs ran, whose times a table compares."""
+    """Tell whether several programs ran, whose times a table compares."""
     return len(json.loads(results.attrs.get("programs", "[]"))) > 1
 
 
@@ -311,7 +311,7 @@ def report(results: xarray.Dataset, out: Path, *, json: bool = False) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it."""
+    """Return a time as people say it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

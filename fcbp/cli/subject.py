@@ -40,7 +40,7 @@ class Subject(NamedTuple):
 def read(
     name: str, say: Callable[[str], object] = str
 ) -> tuple[Experiment | FunctionMaker, dict[str, tuple[Any, ...]]]:
-    """An experiment or a program, and what its file sweeps.
+    """Return an experiment or a program, and what its file sweeps.
 
     Args:
         name: of an experiment, an address, or a YAML file.

@@ -36,7 +36,8 @@ class FileState(NamedTuple):
 
 @arguments
 def about(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """A data set in a line: its name, whether its files are there, its source and its licence; files are not read.
+    """Return a data set in a line: its name, whether its files are there, its source and its licence; files are not
+    read.
 
     Args:
         name: one of :func:`fcbp.data.names`.

@@ -42,7 +42,7 @@ def check_settings(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> Non
 
 
 def check_examples(name: str, stream: object) -> tuple[streams.Stream, tuple[Tensor, ...]]:
-    """The stream, with a spec, and a first batch of it.
+    """Return the stream, with a spec, and a first batch of it.
 
     Raises:
         ValueError: it is no stream, fails, or gives something else than its spec says.
@@ -129,7 +129,7 @@ def _check_held_out(name: str, stream: streams.Stream, spec: Spec) -> None:
 
 
 def check_network(run: Experiment, model: nn.Module, inputs: Tensor, spec: Spec) -> Tensor:
-    """The network's output of a batch.
+    """Return the network's output of a batch.
 
     Raises:
         ValueError: the network does not take it, or gives something else than the stream's spec says.

@@ -61,7 +61,7 @@ class Seen:
 
 
 def _fraction(which: Callable[[Tensor], Tensor]) -> Callable[[Seen], Tensor]:
-    """The fraction of all groups' units that a function of a group's activations finds."""
+    """Return the fraction of all groups' units that a function of a group's activations finds."""
     return lambda seen: torch.cat([which(h) for h in seen.layers]).to(torch.float32).mean()
 
 
@@ -87,7 +87,7 @@ def _mean_rank(rank: Callable[[metrics.Spectrum], Tensor]) -> Callable[[Seen], T
 
 
 def _quantiles(name: str) -> Callable[[Seen], dict[str, Tensor]]:
-    """The spread, over the units of all groups, of a number that a method keeps for every unit."""
+    """Return the spread, over the units of all groups, of a number that a method keeps for every unit."""
 
     def measure(seen: Seen) -> dict[str, Tensor]:
         by_group = getattr(seen.state.method, name, None)
@@ -196,7 +196,7 @@ def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
-    """The measurements of those names that are made at the end of a bin, by variable."""
+    """Return the measurements of those names that are made at the end of a bin, by variable."""
     found: dict[str, Tensor] = {}
     for name in names:
         value = PROBES[name](seen) if name in PROBES and (seen.layers or name in OF_WEIGHTS) else {}
@@ -206,7 +206,7 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
 
 @arguments
 def variables_of(metric: object) -> set[str]:
-    """The variables that a measurement may give.
+    """Return the variables that a measurement may give.
 
     Raises:
         ValueError: there is no such measurement.
@@ -217,7 +217,7 @@ def variables_of(metric: object) -> set[str]:
 
 
 def metric_name(chosen: object) -> str:
-    """The variable of a measurement that is given by name, as a function, or by address.
+    """Return the variable of a measurement that is given by name, as a function, or by address.
 
     Raises:
         ValueError: there is none of that name, or the object is no function of an output and targets.
@@ -248,7 +248,7 @@ def _own_metric(chosen: Any) -> Metric:
 
 
 def metrics_of(chosen: Iterable[Any]) -> tuple[dict[str, Metric], dict[str, Metric | None]]:
-    """The functions of predictions among the measurements of an experiment.
+    """Return the functions of predictions among the measurements of an experiment.
 
     Returns:
         By variable those of the online predictions, and those on held-out examples; ``None`` is the loss there.

@@ -131,7 +131,7 @@ class Part:
 
 
 def find(role: str, chosen: object, table: Mapping[str, T], expected: str) -> object:
-    """The object that a setting names: an entry of ``table``, the object at an address, or the object itself.
+    """Return the object that a setting names: an entry of ``table``, the object at an address, or the object itself.
 
     Raises:
         ValueError: there is none; near misses are offered.
@@ -149,7 +149,8 @@ def find(role: str, chosen: object, table: Mapping[str, T], expected: str) -> ob
 
 
 def stream(chosen: object) -> Part:
-    """A stream by name, by address, or as a function ``(**options) -> Stream``, a :class:`StreamKind` or a stream.
+    """Return a stream by name, by address, or as a function ``(**options) -> Stream``, a :class:`StreamKind` or a
+    stream.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -159,7 +160,7 @@ def stream(chosen: object) -> Part:
 
 
 def stream_kind(chosen: Any, expected: str = "a stream") -> StreamKind:
-    """A stream's record."""
+    """Return a stream's record."""
     found = find("stream", chosen, STREAMS, expected)
     if isinstance(found, streams.Stream):
         return StreamKind(_always(found))
@@ -167,7 +168,7 @@ def stream_kind(chosen: Any, expected: str = "a stream") -> StreamKind:
 
 
 def network(chosen: object) -> Part:
-    """A network by name, by address, or as a function ``(spec, **options) -> module`` or a :class:`NetworkKind`.
+    """Return a network by name, by address, or as a function ``(spec, **options) -> module`` or a :class:`NetworkKind`.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -176,14 +177,15 @@ def network(chosen: object) -> Part:
 
 
 def network_kind(chosen: Any) -> NetworkKind:
-    """A network's record."""
+    """Return a network's record."""
     expected = f"one of {', '.join(NETWORKS)}, or a function (spec, **options) -> nn.Module, or its address"
     found = find("network", chosen, NETWORKS, expected)
     return found if isinstance(found, NetworkKind) else NetworkKind(_function("network", chosen, found, expected))
 
 
 def schedule(chosen: object) -> Part:
-    """A step-size schedule by name, by address, or as a function ``(**numbers) -> schedule``; ``None`` is none at all.
+    """Return a step-size schedule by name, by address, or as a function ``(**numbers) -> schedule``; ``None`` is none
+    at all.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -199,7 +201,7 @@ def schedule(chosen: object) -> Part:
 
 
 def optimizer(chosen: object) -> Part:
-    """An optimiser by name, by address, or as a function ``(**numbers) -> Optimizer`` or an optimiser.
+    """Return an optimiser by name, by address, or as a function ``(**numbers) -> Optimizer`` or an optimiser.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -214,8 +216,8 @@ def optimizer(chosen: object) -> Part:
 
 
 def method(chosen: object) -> Part:
-    """A method by name (``"backprop"`` is another for ``"bp"``), by address, or as a :class:`fcbp.methods.Kind`, a
-    method, or a function that makes one.
+    """Return a method by name (``"backprop"`` is another for ``"bp"``), by address, or as a :class:`fcbp.methods.Kind`,
+    a method, or a function that makes one.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -224,7 +226,7 @@ def method(chosen: object) -> Part:
 
 
 def kind(chosen: Any) -> Kind:
-    """A method's record.
+    """Return a method's record.
 
     Raises:
         ValueError: it is unknown.
@@ -250,7 +252,7 @@ def _method(name: str, kind: Kind) -> Part:
 
 
 def method_name(chosen: Any) -> str:
-    """The name of a method in :data:`fcbp.methods.METHODS`; of one that is not there, its address or its own."""
+    """Return the name of a method in :data:`fcbp.methods.METHODS`; of one that is not there, its address or its own."""
     if isinstance(chosen, str):
         return "bp" if chosen == "backprop" else chosen
     return next((name for name, kind in METHODS.items() if kind is chosen), None) or addresses.name_of(chosen)
@@ -267,7 +269,7 @@ def _network(name: str, kind: NetworkKind) -> Part:
 
 
 def every() -> list[Part]:
-    """All parts that have a name."""
+    """Return all parts that have a name."""
     makers: tuple[tuple[Callable[[str], Part], Mapping[str, Any]], ...] = (
         (stream, STREAMS),
         (network, NETWORKS),
@@ -291,7 +293,7 @@ def _function(role: str, chosen: Any, found: Any, expected: str) -> Callable[...
 def _options(
     name: str, role: str, build: Callable[..., Any], hidden: set[str | None], positional: int
 ) -> dict[str, Any]:
-    """The keywords of a builder; those before ``positional`` are given by the experiment."""
+    """Return the keywords of a builder; those before ``positional`` are given by the experiment."""
     try:
         parameters = list(inspect.signature(build).parameters.values())
     except (TypeError, ValueError):
@@ -321,7 +323,7 @@ PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 @functools.lru_cache(maxsize=256)
 def _keywords(build: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters that have a default that is plain data."""
+    """Return the parameters that have a default that is plain data."""
     try:
         parameters = inspect.signature(build).parameters
     except (TypeError, ValueError):

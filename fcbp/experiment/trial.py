@@ -22,7 +22,7 @@ __all__ = ["build", "check_forward", "check_vmap", "tried_method", "tried_optimi
 
 
 def build(role: str, name: str, function: Callable[..., T], *arguments: object, **options: object) -> T:
-    """The result of a part's function.
+    """Return the result of a part's function.
 
     Raises:
         ValueError: it fails; the message names the part and the options.
@@ -93,7 +93,7 @@ def check_vmap(about: str, function: Callable[..., Any], *arguments: Tensor) -> 
 
 
 def tried_optimizer(name: str, optimizer: Optimizer) -> Optimizer:
-    """The optimiser, whose functions are checked when they are called outside of transformations."""
+    """Return the optimiser, whose functions are checked when they are called outside of transformations."""
     about = f"optimizer is {name!r}, whose"
 
     @functools.wraps(optimizer.update)
@@ -110,7 +110,7 @@ def tried_optimizer(name: str, optimizer: Optimizer) -> Optimizer:
 
 
 def tried_method(name: str, method: Method) -> Method:
-    """The method, whose functions are checked when they are called outside of transformations."""
+    """Return the method, whose functions are checked when they are called outside of transformations."""
 
     def tried(what: str, length: int | None = None) -> Callable[..., Any]:
         about, function = f"method is {name!r}, whose {what}", getattr(method, what)

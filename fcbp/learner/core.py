@@ -259,7 +259,7 @@ def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Ca
 
 
 def _value(given: Any) -> tuple[Tensor, dict[str, Any]]:
-    """A loss's value, and what it gives beside it, as the entry ``"aux"``."""
+    """Return a loss's value, and what it gives beside it, as the entry ``"aux"``."""
     value, *aux = given if isinstance(given, tuple) and len(given) == 2 else (given,)
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
         words = f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(given)
@@ -296,6 +296,7 @@ def _detached(tree: Any) -> Any:
 
 
 def _is_on_tape(tree: Any) -> bool:
-    """Whether someone differentiates a step by its weights or its examples, on the tape that must not end there."""
+    """Tell whether someone differentiates a step by its weights or its examples, on the tape that must not end
+    there."""
     leaves: list[Any] = optree.tree_leaves(tree)
     return any(isinstance(x, Tensor) and x.requires_grad for x in leaves)

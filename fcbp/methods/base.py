@@ -119,7 +119,7 @@ class Kind:
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str | None, inspect.Parameter]:
-    """The parameters of a function by name; under ``None`` the one that takes all other keywords.
+    """Return the parameters of a function by name; under ``None`` the one that takes all other keywords.
 
     A function that tells of none, being written in C, is taken to take any.
     """

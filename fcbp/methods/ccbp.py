@@ -117,7 +117,7 @@ def ccbp(
     initializer: str | initializers.Initializer = "kaiming_uniform",
     capacity: int | None = None,
 ) -> Method:
-    """Continuous Continual Backpropagation; its ``hyper`` is :class:`CCBPHyperparams`.
+    """Return continuous Continual Backpropagation; its ``hyper`` is :class:`CCBPHyperparams`.
 
     ``info["replaced"]`` holds what the discrete form replaced, and is empty in the continuous one, where
     ``info["reset_fraction"]`` holds by group name how much of each unit was reset, ``(units,)``.
@@ -199,7 +199,7 @@ def _init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""], conti
 
 
 def _magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor, "units"]:
-    """The mean ``abs(g)`` of the incoming weights and the biases' own, together."""
+    """Return the mean ``abs(g)`` of the incoming weights and the biases' own, together."""
     total = gradient_magnitude(group, grads, dtype)
     for s in group.bias:
         total = total + take(tree.get(grads, s.path), s, group.size).to(dtype).abs().mean(-1)
@@ -225,7 +225,7 @@ def _due(
     hyper: CCBPHyperparams,
     capacity: int | None,
 ) -> tuple[Chosen, Float[Tensor, ""]]:
-    """The units that the discrete form replaces, and what is owed afterwards."""
+    """Return the units that the discrete form replaces, and what is owed afterwards."""
     eligible = (age >= cast_like(hyper.maturity_threshold, age)) & torch.isfinite(utility)
     fresh = eligible.sum(dtype=torch.int32).to(owed.dtype) * cast_like(hyper.replacement_rate, owed)
     owed = owed + torch.where(event, fresh, 0)

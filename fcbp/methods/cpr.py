@@ -87,7 +87,7 @@ def cpr(
     *,
     initializer: str | initializers.Initializer = "kaiming_uniform",
 ) -> Method:
-    """Continuous partial resets; its ``hyper`` is :class:`CPRHyperparams`.
+    """Return continuous partial resets; its ``hyper`` is :class:`CPRHyperparams`.
 
     ``info["replaced"]`` is empty: no unit is made new at once. ``info["reset_fraction"]`` holds by group name how much
     of each unit was reset, ``(units,)``.

@@ -52,7 +52,7 @@ class Tick(NamedTuple):
 
 
 def tick(state: PyTree, period: float | Tensor) -> Tick:
-    """Whether an event is due, every ``period`` steps, of a state that has ``since`` and ``key``.
+    """Tell whether an event is due, every ``period`` steps, of a state that has ``since`` and ``key``.
 
     A count, not a remainder: it costs less, and a period of 0 in a tensor is every step rather than a division by it.
     """
@@ -65,7 +65,7 @@ def tick(state: PyTree, period: float | Tensor) -> Tick:
 def activation_magnitude(
     group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], dtype: torch.dtype
 ) -> Float[Tensor, "units"]:
-    """The mean of ``abs(h)`` over batch and positions."""
+    """Return the mean of ``abs(h)`` over batch and positions."""
     h = unit_activations(group, features[group.name]).to(dtype)
     return h.abs().mean((*range(h.ndim - 2), -1))
 
@@ -73,13 +73,13 @@ def activation_magnitude(
 def fires(
     group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], above: float | Tensor
 ) -> Bool[Tensor, "units"]:
-    """Whether h is above a number for any sample at any position."""
+    """Tell whether h is above a number for any sample at any position."""
     h = unit_activations(group, features[group.name])
     return (h > cast_like(above, h)).any(-1).flatten(0, -2).any(0)
 
 
 def gradient_magnitude(group: UnitGroup, grads: PyTree, dtype: torch.dtype) -> Float[Tensor, "units"]:
-    """The mean of ``abs(g)`` over the incoming weights: :func:`fcbp.utility.incoming_gradient`."""
+    """Return the mean of ``abs(g)`` over the incoming weights: :func:`fcbp.utility.incoming_gradient`."""
     own = tuple(take(tree.get(grads, s.path), s, group.size).to(dtype) for s in group.incoming)
     nothing = own[0].new_zeros(group.size, 1)
     return utility.incoming_gradient(utility.Observation(nothing, nothing, (), (), incoming_grads=own))
@@ -103,7 +103,7 @@ class Chosen(NamedTuple):
 
 
 def masks(chosen: Mapping[str, Chosen]) -> dict[str, Bool[Tensor, "units"]]:
-    """The masks alone, by group name."""
+    """Return the masks alone, by group name."""
     return {name: one.mask for name, one in chosen.items()}
 
 

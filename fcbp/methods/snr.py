@@ -98,7 +98,7 @@ def snr(
     initializer: str | initializers.Initializer = "kaiming_uniform",
     capacity: int | None = None,
 ) -> Method:
-    """Self-normalised resets; its ``hyper`` is :class:`SNRHyperparams`.
+    """Return self-normalised resets; its ``hyper`` is :class:`SNRHyperparams`.
 
     Args:
         edges: the shortest gap of each bin of the histograms, in steps, ascending from 1; the last is the longest
@@ -184,8 +184,8 @@ def _threshold(
     edges: tuple[int, ...],
     hyper: SNRHyperparams,
 ) -> Int32[Tensor, "units"]:
-    """The first edge that at most a share ``rejection`` of the gaps reached; more than the limit where there is none
-    up to it, and as before where there are no gaps."""
+    """Return the first edge that at most a share ``rejection`` of the gaps reached; more than the limit where there is
+    none up to it, and as before where there are no gaps."""
     gaps = reached[:, :1].to(torch.float32)
     common = reached.to(torch.float32) > cast_like(hyper.rejection, gaps) * gaps
     following = torch.tensor((*edges[1:], edges[-1]), dtype=torch.int32, device=reached.device)

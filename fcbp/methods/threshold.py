@@ -54,7 +54,7 @@ def threshold_method(
     initializer: str | initializers.Initializer,
     capacity: int | None,
 ) -> Method:
-    """A method that resets the units whose score is at or below a threshold, every so many steps.
+    """Return a method that resets the units whose score is at or below a threshold, every so many steps.
 
     Args:
         name: whom errors speak of.

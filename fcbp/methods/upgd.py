@@ -59,7 +59,7 @@ class UPGDState(NamedTuple):
 
 @arguments
 def upgd(of: Of = "weights", *, scaling: Scaling = "global", maximum: Maximum = "debiased") -> Method:
-    """First-order UPGD on top of any optimiser.
+    """Return first-order UPGD on top of any optimiser.
 
     Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in continual learning" (ICLR 2024),
     Algorithms 1 and 2; code ``mohmdelsayed/upgd`` (b75e90a), whose README has these defaults. With the step size ``a``,

@@ -98,7 +98,7 @@ def check_like(name: str, given: PyTree, params: PyTree, *, dtype: torch.dtype |
 
 
 def _difference(given: Any, params: Any) -> str:
-    """The leaves that only one of two pytrees has, in words."""
+    """Return the leaves that only one of two pytrees has, in words."""
     there, expected = (
         {tree.show(path) or "the root": None for path in optree.tree_paths(one, none_is_leaf=True)}
         for one in (given, params)

@@ -20,7 +20,7 @@ __all__ = ["clip_by_global_norm", "global_norm"]
 @arguments
 @torch.no_grad()
 def global_norm(grads: PyTree) -> Float[Tensor, ""]:
-    """The Euclidean norm of all leaves together, in float32 at least.
+    """Return the Euclidean norm of all leaves together, in float32 at least.
 
     Args:
         grads: a pytree of floating-point tensors.
@@ -82,7 +82,8 @@ def clip_by_global_norm(grads: PyTree, max_norm: Number) -> PyTree:
 
 
 def _norm(grads: Any) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The largest absolute value, and how many times it the norm is; 0 and 1 where there is nothing but zeros."""
+    """Return the largest absolute value, and how many times it the norm is; 0 and 1 where there is nothing but
+    zeros."""
     leaves: list[Tensor] = [leaf for leaf in optree.tree_leaves(grads) if leaf.numel()]
     if not leaves:
         return torch.zeros(()), torch.ones(())

@@ -67,7 +67,7 @@ class AdamState(NamedTuple):
 
 @arguments
 def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number = 0.0) -> Optimizer:
-    """Stochastic gradient descent, as ``torch.optim.SGD``.
+    """Return stochastic gradient descent, as ``torch.optim.SGD``.
 
     Args:
         momentum: 0 (a plain number) keeps no buffers.

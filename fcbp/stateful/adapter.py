@@ -161,7 +161,8 @@ class ContinualBackprop:
         return dict(replaced) if replaced or weights is None else dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, beside the model's and the optimisers' own: tensors, numbers and names."""
+        """Return all that a resumed run needs, beside the model's and the optimisers' own: tensors, numbers and
+        names."""
         return {
             "format": FORMAT,
             "method": self.choice.name,
@@ -192,7 +193,7 @@ class ContinualBackprop:
         self._forget()
 
     def summary(self) -> Summary:
-        """Utilities, ages, replacements and dormant units of every group; prints as a table."""
+        """Return utilities, ages, replacements and dormant units of every group; prints as a table."""
         return summarize(self.choice.name, self.steps, self.units, self.method_state, self.hyper, self.replaced,
                          self._dormancy, self.left_out)  # fmt: skip
 
@@ -294,7 +295,7 @@ class ContinualBackprop:
         return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.params.items()}
 
     def _given(self, new_task: bool | Tensor | None) -> dict[str, Any]:
-        """The keywords of a method's protocol."""
+        """Return the keywords of a method's protocol."""
         device = next(iter(self.params.values())).device
         rates = self._rates
         same = all(rate is rates[0] or (isinstance(rate, float) and rate == rates[0]) for rate in rates)
@@ -343,7 +344,7 @@ class ContinualBackprop:
 
 
 def _key(seed: int | Tensor) -> Tensor:
-    """The key of a seed; a key is one already."""
+    """Return the key of a seed; a key is one already."""
     if not isinstance(seed, Tensor):
         return random.key(seed)
     if seed.dtype != torch.int64 or seed.ndim:

@@ -82,7 +82,7 @@ class LightningCallback(Callback):
             self.cbp.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of :class:`ContinualBackprop`."""
+        """Return the state of :class:`ContinualBackprop`."""
         return self._saved if self.cbp is None else self.cbp.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

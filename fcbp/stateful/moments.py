@@ -137,7 +137,7 @@ class Moments:
     # --- saving -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of reset weights, as tensors, numbers and names."""
+        """Return the counts of reset weights, as tensors, numbers and names."""
         return {
             "counts": {name: {axis: x.clone() for axis, x in axes.items()} for name, axes in self.counts.items()},
             "single": {name: x.clone() for name, x in self.single.items()},
@@ -198,7 +198,7 @@ class Moments:
         return 0 if rule is None else rule.horizon(self._group(name))
 
     def _laid_counts(self, name: str) -> list[tuple[int | None, Tensor]]:
-        """The counts of a parameter's weights: by axis, in a shape that broadcasts, and of single weights."""
+        """Return the counts of a parameter's weights: by axis, in a shape that broadcasts, and of single weights."""
         ndim = self.params[name].ndim
         counts: list[tuple[int | None, Tensor]] = [
             (axis, _along(count, axis, ndim)) for axis, count in self.counts.get(name, {}).items()
@@ -269,7 +269,7 @@ def _owners(units: tuple[UnitGroup, ...], params: Mapping[str, Tensor]) -> dict[
 
 
 def is_read(x: Tensor) -> bool:
-    """Whether a tensor's numbers are read, for a short cut: on a device the processor would wait for them."""
+    """Tell whether a tensor's numbers are read, for a short cut: on a device the processor would wait for them."""
     return x.device.type == "cpu"
 
 
@@ -282,7 +282,7 @@ class _Some:
         self.index = (count.flatten() <= horizon).nonzero().squeeze(-1) if known else None
 
     def of(self, x: Tensor) -> Tensor:
-        """The entries of a tensor that has the axis, or broadcasts along it."""
+        """Return the entries of a tensor that has the axis, or broadcasts along it."""
         if self.index is None or self.axis is None or x.shape[self.axis] != self.length:
             return x
         return x.index_select(self.axis, self.index)
@@ -305,7 +305,7 @@ def _along(x: Tensor, axis: int, ndim: int) -> Tensor:
 
 
 def _steps(state: Mapping[str, Any]) -> Tensor | float:
-    """The tensor's own count; a number where it is at hand."""
+    """Return the tensor's own count; a number where it is at hand."""
     step = state.get("step", float(OLD))
     if not isinstance(step, Tensor):
         return float(step)
@@ -321,7 +321,7 @@ def _fill_single(moment: Tensor, marked: Tensor, value: float) -> None:
 
 
 def _effective(grad: Tensor, p: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """The gradient that an optimiser takes, its weight decay included."""
+    """Return the gradient that an optimiser takes, its weight decay included."""
     if group.get("maximize"):
         grad = -grad
     if group.get("weight_decay") and not group.get("decoupled_weight_decay"):

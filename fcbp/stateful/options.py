@@ -42,7 +42,7 @@ class Choice(NamedTuple):
     """Whether it reads no more of an activation than its mean and its mean absolute value."""
 
     def reads(self, keyword: str) -> bool:
-        """Whether ``adjust`` or ``update`` takes a keyword."""
+        """Tell whether ``adjust`` or ``update`` takes a keyword."""
         return reads(self.method.update, keyword) or (self.adjusts and reads(self.method.adjust, keyword))
 
     @property
@@ -52,7 +52,7 @@ class Choice(NamedTuple):
 
 
 def choose(method: str | Method, hyper: PyTree, options: Mapping[str, Any]) -> Choice:
-    """The method of that name with its options and numbers.
+    """Return the method of that name with its options and numbers.
 
     Args:
         method: a name of :data:`fcbp.methods.METHODS`, or a method.
@@ -94,7 +94,7 @@ def _not_renewing(about: str, method: Method) -> Method:
 
 
 def reads(function: Callable[..., Any], keyword: str) -> bool:
-    """Whether a function of a method's protocol takes a keyword: by name, or to hand it on (``**given``).
+    """Tell whether a function of a method's protocol takes a keyword: by name, or to hand it on (``**given``).
 
     What a function does not read it takes as ``**_``.
     """

@@ -15,7 +15,7 @@ __all__ = ["Parts", "managed", "trainable", "unwrapped"]
 
 
 def unwrapped(optimizer: object) -> tuple[torch.optim.Optimizer, ...]:
-    """The optimisers of torch in one, in several, or inside of another library's.
+    """Return the optimisers of torch in one, in several, or inside of another library's.
 
     Raises:
         ValueError: there is none, or something else.
@@ -35,7 +35,7 @@ def unwrapped(optimizer: object) -> tuple[torch.optim.Optimizer, ...]:
 
 
 def trainable(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, nn.Parameter]:
-    """The model's parameters that are trained, by name.
+    """Return the model's parameters that are trained, by name.
 
     Raises:
         ValueError: no optimiser has a parameter of the model, or a parameter to be trained is in none of them.
@@ -60,7 +60,7 @@ def trainable(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> 
 def managed(
     units: Iterable[UnitGroup], params: dict[str, nn.Parameter]
 ) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
-    """The groups all of whose weights are trained; and by name why others are left out."""
+    """Return the groups all of whose weights are trained; and by name why others are left out."""
     kept, left_out = [], {}
     for group in units:
         frozen = [str(s.path[0]) for s in group.parameter_slices() if str(s.path[0]) not in params]
@@ -75,7 +75,7 @@ def managed(
 
 
 def _among_others(group: UnitGroup) -> UnitGroup:
-    """A group whose weights may have entries on their axes that are no longer a group's."""
+    """Return a group whose weights may have entries on their axes that are no longer a group's."""
     fields = ("incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var", "slope")
     partial: dict[str, Any] = {f: tuple(replace(s, partial=True) for s in getattr(group, f)) for f in fields}
     return replace(group, **partial)
@@ -101,7 +101,7 @@ class Parts:
         self.modules = {path: (*_home(model, path), modules[path]) for path in sorted(paths) if path}
 
     def buffers(self) -> dict[str, Tensor]:
-        """The buffers as they are now."""
+        """Return the buffers as they are now."""
         found = {name: home._buffers[leaf] for name, (home, leaf) in self.buffer_homes.items()}
         return {name: buffer for name, buffer in found.items() if buffer is not None}
 

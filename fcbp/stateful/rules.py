@@ -45,7 +45,7 @@ class Rule:
 
 
 def rule_of(optimizer: torch.optim.Optimizer, group: Group) -> Rule | None:
-    """The rule of an optimiser with these options; ``None`` where its steps depend on no count."""
+    """Return the rule of an optimiser with these options; ``None`` where its steps depend on no count."""
     for kind in type(optimizer).__mro__:
         if kind.__module__.startswith("torch.optim") and kind.__name__ in RULES:
             return RULES[kind.__name__](group)

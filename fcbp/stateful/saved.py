@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 def leaves_by_name(tree: PyTree, prefix: str = "") -> dict[str, Tensor]:
-    """A pytree's tensors by the names of keys, fields and places that lead to them.
+    """Return a pytree's tensors by the names of keys, fields and places that lead to them.
 
     Example:
         >>> import torch, fcbp

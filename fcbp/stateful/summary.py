@@ -108,7 +108,7 @@ def summarize(
     dormancy: Dormancy,
     left_out: Mapping[str, str],
 ) -> Summary:
-    """The summary of a method's state."""
+    """Return the summary of a method's state."""
     groups = {}
     for group in units:
         name = group.name

@@ -60,11 +60,11 @@ class Calendar:
         return Moment(task, epoch, within == 0, in_pass == 0)
 
     def seen(self, task: int) -> int:
-        """Classes that have come until the end of a task."""
+        """Return classes that have come until the end of a task."""
         return self.classes[min(task, len(self.classes) - 1)]
 
     def next_pass(self, step: int) -> int:
-        """The first batch after ``step`` that begins a pass or a task."""
+        """Return the first batch after ``step`` that begins a pass or a task."""
         step += 1
         while not (now := self.at(step)).begins_pass and not now.begins_task:
             step += 1
@@ -131,7 +131,8 @@ class Border:
         return self.at_tasks or self.early_stopping or bool(self.milestones)
 
     def next(self, calendar: Calendar, step: int) -> int | None:
-        """The first step after ``step`` before which something is to be done; ``None`` where there is nothing ever."""
+        """Return the first step after ``step`` before which something is to be done; ``None`` where there is nothing
+        ever."""
         if not self:
             return None
         while True:

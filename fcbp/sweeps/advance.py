@@ -124,13 +124,13 @@ class Advance:
         return Backend("scan" if self.compile is True and not self.scan_failed else "eager", self.unbuilt)
 
     def most_steps(self, carry: Carry) -> int:
-        """The most steps of one call."""
+        """Return the most steps of one call."""
         return self.window_length(carry) or self.piece_length(carry)
 
     # --- in lanes, examples made in the loop ------------------------------------------------------------
 
     def window_length(self, carry: Carry) -> int:
-        """The most steps of a call in which lanes make their own examples; 0 where they do not suit."""
+        """Return the most steps of a call in which lanes make their own examples; 0 where they do not suit."""
         members = len(carry.stream_of)
         if self.compile and not self.program.loops and members not in self.window_lengths:
             length = self.longest_window(carry)
@@ -141,7 +141,7 @@ class Advance:
         return self.window_lengths.get(members, 0)
 
     def longest_window(self, carry: Carry) -> int:
-        """The most steps whose examples a member can make from a small window; 0 where its stream has none."""
+        """Return the most steps whose examples a member can make from a small window; 0 where its stream has none."""
         stream = self.program.stream
         if stream is None:
             return WINDOWS[0] if WINDOWS else 0
@@ -151,7 +151,7 @@ class Advance:
         return next((n for n in WINDOWS if size_of(self.windows(first, n)) <= WINDOW_BYTES), 0)
 
     def making_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]] | None:
-        """Some steps; ``None`` where they cannot be compiled."""
+        """Return some steps; ``None`` where they cannot be compiled."""
         length = self.window_length(carry)
         ahead = self.ahead
         follows = ahead is not None and ahead.problem is carry.problem and ahead.stream_of is carry.stream_of
@@ -169,7 +169,7 @@ class Advance:
         return carry._replace(problem=problem, members=members), totals
 
     def with_windows(self, carry: Carry, window: PyTree, index: int) -> tuple[Any, ...]:
-        """The carry of the step that makes its examples."""
+        """Return the carry of the step that makes its examples."""
         return window, torch.full_like(carry.stream_of, index), carry.members, carry.settings, self.zeros(carry)
 
     def windows(self, problem: PyTree, length: int) -> PyTree:
@@ -185,7 +185,8 @@ class Advance:
     # --- examples given ---------------------------------------------------------------------------------
 
     def piece_length(self, carry: Carry) -> int:
-        """The most steps of a call whose examples are laid out before it; of long steps, with loops in them, one."""
+        """Return the most steps of a call whose examples are laid out before it; of long steps, with loops in them,
+        one."""
         if self.program.loops:
             return 1
         members = len(carry.stream_of)
@@ -220,7 +221,7 @@ class Advance:
         return carry._replace(problem=problem, members=members), totals
 
     def suits_lanes(self, carry: Carry) -> bool:
-        """Whether lanes are the best way where examples are given; one step's tell."""
+        """Tell whether lanes are the best way where examples are given; one step's tell."""
         members = len(carry.stream_of)
         if self.program.stream is None:
             return False  # such a program makes its own examples, or does not suit lanes
@@ -234,13 +235,13 @@ class Advance:
     # --- parts ------------------------------------------------------------------------------------------
 
     def lanes_are_built(self, step: loop.Step, ours: PyTree, examples: PyTree = None) -> bool:
-        """Whether lanes suit a step and its program is built."""
+        """Tell whether lanes suit a step and its program is built."""
         backend, failure = loop.prepare(step, ours, examples)
         self.unbuilt = self.unbuilt or failure
         return backend == "lanes"
 
     def in_lanes(self, step: loop.Step, ours: PyTree, batches: PyTree, length: int) -> PyTree:
-        """The last carry; ``None`` where the program cannot be compiled."""
+        """Return the last carry; ``None`` where the program cannot be compiled."""
         instead = "the compiled scan runs" if self.compile is True else "steps run eagerly"
         try:
             with using_threads(self.threads or torch.get_num_threads()):
@@ -251,14 +252,14 @@ class Advance:
             return None
 
     def sample(self, carry: Carry, length: int) -> PyTree:
-        """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
+        """Return the streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
         stream = self.program.stream
         if stream is None:
             return carry.problem, ()
         return torch.vmap(lambda state: stream.sample(state, length), out_dims=(0, 1))(carry.problem)
 
     def zeros(self, carry: Carry) -> dict[str, Tensor]:
-        """Sums over no steps."""
+        """Return sums over no steps."""
         like = carry.stream_of
         means = {name: torch.zeros_like(like, dtype=torch.float64) for name in self.rehearsed.averaged}
         return means | {name: torch.zeros_like(like, dtype=torch.int64) for name in self.rehearsed.summed}
@@ -289,12 +290,12 @@ def _steps(program: Program) -> Steps:
 
 
 def laid_out(batches: tuple[Tensor, ...], stream_of: Int64[Tensor, "members"]) -> tuple[Tensor, ...]:
-    """Each member's examples ``(length, members, ...)``."""
+    """Return each member's examples ``(length, members, ...)``."""
     return tuple(part.index_select(1, stream_of) for part in batches)
 
 
 def size_of(tree: PyTree) -> int:
-    """Bytes of a pytree's tensors."""
+    """Return bytes of a pytree's tensors."""
     return sum(leaf.numel() * leaf.element_size() for leaf in optree.tree_leaves(tree))
 
 

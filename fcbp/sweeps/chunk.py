@@ -227,13 +227,13 @@ def _check_structure(task: Task, found: str) -> None:
 
 
 def population_of(plan: Plan, group: int, device: str, threads: int | None = None) -> Population:
-    """A group's members side by side."""
+    """Return a group's members side by side."""
     numbers = plan.numbers(plan.groups[group][0])
     return population(plan.program(group, device), numbers, compile=plan.compile, device=device, threads=threads)
 
 
 def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
-    """The first state, or the saved one."""
+    """Return the first state, or the saved one."""
     plan, chunk = task.plan, task.chunk
     seeds, numbers = [plan.seeds[i] for i in chunk.members], [plan.numbers(i) for i in chunk.members]
     carry = side_by_side.start(seeds, numbers, chunk.size, chunk.streams)
@@ -255,7 +255,7 @@ def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
 def _advance(
     side_by_side: Population, state: _State, plan: Plan, bin: int, start: int, end: int
 ) -> tuple[_State, dict[str, np.ndarray]]:
-    """The state some steps later and, where they end a bin, its results."""
+    """Return the state some steps later and, where they end a bin, its results."""
     carry, sums = side_by_side.advance(state.carry, end - start)
     totals = {name: total + sums[name] for name, total in state.totals.items()}
     if end != plan.ends[bin]:
@@ -295,7 +295,7 @@ def _pack(task: Task, members: tuple[int, ...], state: _State, step: int) -> byt
 
 
 def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
-    """The halves of the members, each with its state."""
+    """Return the halves of the members, each with its state."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     count = len(task.chunk.members)

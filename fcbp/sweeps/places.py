@@ -44,7 +44,7 @@ def choose(
     backend: Cluster | None,
     address: str | None,
 ) -> Places:
-    """The places that :func:`fcbp.sweep`'s arguments name.
+    """Return the places that :func:`fcbp.sweep`'s arguments name.
 
     Raises:
         ValueError: an argument is unknown or out of range, or two contradict each other.
@@ -95,5 +95,5 @@ def check_number(name: str, value: Any, low: float) -> None:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

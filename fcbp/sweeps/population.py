@@ -53,7 +53,7 @@ def population(
     device: torch.device | str | None,
     threads: int | None = None,
 ) -> Population:
-    """The functions of a program for many members.
+    """Return the functions of a program for many members.
 
     Settings that share a seed share the stream and the key that a member begins with: comparisons between them are
     paired. Compiled, small members run in lanes (:mod:`fcbp.lanes`), others in the compiled scan.

@@ -13,7 +13,7 @@ __all__ = ["flat", "leaves_of"]
 
 
 def leaves_of(node: PyTree, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
-    """Every tensor of a pytree with its path, in order."""
+    """Yield every tensor of a pytree with its path, in order."""
     if isinstance(node, Tensor):
         yield path, node
     elif isinstance(node, Mapping):
@@ -25,7 +25,7 @@ def leaves_of(node: PyTree, path: tree.Path = ()) -> Iterator[tuple[tree.Path, T
 
 
 def flat(argument: str, values: PyTree, managed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The managed tensors of a pytree, flat, by name.
+    """Return the managed tensors of a pytree, flat, by name.
 
     Raises:
         ValueError: one of them is not there, or of another size; ``argument`` is the name that the message has.

@@ -62,7 +62,7 @@ def _clear(x: Tensor, gone: Bool[Tensor, "*shape"], value: float | Tensor) -> Te
 
 
 def scales(moments: PyTree, managed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Factors of each weight's utility; see :func:`fcbp.weights.update_utility`.
+    """Return factors of each weight's utility; see :func:`fcbp.weights.update_utility`.
 
     Raises:
         ValueError: ``moments`` is no state of an optimiser that it knows, or lacks a managed tensor.

@@ -110,7 +110,7 @@ def init_state(
     maturity: Maturity = "steps",
     protect: bool = False,
 ) -> WeightsState:
-    """The state before the first step; made of the initial parameters, whose distribution it keeps.
+    """Return the state before the first step; made of the initial parameters, whose distribution it keeps.
 
     Args:
         params: any pytree of tensors, as initialised.

@@ -24,7 +24,7 @@ DRAWS = 4
 
 
 def to_dataset(data: object) -> Dataset:
-    """A data set as it is, or made of arrays.
+    """Return a data set as it is, or made of arrays.
 
     Args:
         data: a :class:`fcbp.data.Dataset`; or ``(inputs, targets)``, or ``(inputs, targets, test_inputs,
@@ -161,7 +161,7 @@ class Augmentation(NamedTuple):
 
 
 def _reflected(place: Tensor, size: int) -> Tensor:
-    """A place beyond an edge, mirrored at it."""
+    """Return a place beyond an edge, mirrored at it."""
     return (size - 1) - ((size - 1) - place.abs()).abs()
 
 
@@ -209,14 +209,14 @@ class Pixels:
         )
 
     def plain(self, split: str, rows: Int64[Tensor, "..."]) -> Float[Tensor, "... *shape"]:
-        """The inputs of these numbers."""
+        """Return the inputs of these numbers."""
         there = self.constants(rows.device)
         return self._normalised(pick(there[split], rows), there, None).reshape(*rows.shape, *self.shape)
 
     def permuted(
         self, split: str, rows: Int64[Tensor, "..."], order: Int64[Tensor, "... size"]
     ) -> Float[Tensor, "... *shape"]:
-        """The inputs of these numbers, their pixels in this order."""
+        """Return the inputs of these numbers, their pixels in this order."""
         there = self.constants(rows.device)
         values = pick(there[f"{split} flat"], self.index(rows.unsqueeze(-1) * self.size) + self.index(order))
         return self._normalised(values, there, order).reshape(*rows.shape, *self.shape)
@@ -224,7 +224,7 @@ class Pixels:
     def augmented(
         self, split: str, rows: Int64[Tensor, "..."], key: Int64[Tensor, ""], number: Int64[Tensor, "..."]
     ) -> Float[Tensor, "... *shape"]:
-        """The inputs of these numbers, changed at random."""
+        """Return the inputs of these numbers, changed at random."""
         there = self.constants(rows.device)
         channels, height, width = self.image
         place, inside = self.augmentation.places(key, number, height, width)
@@ -237,7 +237,7 @@ class Pixels:
         return made.reshape(*rows.shape, *self.shape)
 
     def index(self, places: Tensor) -> Tensor:
-        """Places in the flat data, in half of the memory where these are few enough."""
+        """Return places in the flat data, in half of the memory where these are few enough."""
         return places.to(torch.int32 if self.few else torch.int64)
 
     def _normalised(self, values: Tensor, there: dict[str, Tensor], order: Tensor | None) -> Float[Tensor, "..."]:

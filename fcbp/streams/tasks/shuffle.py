@@ -50,7 +50,7 @@ class Domain(NamedTuple):
 
 
 def domain(size: int) -> Domain:
-    """The positions 0 to ``size - 1`` as pairs: of bases that are alike, those with the fewest pairs beyond.
+    """Return the positions 0 to ``size - 1`` as pairs: of bases that are alike, those with the fewest pairs beyond.
 
     Example:
         >>> domain(60_000).beyond, domain(1797).beyond, domain(7)
@@ -103,7 +103,7 @@ def _network(key: Tensor, number: Tensor, position: Tensor, domain: Domain) -> T
 
 
 def _add(digit: Tensor, base: int | Tensor, key: Tensor, place: Tensor) -> Tensor:
-    """A digit and a random one, less the base where they exceed it."""
+    """Return a digit and a random one, less the base where they exceed it."""
     # The word's upper half, as a fraction, times the base: no division.
     draw = (((random.bits_at(key, place) >> 32) & 0xFFFFFFFF) * base) >> 32
     total = digit + draw
