@@ -51,7 +51,7 @@ def standardised(x: Float[Tensor, "samples"]) -> Float[Tensor, "samples"]:
 def clipped_objective(
     log_ratio: Float[Tensor, "samples"], advantages: Float[Tensor, "samples"], clip_range: Number
 ) -> Float[Tensor, ""]:
-    """The loss of a policy: the mean of ``-min(r A, clip(r, 1 - c, 1 + c) A)``, equation 7.
+    """Return the loss of a policy: the mean of ``-min(r A, clip(r, 1 - c, 1 + c) A)``, equation 7.
 
     Args:
         log_ratio: logarithms of the ratios r of the new probability of an action to the old one.
@@ -76,7 +76,7 @@ def value_error(
     before: Float[Tensor, "samples"] | None = None,
     clip_range: Number = 0.2,
 ) -> Float[Tensor, ""]:
-    """The mean squared error of the values.
+    """Return the mean squared error of the values.
 
     Args:
         values: of the value function.

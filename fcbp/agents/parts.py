@@ -101,13 +101,13 @@ class World(NamedTuple):
     """Those of the physics, and of the rule of change where it takes a tensor for one."""
 
     def physics(self, settings: Mapping[str, Any]) -> PyTree:
-        """A member's numbers of the physics, before any change."""
+        """Return a member's numbers of the physics, before any change."""
         return self.environment.physics._replace(
             **{name: settings[name] for name in self.environment.physics._fields if name in self.numbers}
         )
 
     def level(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The level of a step of the program, whether it begins with that step, and whether it ends with it."""
+        """Return the level of a step of the program, whether it begins with that step, and whether it ends with it."""
         if self.task_length is None:
             never = torch.zeros_like(step, dtype=torch.bool)
             return torch.zeros_like(step), never, never
@@ -260,7 +260,7 @@ def make_agent_learner(
 
 
 def _numbers_of(make_schedule: Callable[..., Any]) -> dict[str, float]:
-    """The numbers of a schedule, with their defaults."""
+    """Return the numbers of a schedule, with their defaults."""
     return {
         name: float(p.default)
         for name, p in parameters_of(make_schedule).items()

@@ -348,7 +348,8 @@ class _Agent:
     def _batch(
         self, state: PPOState, rollout: Rollout, rewards: Tensor, settings: Mapping[str, Any]
     ) -> tuple[Tensor, Batch]:
-        """The observations as the network saw them ``(samples, observation)``, and what the loss reads of them."""
+        """Return the observations as the network saw them ``(samples, observation)``, and what the loss reads of
+        them."""
         shape = self.horizon * self.copies
         both = torch.cat([rollout.observations, rollout.final_observations]).flatten(0, 1)
         seen = self._seen(both, state.of_observations)
@@ -378,7 +379,7 @@ class _Agent:
         key: Tensor,
         settings: Mapping[str, Any],
     ) -> tuple[LearnerState, dict[str, Tensor]]:
-        """The learner after all epochs, and what to tell of them."""
+        """Return the learner after all epochs, and what to tell of them."""
         number = len(observations)
         orders = torch.vmap(lambda one: random.permutation(one, number))(random.split(key, self.epochs)).flatten()
         updates = self.epochs * number // self.minibatch
@@ -410,7 +411,7 @@ class _Agent:
 
 
 def _discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
-    """The discounted sum of the rewards of each copy, which begins anew after an ending."""
+    """Return the discounted sum of the rewards of each copy, which begins anew after an ending."""
     reward, ended = x
     total = discount * before + reward
     return torch.where(ended, 0, total), total

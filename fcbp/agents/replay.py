@@ -47,7 +47,7 @@ class Memory(NamedTuple):
 
 @arguments
 def start_memory(like: PyTree, capacity: int) -> Memory:
-    """An empty memory.
+    """Return an empty memory.
 
     Args:
         like: a pytree of tensors ``(steps, ...)``, such as :class:`Transitions`.
@@ -66,7 +66,7 @@ def start_memory(like: PyTree, capacity: int) -> Memory:
 
 @arguments
 def push(memory: Memory, steps: PyTree) -> Memory:
-    """The memory with some more steps, in the places of the oldest where it is full.
+    """Return the memory with some more steps, in the places of the oldest where it is full.
 
     Args:
         memory: before.
@@ -84,7 +84,7 @@ def push(memory: Memory, steps: PyTree) -> Memory:
 
 @arguments
 def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> PyTree:
-    """Some of the steps that are held, drawn with replacement; of an empty memory zeros.
+    """Return some of the steps that are held, drawn with replacement; of an empty memory zeros.
 
     Args:
         memory: where from.

@@ -69,7 +69,7 @@ class Rollout(NamedTuple):
 
 @arguments
 def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physics: PyTree) -> Copies:
-    """Copies of an environment at the start of an episode, each drawn from a key of its own.
+    """Return copies of an environment at the start of an episode, each drawn from a key of its own.
 
     Example:
         >>> import fcbp
@@ -87,7 +87,7 @@ def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physic
 def new_level(
     environment: Environment, copies: Copies, begins: Bool[Tensor, ""], keys: Int64[Tensor, "copies"], physics: PyTree
 ) -> Copies:
-    """The copies, all at the start of an episode where a new level begins.
+    """Return the copies, all at the start of an episode where a new level begins.
 
     Args:
         environment: the environment.
@@ -152,7 +152,7 @@ def make_rollout(
 
 @arguments
 def ended_episodes(rollout: Rollout) -> dict[str, Tensor]:
-    """Sums over the episodes that ended in a rollout: of their returns, of their lengths, and their number.
+    """Return sums over the episodes that ended in a rollout: of their returns, of their lengths, and their number.
 
     Of returns and lengths a program's results hold the mean of an episode (:attr:`fcbp.Program.per`).
     """

@@ -175,7 +175,7 @@ def _check_action(action: Any, actions: Actions) -> None:
 
 
 def _in_dtype(physics: Any, dtype: torch.dtype) -> Any:
-    """The physics in a dtype, so that a state keeps its own."""
+    """Return the physics in a dtype, so that a state keeps its own."""
     return type(physics)(*(value.to(dtype) if isinstance(value, Tensor) else float(value) for value in physics))
 
 
@@ -194,7 +194,7 @@ def build(
     time_limit: int | None,
     dtype: torch.dtype = torch.float32,
 ) -> Environment:
-    """An environment from its movement alone: the checks, the count of the steps and the time limit are added.
+    """Return an environment from its movement alone: the checks, the count of the steps and the time limit are added.
 
     Args:
         name: of the environment.

@@ -68,7 +68,7 @@ class CartPoleState(NamedTuple):
 
 @arguments
 def cartpole(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32) -> Environment:
-    """The cart and pole of Barto, Sutton and Anderson (1983), as Gymnasium's ``CartPole-v1``.
+    """Return the cart and pole of Barto, Sutton and Anderson (1983), as Gymnasium's ``CartPole-v1``.
 
     An episode terminates where the pole leans more than 12 degrees or the cart is more than 2.4 m from the middle. The
     reward of each step is 1, that of the last one included. ``friction``, which Gymnasium lacks, is 0 by default.

@@ -51,13 +51,13 @@ class Change:
     """``observation(observation, key, level) -> observation``: an observation as it is seen at a level."""
 
     def level(self, step: Int[Tensor, ""]) -> Int[Tensor, ""]:
-        """The level that a step lies in, the steps counted from 0."""
+        """Return the level that a step lies in, the steps counted from 0."""
         return torch.zeros_like(step) if self.period is None else step // self.period
 
 
 @arguments
 def none(environment: Environment, *, period: int | None = None) -> Change:
-    """The rule of an environment that stays as it is.
+    """Return the rule of an environment that stays as it is.
 
     Args:
         environment: the environment.

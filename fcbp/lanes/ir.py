@@ -75,7 +75,7 @@ class Node:
     """The order in which nodes were made: arguments come before their readers."""
 
     def key(self) -> tuple[object, ...]:
-        """All but the number: two nodes of equal keys hold the same."""
+        """Return all but the number: two nodes of equal keys hold the same."""
         args, shape, dtype, uniform, _, *own = vars(self).values()
         return type(self), args, shape, dtype, uniform, *own
 
@@ -184,22 +184,22 @@ class Assemble(Node):
 
 
 def base(node: Node) -> Node:
-    """The node in whose array a node's elements lie: a view's argument, else the node itself."""
+    """Return the node in whose array a node's elements lie: a view's argument, else the node itself."""
     return node.args[0] if isinstance(node, View) else node
 
 
 def is_map(node: Node, *functions: Function) -> TypeGuard[Map]:
-    """Whether a node is a map of one of these functions."""
+    """Tell whether a node is a map of one of these functions."""
     return isinstance(node, Map) and node.function in functions
 
 
 def is_choice(node: Node) -> TypeGuard[Map]:
-    """Whether a node takes each element from one of two arguments, as a mask says."""
+    """Tell whether a node takes each element from one of two arguments, as a mask says."""
     return is_map(node, Function.CHOOSE)
 
 
 def is_reshape(node: Node) -> bool:
-    """Whether a node's elements lie in memory in the order of its own axes."""
+    """Tell whether a node's elements lie in memory in the order of its own axes."""
     if not isinstance(node, View):
         return True
     of = node.args[0]

@@ -72,14 +72,15 @@ def masked_bits(b: Builder, x: Node | float, y: Node | float, dtype: torch.dtype
 
 
 def _shift_bounds(count: Node) -> tuple[int, int]:
-    """The least and the greatest count of a shift; (-1, -1) where they are not known."""
+    """Return the least and the greatest count of a shift; (-1, -1) where they are not known."""
     if isinstance(count, Position):
         return bounds(count.index, count.shape)
     return (int(count.value), int(count.value)) if isinstance(count, Scalar) else (-1, -1)
 
 
 def rank_of_order(x: Node, dim: int, index: Node, source: Node) -> Node | None:
-    """The rank whose order ``index`` is, where positions are scattered to the order; ``None`` for another scatter.
+    """Return the rank whose order ``index`` is, where positions are scattered to the order; ``None`` for another
+    scatter.
 
     Args:
         x: the array that is written to, whose elements are all replaced.

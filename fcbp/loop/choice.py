@@ -61,7 +61,7 @@ class LaneProgram:
         return cost.lanes_seconds(self.draft, count), cost.scan_seconds(self.draft, count)
 
     def reason_for(self, count: int) -> str:
-        """The course of lanes with so many members."""
+        """Return the course of lanes with so many members."""
         assert self.draft is not None
         width, kib = self.draft.width, max(self.draft.block_bytes >> 10, 1)
         used = f"{count} members, {width} to a block of {kib} KiB"
@@ -70,7 +70,7 @@ class LaneProgram:
         return f"{used}{idle}; {self.draft.work} elements a step"
 
     def build(self, step: Step, count: int) -> lanes.Program | None:
-        """The program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
+        """Return the program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
         assert self.draft is not None
         try:
             if self.program is None and not self.draft.is_built():
@@ -96,7 +96,7 @@ _programs: weakref.WeakKeyDictionary[Step, dict[Any, LaneProgram]] = weakref.Wea
 def lane_program(
     step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree, insist: bool = False
 ) -> tuple[LaneProgram, int]:
-    """The step's program in lanes, traced at its first use, and the number of members.
+    """Return the step's program in lanes, traced at its first use, and the number of members.
 
     Args:
         insist: also where it would be too large for the cache.
@@ -132,5 +132,5 @@ def lane_program(
 
 
 def _too_large(size: int, width: int, most: int) -> str:
-    """The words about a block larger than ``most``; empty for a smaller one."""
+    """Return the words about a block larger than ``most``; empty for a smaller one."""
     return f"a block of {width} members takes {size >> 10} KiB; expected at most {most >> 10}" if size > most else ""

@@ -19,7 +19,7 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def is_vmapped(step: Step) -> bool:
-    """Whether a step is a ``torch.vmap`` of one."""
+    """Tell whether a step is a ``torch.vmap`` of one."""
     return getattr(step, "__code__", None) is torch.vmap(lambda x: x).__code__
 
 
@@ -36,7 +36,7 @@ def _member_of(step: Step) -> Any:
 
 
 def named(step: Step) -> str:
-    """The name of a step; of a vmapped step, the name of the function under it."""
+    """Return the name of a step; of a vmapped step, the name of the function under it."""
     inner = getattr(step, "__wrapped__", step)
     return str(getattr(inner, "__qualname__", type(inner).__name__))
 
@@ -47,7 +47,7 @@ def tell(what: str, seconds: str) -> None:
 
 
 def over_pytrees(step: Step) -> Step:
-    """The same step. ``torch.vmap`` takes ``None`` for a leaf, which it cannot map; here it is an empty tree."""
+    """Return the same step. ``torch.vmap`` takes ``None`` for a leaf, which it cannot map; here it is an empty tree."""
     members = _member_of(step)
     if members is None:
         return step

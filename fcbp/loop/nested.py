@@ -186,7 +186,7 @@ def _scan_of_members(
 
 
 def _at(x: Tensor, axis: int | None, place: int, size: int) -> Tensor:
-    """The tensor with its members on the axis ``place``."""
+    """Return the tensor with its members on the axis ``place``."""
     if axis is None:
         return x.unsqueeze(place).expand(*x.shape[:place], size, *x.shape[place:]).contiguous()
     return x.movedim(axis, place)

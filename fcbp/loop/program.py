@@ -178,7 +178,7 @@ def _copied(graph: fx.Graph, result: fx.Node) -> fx.Node:
 
 
 def _apart(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors, copied where one shares memory with an earlier one."""
+    """Return the tensors, copied where one shares memory with an earlier one."""
     seen: set[int] = set()
     result = []
     for tensor in tensors:
@@ -260,7 +260,7 @@ def _split(traced: _Traced, number: int, carried: Callable[[fx.Graph, fx.Node, i
 
 
 def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
-    """Values that a step need not compute again, and all the operations that lead to them.
+    """Return values that a step need not compute again, and all the operations that lead to them.
 
     A view is free in the loop, and would tie a hoisted value's memory to a constant's: it stays where it is used.
     """
@@ -279,7 +279,7 @@ def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Nod
 
 
 def _copy(nodes: list[fx.Node], arguments: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A graph of ``nodes`` with ``arguments`` as its inputs, and what became of each node."""
+    """Return a graph of ``nodes`` with ``arguments`` as its inputs, and what became of each node."""
     graph = fx.Graph()
     new = {node: graph.placeholder(f"argument_{i}") for i, node in enumerate(arguments)}
     for node in nodes:

@@ -156,7 +156,8 @@ def scan(
 
 @arguments
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its own."""
+    """Tell whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its
+    own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
@@ -252,7 +253,7 @@ def source(step: Step, carry: PyTree, xs: PyTree = None) -> Source:
 
 @arguments
 def compiles(step: Step, carry: PyTree, xs: PyTree = None) -> bool:
-    """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
+    """Tell whether the compiled scan of a step has not failed; it is compiled when it first runs."""
     leaves, spec = _carry_leaves(carry)
     _check_xs(xs)
     return _programs.get(step, {}).get(_signature(leaves, spec, xs), True) is not None
