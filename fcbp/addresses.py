@@ -1,4 +1,4 @@
-"""Where an object can be found again: ``"package.module:name"`` or ``"path/to/file.py:name"``.
+"""Addresses at which an object can be found again: ``"package.module:name"`` or ``"path/to/file.py:name"``.
 
 A worker process, a resumed run and the command line find a user's own functions by such an address.
 
@@ -44,7 +44,7 @@ class Source(NamedTuple):
     file: str
     """Absolute path; empty where there is none."""
     sha256: str
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes, in hexadecimal digits."""
 
 
 def is_address(text: object) -> TypeGuard[str]:
@@ -113,7 +113,7 @@ def name_of(value: object) -> str:
 
 
 _FOREIGN = {"torch", "numpy", "optree", *sys.stdlib_module_names} - {"__main__"}
-"""Packages that hold no part of a user's: they are not searched."""
+"""Packages without any part of a user's: they are not searched."""
 
 
 def source_of(address: str) -> Source:

@@ -239,7 +239,7 @@ _BEGINNINGS: dict[type, str | tuple[str, ...]] = {
     Tensor: ("tensor(", "a tensor "),
     nn.Parameter: ("Parameter ", "a tensor "),
 }
-"""How the text of a value in a message begins."""
+"""The beginning of a value's text in a message."""
 
 
 def _represented(value: Any) -> str:

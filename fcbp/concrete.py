@@ -1,4 +1,4 @@
-"""Whether a tensor's values can be read now: not while something is vmapped, traced or compiled, nor on a device."""
+"""Tests of whether a tensor's values can be read now: not while vmapped, traced or compiled, nor on a device."""
 
 from __future__ import annotations
 

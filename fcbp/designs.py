@@ -51,11 +51,11 @@ class Members:
         return iter(self.settings)
 
     def names(self) -> list[str]:
-        """What any member sets."""
+        """The names that any member sets."""
         return list(dict.fromkeys(name for settings in self.settings for name in settings))
 
     def coordinates(self) -> dict[str, tuple[str, tuple[Any, ...]]]:
-        """For every axis, and for everything set that is none, its dimension and its values along it.
+        """The dimension and the values of every axis, and of every setting that is no axis.
 
         Along ``"member"`` and ``"setting"`` a value is ``None`` where a member does not set it.
         """
@@ -72,7 +72,7 @@ class Members:
 
 @dataclass(frozen=True)
 class Range:
-    """Where a design draws a setting from; see :func:`linear` and :func:`log`."""
+    """The range that a design draws a setting from; see :func:`linear` and :func:`log`."""
 
     low: float
     high: float
@@ -127,7 +127,7 @@ def grid(**values: object) -> Members:
 
 @arguments
 def paired(**values: object) -> Members:
-    """Settings side by side, as by ``zip``: the first member takes every first value, and so on.
+    """Put settings side by side, as ``zip`` does: the first member takes every first value, and so on.
 
     Raises:
         ValueError: the settings have different numbers of values, or none; two members are the same.
@@ -149,7 +149,7 @@ def paired(**values: object) -> Members:
 
 @arguments
 def listed(settings: Iterable[Mapping[str, Any]], **crossed: object) -> Members:
-    """Settings one by one, each with every value of what is ``crossed`` with them, most often the seeds.
+    """List settings one by one, each with every value of the settings ``crossed`` with them, most often the seeds.
 
     Raises:
         ValueError: there are no settings, two are the same, or one sets what is crossed.
@@ -175,7 +175,7 @@ def listed(settings: Iterable[Mapping[str, Any]], **crossed: object) -> Members:
 
 @arguments
 def random(number: int, *, key: int = 0, seed: object = 0, **values: object) -> Members:
-    """Settings drawn at random, each for every seed.
+    """Draw settings at random, each for every seed.
 
     Args:
         number: how many settings.
@@ -198,7 +198,8 @@ def random(number: int, *, key: int = 0, seed: object = 0, **values: object) -> 
 
 @arguments
 def sobol(number: int, *, key: int = 0, seed: object = 0, **values: object) -> Members:
-    """As :func:`random`, but settings that fill the space more evenly: a scrambled Sobol sequence (Owen, 1998).
+    """Draw settings as :func:`random`, but so that they fill the space more evenly: a scrambled Sobol sequence (Owen,
+    1998).
 
     It is balanced where ``number`` is a power of two.
 
@@ -273,7 +274,8 @@ def _check_product(axes: Mapping[str, Sequence[Any]]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Of a number of NumPy's or torch's, Python's; of a list, such as the units of several layers, a tuple."""
+    """Turn a number of NumPy's or torch's into Python's, and a list, such as the units of several layers, into a
+    tuple."""
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):  # a named tuple is an object: a stream
         return tuple(map(plain, value))
     if isinstance(value, Tensor):

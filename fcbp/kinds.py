@@ -68,7 +68,7 @@ WORDS: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class Within:
-    """What an annotation says of a number beside its type: it is from ``low`` to ``high``."""
+    """The range in an annotation of a number: it is from ``low`` to ``high``."""
 
     low: float
     high: float
@@ -81,13 +81,13 @@ class Within:
 
 @dataclass(frozen=True)
 class Leaves:
-    """What an annotation says of a pytree: its leaves are tensors, of which there may be none."""
+    """The rule in an annotation of a pytree: all its leaves are tensors; there may be none."""
 
     least: int = 0
     words: str = "a pytree of tensors"
 
     def holds(self, value: Any) -> bool:
-        """Tell whether it is so."""
+        """Tell whether all leaves are tensors, and enough of them."""
         if isinstance(value, Tensor):
             return True
         if isinstance(value, dict) and value and all(isinstance(part, Tensor) for part in value.values()):
@@ -98,14 +98,14 @@ class Leaves:
 
 @dataclass(frozen=True)
 class Here:
-    """What an annotation says of a device beside its type: this machine has it."""
+    """The rule in an annotation of a device: this machine has it."""
 
     meta: bool = False
     """Whether tensors without values, on which a step is rehearsed, have a place there too."""
     words: str = "'cpu', or a GPU that this machine has, such as 'cuda:0'"
 
     def holds(self, value: Any) -> bool:
-        """Tell whether it is so; ``None`` is a device by default."""
+        """Tell whether this machine has the device; ``None`` is a device by default."""
         try:
             device = torch.device(value) if isinstance(value, str) else value
             return device is None or (self.meta and device.type == "meta") or _is_here(device)
@@ -193,7 +193,7 @@ def _options(kind: Any) -> tuple[str, ...]:
 
 
 def _within(name: str, value: Any) -> Iterator[str]:
-    """What does not fit in the fields of a tuple with names, such as a method's numbers."""
+    """Yield a message for each field that does not fit in a tuple with names, such as a method's numbers."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         hints = hints_of(type(value))
         for field, part in zip(value._fields, value, strict=True):

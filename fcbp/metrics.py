@@ -170,7 +170,8 @@ def update_magnitude(before: SomeTensors, after: SomeTensors) -> Float[Tensor, "
 
 @arguments
 def plasticity(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """How much of the loss on some examples a step on these examples takes away: ``1 - after / before``, from 0 to 1.
+    """Return the share of the loss on some examples that a step on them takes away: ``1 - after / before``, from 0 to
+    1.
 
     Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in continual learning" (ICLR 2024),
     Eq. 8; as their code (``mohmdelsayed/upgd`` b75e90a, ``core/run/run_stats.py``) has it, over ``max(before, 1e-8)``
@@ -242,7 +243,7 @@ def mature_fraction(state: CBPState, hyper: Hyperparams) -> Float[Tensor, ""]:
 
 @arguments
 def units_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
-    """How many units a learner's step replaced: what is true in the masks of ``info["replaced"]``.
+    """Count the units that a learner's step replaced: the true entries of the masks in ``info["replaced"]``.
 
     Raises:
         ValueError: ``info`` has none.
@@ -254,7 +255,8 @@ def units_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
 
 @arguments
 def weights_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
-    """How many single weights a learner's step reset: what is true in ``info["reset_weights"]``, 0 without it."""
+    """Count the single weights that a learner's step reset: the true entries of ``info["reset_weights"]``, 0 without
+    it."""
     return _number_true(info.get("reset_weights", {}))
 
 
@@ -267,9 +269,9 @@ class Spectrum(NamedTuple):
     """A matrix's singular values, which every rank is a function of."""
 
     relative: Float[Tensor, "rank"]
-    """Over the largest; NaN for a matrix that is not finite."""
+    """The singular values over the largest; NaN for a matrix that is not finite."""
     is_zero: Bool[Tensor, ""]
-    """Whether all are 0."""
+    """Whether all singular values are 0."""
     longer: Float[Tensor, ""]
     """The matrix's longer side."""
 
@@ -307,7 +309,7 @@ def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
 def rank(
     matrix: Float[Tensor, "samples features"] | Spectrum, tolerance: NonNegative | None = None
 ) -> Float[Tensor, ""]:
-    """How many singular values exceed ``tolerance`` times the largest.
+    """Count the singular values above ``tolerance`` times the largest.
 
     Args:
         matrix: of any floating-point dtype; or its :func:`spectrum`.
@@ -344,7 +346,7 @@ def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Floa
 def approximate_rank(
     matrix: Float[Tensor, "samples features"] | Spectrum, fraction: Fraction = 0.99
 ) -> Float[Tensor, ""]:
-    """How many of the largest singular values hold 99 % of the sum of their squares.
+    """Count the largest singular values that together hold 99 % of the sum of all squares.
 
     Yang, Zhang, Xu and Katabi, "Harnessing structures for value-based planning and reinforcement learning" (ICLR 2020).
 
@@ -358,7 +360,7 @@ def approximate_rank(
 
 @arguments
 def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: Fraction = 0.01) -> Float[Tensor, ""]:
-    """How many of the largest singular values hold ``1 - delta`` of their sum.
+    """Count the largest singular values that together hold ``1 - delta`` of the sum of all.
 
     Kumar, Agarwal, Ghosh and Levine, "Implicit under-parameterization inhibits data-efficient deep reinforcement
     learning" (ICLR 2021), who call it the effective rank.
@@ -391,7 +393,7 @@ def _spectrum(matrix: Float[Tensor, "samples features"] | Spectrum) -> Spectrum:
 
 
 def _holding(parts: Float[Tensor, "rank"], fraction: float, is_zero: Bool[Tensor, ""]) -> Float[Tensor, ""]:
-    """How many of the largest parts add up to that fraction of all."""
+    """Count the largest parts that add up to a fraction of all."""
     share = parts.flip(0).to(torch.float32).cumsum(0)
     # Less a little: of 100 equal parts 99 are enough, whichever way their sum was rounded.
     enough = (fraction - 1e-5) * share[-1]

@@ -1,4 +1,4 @@
-"""Looking a thing up by name, with an error that knows what was meant."""
+"""Look-up by name, with an error that offers near misses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 __all__ = ["check_option", "lookup", "unknown"]
 
 MANY = 30
-"""More names than this are not all told where some are near."""
+"""The number of names above which a message lists near misses alone."""
 
 
 def unknown(argument: str, value: object, names: Iterable[str]) -> ValueError:

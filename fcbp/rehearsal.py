@@ -28,7 +28,7 @@ _rehearsed: WeakKeyDictionary[Program, dict[str, Rehearsed]] = WeakKeyDictionary
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a program turned out to be."""
+    """The findings of a rehearsal."""
 
     averaged: tuple[str, ...]
     """Measured floating-point values of a step, whose mean over a bin is a result."""
@@ -94,9 +94,9 @@ def rehearse_members(
 
 
 def step_once(program: Program, numbers: Mapping[str, float], name: str = "") -> None:
-    """One step of one member whose numbers are plain floats: whatever is wrong with a number is said here.
+    """Take one step of one member whose numbers are plain floats, so that any error in a number shows.
 
-    The functions took tensors before, so what fails for lack of a tensor's methods is right.
+    The functions took tensors before, so an error for lack of a tensor's methods is none.
     """
     rehearsal = _Rehearsal(program, numbers, None, name)
     with contextlib.suppress(AttributeError, TypeError):
@@ -110,7 +110,7 @@ def step_once(program: Program, numbers: Mapping[str, float], name: str = "") ->
 
 
 def call(about: str, function: Callable[..., T], *arguments: object, **keywords: object) -> T:
-    """What a function gives.
+    """Call a function.
 
     Raises:
         ValueError: it fails; ``about`` begins the message.
@@ -128,7 +128,7 @@ def call_pure(
     call: Callable[..., Any] | None = None,
     **keywords: object,
 ) -> T:
-    """What a function gives that keeps the promises of a pure one.
+    """Call a function that must keep the promises of a pure one.
 
     Args:
         about: begins a message.
@@ -259,7 +259,7 @@ class _Rehearsal:
         return f" of {self.name}" if self.name else ""
 
     def example(self, length: int) -> tuple[Any, ...]:
-        """What a step takes beside its carry and settings: batches on a leading axis, or nothing."""
+        """Return a step's arguments beside its carry and settings: batches on a leading axis, or nothing."""
         if self.program.stream is None:
             return ()
         _, batches = self.program.stream.sample(self.program.stream.init(random.key(0, device=self.device)), length)
@@ -277,7 +277,7 @@ class _Rehearsal:
             raise ValueError(f"{what}{self.of} fails: {type(error).__name__}: {error}") from error
 
     def pure(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function gives, after checks that it changed nothing and gives the same again."""
+        """Return a function's result, after checks that it changed nothing and gives the same again."""
         settings = {n: value.clone() for n, value in dict.items(self.settings)}
         given = call_pure(f"{what}{self.of}", function, *arguments, call=functools.partial(self.call, what))
         if not _same(settings, dict(dict.items(self.settings))):
@@ -332,7 +332,7 @@ class _Rehearsal:
                 raise ValueError(f"failed{self.of} gives {value!r}; expected a 0-d bool tensor")
 
     def check_side_by_side(self, carry: Any) -> None:
-        """Tell whether the functions can be vmapped: two members, one step."""
+        """Check that the functions can be vmapped: two members, one step."""
         program = self.program
         settings = dict(dict.items(self.settings))
         both: Any = (carry, settings)
@@ -378,7 +378,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def telling(rows: Sequence[Mapping[str, float]], most: int) -> list[Mapping[str, float]]:
-    """Return rows that hold between them the values of each number, of very many some and the extremes."""
+    """Choose rows that hold between them the values of each number; of very many values, some and the extremes."""
     chosen: dict[tuple[float, ...], Mapping[str, float]] = {}
     for name in rows[0] if rows else ():
         holder = {float(row[name]): row for row in rows}

@@ -48,9 +48,9 @@ class Choice:
 
     method: str
     setting: Setting
-    """What the members of the report set."""
+    """The settings of the members of the report."""
     tried: int
-    """How many settings of the method were tried."""
+    """The number of settings of the method that were tried."""
     value: float
     """Its mean over the tuning seeds."""
     place: int
@@ -59,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen on some seeds, and reported on others."""
+    """The choices made on some seeds, and their results on others."""
 
     choices: tuple[Choice, ...]
     tune: xarray.Dataset
@@ -67,13 +67,13 @@ class Tuned:
     report: xarray.Dataset
     """Results of the chosen settings on fresh seeds, along ``setting``, in the order of ``choices``."""
     variable: str
-    """By which settings were chosen."""
+    """The variable by which settings were chosen."""
     over: float
     """The last fraction of the run whose mean was compared; 1 is the whole run."""
 
     @property
     def budgets(self) -> dict[str, int]:
-        """How many settings of each method were tried."""
+        """The number of settings of each method that were tried."""
         return {choice.method: choice.tried for choice in self.choices}
 
 
@@ -182,7 +182,7 @@ def sweeps_of(out: Path | str) -> list[Path]:
 
 @arguments
 def table(tuned: Tuned, *, baseline: str = "fresh", last: float = 0.1) -> str:
-    """What was chosen, from how many settings, and what came of it on fresh seeds.
+    """Show each choice, the number of settings that it was made from, and its result on fresh seeds.
 
     Args:
         tuned: what :func:`tune` returned.
@@ -288,7 +288,8 @@ def _choose(
 
 
 def _method(row: Mapping[str, Any], apart: Sequence[str] = ()) -> str:
-    """Settings of one name compete; a number that sets them apart is named where it is not 0."""
+    """Name the method of a setting. Settings of one name compete; a number that sets them apart is named where it is
+    not 0."""
     told = {name: row[name] for name in apart if row.get(name)}
     return str(row.get("method", "all")) + (f" with {analysis.describe(told)}" if told else "")
 
@@ -300,7 +301,7 @@ def _rank(value: float, variable: str) -> float:
 
 
 def _rows(tuned: Tuned, last: float) -> list[analysis.Row]:
-    """Of each choice what came of it on the fresh seeds."""
+    """Return the result of each choice on the fresh seeds."""
     return analysis.summary(tuned.report, tuned.variable, last=last)
 
 

@@ -43,7 +43,7 @@ Weights = tuple[Float[Tensor, "*rest units block"], ...]
 
 @dataclass(frozen=True)
 class Observation:
-    """What a measure may look at: one group at one step.
+    """The input of a measure: one group at one step.
 
     Attributes:
         activation: the group's activation in the forward pass before the update, ``(*samples, units, positions)``;
@@ -178,7 +178,7 @@ MEASURES: dict[str, Measure] = {
 """The measures by name. A further name, ``"random"``, replaces the utility by a fresh uniform draw."""
 
 OF_GRADIENTS = frozenset(f.__name__ for f in (weight_gradient, incoming_gradient, removal))
-"""Those that look at gradients."""
+"""The measures that read gradients."""
 
 
 @arguments

@@ -79,7 +79,7 @@ class DQNState(NamedTuple):
     """Parameters of the target network."""
     key: Int64[Tensor, ""]
     change_key: Int64[Tensor, ""]
-    """Of the rule of change, the same at every step."""
+    """The key of the rule of change, the same at every step."""
     round: Int64[Tensor, ""]
 
 
@@ -243,7 +243,7 @@ class _Agent:
     # --- parts of a step --------------------------------------------------------------------------------
 
     def _renewed(self, state: DQNState, begins: Tensor) -> DQNState:
-        """Where the method begins anew and a level does, an agent that remembers nothing; else the state."""
+        """Return an agent that remembers nothing where the method and a level begin anew; else the state."""
         if not self.built.method.renews:
             return state
         learner = self.built.learner.renew(state.learner, begins)

@@ -1,4 +1,4 @@
-"""What is looked at in a learning agent: its units, its weights, what was reset."""
+"""Measurements of a learning agent: its units, its weights, its resets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
 
 @arguments
 def reset_counts(info: Mapping[str, Any]) -> dict[str, Tensor]:
-    """How many units, or weights, a learner's step reset, where its method does."""
+    """Count the units, or the weights, that a learner's step reset, where its method resets any."""
     found: dict[str, Tensor] = {}
     if info["replaced"]:
         found["units_replaced"] = metrics.units_reset(info)

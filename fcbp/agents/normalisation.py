@@ -25,7 +25,7 @@ class Statistics(NamedTuple):
     mean: Float[Tensor, "*coordinates"]
     variance: Float[Tensor, "*coordinates"]
     count: Float[Tensor, ""]  # type: ignore[assignment]
-    """How many were seen, float64."""
+    """The number of samples seen, float64."""
 
 
 @arguments

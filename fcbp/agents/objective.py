@@ -23,21 +23,21 @@ Advantages = Literal["minibatch", "batch", "plain"]
 
 
 class Batch(NamedTuple):
-    """What a minibatch's loss reads beside the observations, ``(samples, ...)``."""
+    """The inputs of a minibatch's loss beside the observations, ``(samples, ...)``."""
 
     draws: Tensor
     log_densities: Float[Tensor, "samples"]
-    """Of the policy that acted."""
+    """The log-probabilities of the policy that acted."""
     advantages: Float[Tensor, "samples"]
     returns: Float[Tensor, "samples"]
     """The targets of the value function."""
     values: Float[Tensor, "samples"]
-    """Of the value function before the update."""
+    """The values of the value function before the update."""
 
 
 @arguments
 def standardised(x: Float[Tensor, "samples"]) -> Float[Tensor, "samples"]:
-    """Less the mean, over the standard deviation (with Bessel's correction) and 1e-8, as CleanRL has it.
+    """Subtract the mean and divide by the standard deviation (with Bessel's correction) and 1e-8, as CleanRL has it.
 
     Example:
         >>> import torch

@@ -98,7 +98,7 @@ class World(NamedTuple):
     task_length: int | None
     """Steps of the program of a level; ``None`` where nothing changes."""
     numbers: dict[str, float]
-    """Those of the physics, and of the rule of change where it takes a tensor for one."""
+    """The numbers of the physics, and those of the rule of change that may be tensors."""
 
     def physics(self, settings: Mapping[str, Any]) -> PyTree:
         """Return a member's numbers of the physics, before any change."""
@@ -161,7 +161,7 @@ class AgentLearner(NamedTuple):
     method: Method
 
     def signal(self, last: Tensor, ends: Tensor) -> Tensor:
-        """Of each update of an iteration, whether the method is told of a new task with it.
+        """Tell for each update of an iteration whether the method is told of a new task with it.
 
         Methods that make units or networks new with a task do so after the last update of a level, and so the next one
         begins with the new ones. A method that begins anew has done so before it acted.

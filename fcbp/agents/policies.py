@@ -60,7 +60,7 @@ class Policy(NamedTuple):
 
 @arguments
 def categorical(actions: int) -> Policy:
-    """One of several actions, whose logits the network gives.
+    """Return a policy over several actions, whose logits the network gives.
 
     A draw is that of the inverse distribution function at a uniform number, which costs one random number.
 

@@ -40,7 +40,7 @@ class Memory(NamedTuple):
     held: Any
     """:class:`Transitions`, ``(capacity, ...)``."""
     size: Int64[Tensor, ""]
-    """How many are held."""
+    """The number of steps held."""
     next: Int64[Tensor, ""]
     """The place of the next one."""
 

@@ -26,9 +26,9 @@ class Copies(NamedTuple):
     """Copies of an environment that one agent acts in, ``(copies, ...)``."""
 
     state: Any
-    """Of each environment."""
+    """The state of each environment."""
     observation: Float[Tensor, "copies observation"]
-    """As the environment gives it."""
+    """The observation as the environment gives it."""
     score: Float[Tensor, "copies"]
     """Sum of the rewards of the episode so far."""
     length: Int32[Tensor, "copies"]
@@ -36,28 +36,28 @@ class Copies(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """What stays the same during a rollout."""
+    """The parts that stay the same during a rollout."""
 
     physics: Any
     """The numbers of the physics at this level."""
     change_key: Int64[Tensor, ""]
-    """Of the rule of change."""
+    """The key of the rule of change."""
     level: Int64[Tensor, ""]
     chooser: Any
-    """What ``choose`` reads."""
+    """The parameters that ``choose`` reads."""
 
 
 class Rollout(NamedTuple):
     """Steps of all copies, ``(steps, copies, ...)``."""
 
     observations: Float[Tensor, "steps copies observation"]
-    """That the actions were chosen by, as they are seen at this level."""
+    """The observations that the actions were chosen by, as they are seen at this level."""
     final_observations: Float[Tensor, "steps copies observation"]
-    """At the ends of the steps, before any reset."""
+    """Observations at the ends of the steps, before any reset."""
     draws: Tensor
-    """Of the policy."""
+    """The draws of the policy."""
     told: Any
-    """What ``choose`` gives beside its draw."""
+    """The other results of ``choose``, beside its draw."""
     rewards: Float[Tensor, "steps copies"]
     terminated: Bool[Tensor, "steps copies"]
     truncated: Bool[Tensor, "steps copies"]

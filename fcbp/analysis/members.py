@@ -1,4 +1,4 @@
-"""What sets the members of a sweep apart, as plain data and in words."""
+"""The settings that tell the members of a sweep apart, as plain data and in words."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def chosen_variable(results: xarray.Dataset) -> str:
 
 @arguments
 def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> Iterator[tuple[Setting, Setting]]:
-    """Every setting: where it is (for ``isel``), and what sets it apart from the others.
+    """List every setting: its place (for ``isel``), and the values that set it apart from the others.
 
     Args:
         results: a sweep's.
@@ -84,7 +84,8 @@ def _settings(results: xarray.Dataset | xarray.DataArray, over: str) -> Iterator
 
 @arguments
 def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> list[str]:
-    """What differs between settings: the method first, the dimensions, and what sets listed settings apart.
+    """Return the names that differ between settings: the method first, the dimensions, and the names that set listed
+    settings apart.
 
     A setting that only one method has, and always with one value, says no more than the method does.
 
@@ -112,7 +113,7 @@ def _check_over(results: xarray.Dataset | xarray.DataArray, over: str) -> None:
 
 @arguments
 def identity(chosen: xarray.Dataset | xarray.DataArray, names: Sequence[str]) -> Setting:
-    """What sets a setting apart, as plain numbers and words; what it does not set is left out."""
+    """Return the values that set a setting apart, as plain numbers and words, without values that it does not set."""
     found = {name: plain(chosen[name].values[()]) for name in names if name in chosen.coords}
     return {name: value for name, value in found.items() if not is_unset(value)}
 
@@ -125,7 +126,7 @@ def is_unset(value: object) -> bool:
 
 @arguments
 def describe(setting: Setting) -> str:
-    """What sets a setting apart, in words."""
+    """Say in words what sets a setting apart."""
     words = {name: f"{name.replace('_', ' ')} {show(value)}" for name, value in setting.items() if name != "method"}
     return ", ".join([*([str(setting["method"])] if "method" in setting else []), *words.values()])
 

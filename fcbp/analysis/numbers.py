@@ -78,7 +78,7 @@ class Row:
     """A setting, and what came of it over its seeds."""
 
     setting: Setting
-    """What sets it apart, by name."""
+    """The values that set it apart, by name."""
     at: Setting
     """Where it is in the results: ``results.isel(row.at)``."""
     start: float
@@ -189,7 +189,7 @@ class Difference:
     ends: tuple[float, float]
     """Means of the two."""
     mean: float
-    """Of the differences; below 0 the second run's error is lower."""
+    """Mean of the differences; below 0 the second run's error is lower."""
     low: float
     """Lower end of their bootstrap interval."""
     high: float
@@ -237,7 +237,7 @@ def _difference(a: tuple[xarray.Dataset, Row], b: tuple[xarray.Dataset, Row], va
 def lost_plasticity(
     results: xarray.Dataset, variable: str | None = None, *, baseline: str = "fresh", last: float = 0.2
 ) -> list[Difference]:
-    """Of each method, at its best, the difference to learners begun anew with every task, paired by seed.
+    """Return the difference of each method, at its best, to learners begun anew with every task, paired by seed.
 
     A network has lost plasticity where it ends worse than one that is new to the task (Dohare et al., Nature 2024,
     Fig. 2). That is :func:`fcbp.methods.fresh`, itself at its best.

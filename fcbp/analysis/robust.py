@@ -66,7 +66,7 @@ def interquartile_mean(values: Scores) -> float:
 
 @arguments
 def optimality_gap(values: Scores, target: float = 1.0) -> float:
-    """How far runs stay below a target on average, more counting as the target itself (Agarwal et al., Sec. 4.3).
+    """Return the mean distance of runs below a target, more counting as the target itself (Agarwal et al., Sec. 4.3).
 
     ``mean(target - min(score, target))``; lower is better.
 
@@ -92,7 +92,7 @@ def performance_profile(values: Scores, thresholds: Float[np.ndarray, "threshold
 
 @arguments
 def probability_of_improvement(first: Scores, second: Scores) -> float:
-    """How probable it is that a run of the first scores higher than one of the second, averaged over tasks.
+    """Return the probability that a run of the first scores higher than one of the second, averaged over tasks.
 
     Agarwal et al., Sec. 4.3 and App. A.1: of each task the Mann-Whitney statistic over the number of pairs, in which a
     tie counts a half.
@@ -158,7 +158,7 @@ def stratified_bootstrap(
 
 @arguments
 def scores(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> dict[str, np.ndarray]:
-    """Of each method, at its best, the end of the run of each seed ``(runs,)``: what the functions here take.
+    """Return the end of the run of each seed ``(runs,)``, for each method at its best: the input of the functions here.
 
     Of several problems, ``np.stack([scores(one)["cbp"] for one in problems], 1)`` is ``(runs, tasks)``.
 

@@ -49,7 +49,7 @@ def table(results: xarray.Dataset) -> str:
 
 @arguments
 def ranking(results: xarray.Dataset) -> str:
-    """Each method at its best, the best first."""
+    """Rank the methods, each at its best, the best first."""
     rows = best_of_each(summary(results))
     what = label(results)
     return columns(
@@ -126,7 +126,7 @@ def columns(cells: dict[str, list[str]], *, left: bool = False) -> str:
 def lost_table(
     results: xarray.Dataset, variable: str | None = None, *, baseline: str = "fresh", last: float = 0.2
 ) -> str:
-    """Tell whether plasticity is lost: a line for each method, with its difference to :func:`fcbp.methods.fresh`.
+    """Show the loss of plasticity in a line for each method, with its difference to :func:`fcbp.methods.fresh`.
 
     See :func:`lost_plasticity`. "lost" stands where the interval holds only values that are worse than the baseline's,
     "better" where it holds only better ones.

@@ -66,7 +66,7 @@ def draw(panels: Mapping[str, xarray.Dataset], path: Path, variable: str = "accu
 
 
 def _thinned(curve: xarray.DataArray) -> xarray.DataArray:
-    """Return means of neighbouring bins, at most :data:`SMOOTH` of them."""
+    """Return the means of neighbouring bins, at most :data:`SMOOTH` of them."""
     dimension = analysis.bins_of(curve)
     width = -(-curve.sizes[dimension] // SMOOTH)
     return curve if width == 1 else curve.coarsen({dimension: width}, boundary="trim").mean(keep_attrs=True)

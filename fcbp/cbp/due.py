@@ -20,7 +20,7 @@ __all__ = ["Due", "corrected_utility", "due", "most_due", "pay", "replacements_d
 
 
 class Due(NamedTuple):
-    """A group's replacements that are due, before it is said who is replaced."""
+    """A group's replacements that are due, before units are chosen for them."""
 
     owed: Float[Tensor, ""]
     """Replacements owed, this step's included."""
@@ -37,7 +37,7 @@ def due(
     rate_counts: RateCounts,
     key: Int64[Tensor, ""],
 ) -> dict[str, Due]:
-    """Step 5 for every group, by its name."""
+    """Take step 5 for every group, by its name."""
     result: dict[str, Due] = {}
     for i, group in enumerate(units):
         name = group.name
@@ -51,7 +51,7 @@ def due(
 
 
 def _finite(state: CBPState, name: str, hyper: Hyperparams) -> Bool[Tensor, "units"]:
-    """Which units have a finite bias-corrected utility.
+    """Find the units whose bias-corrected utility is finite.
 
     The correction divides by at least ``1 - eta``, so that of most utilities it need not be known: where that can be
     seen, and in lanes, it is then not computed.

@@ -1,4 +1,4 @@
-"""Which leaves of an optimiser's state belong to which parameter, and to which of its axes."""
+"""The leaves of an optimiser's state, matched with the parameters and the axes that they belong to."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def _of_row_and_column(path: Path, slices: Slices, own: Sequence[Moment]) -> Sha
 
 
 def misfit(shape: Sequence[int], slices: Slices) -> str:
-    """What the units' slices need and a parameter of that shape has not; empty where they fit."""
+    """Say how the units' slices do not fit a parameter of that shape; empty where they fit."""
     owned: dict[int, set[int]] = {}
     for group, s in slices:
         if not -len(shape) <= s.axis < len(shape):

@@ -92,7 +92,7 @@ def reset_moments(
 def reset_buffers(
     buffers: Mapping[str, Tensor], replaced: Replaced, *, units: Iterable[UnitGroup]
 ) -> dict[str, Tensor]:
-    """Running means of the replaced units to 0, running variances to 1.
+    """Set running means of the replaced units to 0, and running variances to 1.
 
     Args:
         buffers: a pytree of buffers, such as ``dict(model.named_buffers())``.

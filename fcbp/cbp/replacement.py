@@ -130,7 +130,7 @@ class Selection(NamedTuple):
 
 
 def select(state: CBPState, group: UnitGroup, hyper: Hyperparams, claim: Due, capacity: int | None) -> Selection:
-    """Steps 5 and 6: how many of a group's units are replaced now, and which."""
+    """Take steps 5 and 6 for a group: the number of its units that are replaced now, and their choice."""
     limit = most_due(group.size, hyper.replacement_rate, capacity)
     number, owed = pay(claim.owed, claim.number_eligible, limit, hyper.replacement_rate)
     score = torch.where(claim.eligible, corrected_utility(state, group.name, hyper), torch.inf)
@@ -163,7 +163,7 @@ def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tenso
 def _transfer_biases(
     params: Params, units: list[UnitGroup], state: CBPState, hyper: Hyperparams, chosen: dict[str, Selection]
 ) -> Params:
-    """Step 7, first: each consumer's bias gains what the replaced units contributed on average."""
+    """Take the first part of step 7: each consumer's bias gains what the replaced units contributed on average."""
     new: dict[tree.Path, Tensor] = {}
     for group in units:
         mean = state.mean_activation[group.name]
@@ -190,7 +190,7 @@ def _reset(
     draw_rows: initializers.Initializer,
     keys: dict[tuple[str, Slice], Int64[Tensor, ""]],
 ) -> Params:
-    """Step 7: outgoing weights to 0 in all groups, then incoming ones drawn in all, then what else a unit has."""
+    """Take step 7: outgoing weights to 0 in all groups, then incoming ones drawn in all, then what else a unit has."""
 
     def to(value: float) -> Callable[[UnitGroup, Slice, Tensor], Tensor]:
         return lambda group, s, leaf: _write(group, s, leaf, chosen[group.name], value)
@@ -232,7 +232,7 @@ def _keys_of(
 
 
 def _forget(state: CBPState, units: list[UnitGroup], replaced: Replaced) -> CBPState:
-    """Step 7, last: the replaced units' ages and running means become 0."""
+    """Take the last part of step 7: the replaced units' ages and running means become 0."""
 
     def fresh(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
         return {**numbers, **{g.name: numbers[g.name].masked_fill(replaced[g.name], 0) for g in units}}

@@ -49,7 +49,7 @@ class Info:
 
 
 def information() -> dict[str, Any]:
-    """What a report of a fault needs to say of an installation."""
+    """Describe an installation, for the report of a fault."""
     root = data.default_root()
     kept = {"programs": cache_folder(), "data": folder_for(root)}
     return {

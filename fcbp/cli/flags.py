@@ -37,7 +37,7 @@ class Flag:
 
     name: str
     kind: type
-    """Of one value."""
+    """The type of one value."""
     help: str
     default: str
     """In words."""
@@ -309,7 +309,7 @@ def _text(value: Any) -> str:
 
 
 def _documents(own: Sequence[Part]) -> dict[str, str]:
-    """What each setting means, from where it is documented."""
+    """Return the meaning of each setting, from the place where it is documented."""
     found = {f.name: str(f.metadata.get("help", "")) for f in dataclasses.fields(experiments.Experiment)}
     builders = [part.build for part in own]
     builders += [kind.build for table in (experiments.STREAMS, experiments.NETWORKS) for kind in table.values()]

@@ -116,7 +116,7 @@ def _block(text: str) -> str:
 
 
 def _spans(rule: str, length: int) -> list[tuple[int, int]]:
-    """Where the columns are, by the dashes under their headings; a last column without a heading may have more."""
+    """Find the columns by the dashes under their headings; a last column without a heading may have more."""
     spans = [found.span() for found in re.finditer("-+", rule)]
     return [*spans[:-1], (spans[-1][0], max(length, spans[-1][1]))]
 

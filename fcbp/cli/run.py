@@ -34,7 +34,7 @@ TUNE_SEEDS, REPORT_SEEDS = 3, 20
 MOST_SEEDS = 100_000
 """A sweep lists its members before it starts: more of them take minutes and the memory of the machine."""
 CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
-"""What CBP alone is swept over where the command line names no numbers: a run shows the loss of plasticity as well."""
+"""The sweep of CBP alone where the command line names no numbers: so a run shows the loss of plasticity as well."""
 
 
 def run(arguments: RunArguments, flags: Sequence[Flag]) -> int:
@@ -125,7 +125,7 @@ def _sweeps_of(done: tuning.Tuned) -> tuple[tuple[str, xarray.Dataset], ...]:
 
 
 def as_data(run: Path, results: xarray.Dataset) -> dict[str, Any]:
-    """What the tables of a run say, a row for each setting."""
+    """Return the tables of a run as plain data, a row for each setting."""
     about = {name: results.attrs[name] for name in ("state", "steps", "seconds", "members_with_nan")}
     rows = analysis.summary(results)
     lost = analysis.lost_plasticity(results) if _has_baseline({row.method for row in rows}) else []
@@ -138,7 +138,7 @@ def _has_baseline(methods: set[str | None]) -> bool:
 
 
 def tuned_as_data(done: tuning.Tuned, out: Path) -> dict[str, Any]:
-    """What was chosen, and what the tables of both sweeps say."""
+    """Return the choices of a tuning, and the tables of both sweeps, as plain data."""
     return {"choices": done.choices, **{name: as_data(out / name, found) for name, found in _sweeps_of(done)}}
 
 
@@ -177,7 +177,7 @@ def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ..
 
 
 def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    """What a file sweeps to give these members again; of several methods what the command line says of them."""
+    """Return the sweep in a file that gives these members again; of several methods, the words of the command line."""
     axes = {name: axis for name, axis in members.axes.items() if name != "setting"}
     listed = {name for row in members for name in row} if "setting" in members.axes else set()
     return axes | {name: column for name, column in values.items() if name in listed and name not in axes}
@@ -190,7 +190,7 @@ def members_of(
     grid: bool = True,
     problem: experiments.Problem | None = None,
 ) -> tuple[Experiment, Members]:
-    """What all members share, and the members.
+    """Return the experiment that all members share, and the members.
 
     Of one method, they are the grid of everything that has several values. Of several, each method is listed with every
     combination of those values that it reads, and everything else is crossed with them. The numbers of a method's small
@@ -246,7 +246,7 @@ def _numbers(
 
 
 def places(arguments: Places) -> dict[str, Any]:
-    """Where to run, as :func:`fcbp.sweep` takes it."""
+    """Return the keywords of :func:`fcbp.sweep` that say where members run."""
     devices: Any = None
     if arguments.devices:
         devices = list(arguments.devices)

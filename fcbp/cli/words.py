@@ -1,4 +1,4 @@
-"""What the command prints for people and for programs: overviews, lists of experiments, JSON."""
+"""Output of the command for people and for programs: overviews, lists of experiments, JSON."""
 
 from __future__ import annotations
 

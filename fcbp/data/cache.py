@@ -21,7 +21,7 @@ from fcbp.data.layouts import Chunk, Layout
 __all__ = ["Arrays", "checked", "folder_for", "in_memory", "mapped"]
 
 VERSION = 1
-"""Of what is written; another version writes anew."""
+"""Version of the files written; another version writes anew."""
 SPLITS = ("train", "test")
 ABOUT = "about.json"
 
@@ -170,7 +170,7 @@ def _write(layout: Layout, name: str, path: Path) -> None:
 
 
 def _read(layout: Layout) -> Iterator[Chunk]:
-    """As :func:`checked`; an error of reading is none of writing."""
+    """Check examples as :func:`checked` does; an error of reading is none of writing."""
     chunks = checked(layout)
     while True:
         try:

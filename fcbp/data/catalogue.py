@@ -40,9 +40,9 @@ class Entry:
     normalisation: Normalisation = UNCHANGED
     """As published for it; mean 0 and deviation 1 where nothing is."""
     files: tuple[Published, ...] = ()
-    """What :func:`fcbp.data.fetch` downloads."""
+    """The files that :func:`fcbp.data.fetch` downloads."""
     hint: str = ""
-    """What to do where it cannot be downloaded."""
+    """The way to get a data set that cannot be downloaded."""
     needs_root: bool = True
     """Whether its files lie in the folder of data."""
 

@@ -26,7 +26,7 @@ PER_CLASS = 700
 
 
 def of_training(images: int) -> int:
-    """How many of a class's first images are to learn from; the others are for tests.
+    """Return the number of a class's first images that are to learn from; the others are for tests.
 
     Example:
         >>> of_training(700), of_training(7)
@@ -94,7 +94,7 @@ def _of_batches(batches: dict[str, Place]) -> Layout:
 
 
 def _rank(targets: np.ndarray) -> np.ndarray:
-    """How many with the same target stand before each."""
+    """Count for each example the ones before it with the same target."""
     order = np.argsort(targets, kind="stable")
     counts = np.bincount(targets, minlength=1)
     starts = np.cumsum(counts) - counts

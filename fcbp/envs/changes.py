@@ -1,4 +1,4 @@
-"""What changes in an environment from level to level: rules apart from the environment, pure functions of a key.
+"""Rules of the change of an environment from level to level: apart from the environment, pure functions of a key.
 
 >>> import torch, fcbp
 >>> cartpole = fcbp.envs.get("cartpole")

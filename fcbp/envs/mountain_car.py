@@ -36,7 +36,8 @@ class MountainCarPhysics(NamedTuple):
 
     gravity: Number = 0.0025
     force: Number = 0.001
-    """Of the engine, with action 0 to the left and with action 2 to the right; a negative force exchanges the two."""
+    """The engine's force, with action 0 to the left and with action 2 to the right; a negative force exchanges the
+    two."""
     friction: Number = 0.0
     """The share of the velocity that is lost with each step."""
 
@@ -46,7 +47,7 @@ class ContinuousMountainCarPhysics(NamedTuple):
 
     gravity: Number = 0.0025
     force: Number = 0.0015
-    """Of the engine at an action of 1; a negative force exchanges the directions."""
+    """The engine's force at an action of 1; a negative force exchanges the directions."""
     friction: Number = 0.0
     """The share of the velocity that is lost with each step."""
 

@@ -63,11 +63,11 @@ class Robot(NamedTuple):
     """Leading positions that an observation leaves out."""
     control_cost: float
     noise: float
-    """Of the start: half the range of the positions."""
+    """Noise of the start: half the range of the positions."""
     normal_velocities: bool
     """Whether the velocities at the start are normal draws; else they are uniform as the positions."""
     speed_limit: float
-    """That observed velocities are clipped to."""
+    """The bound to which observed velocities are clipped."""
     healthy_reward: float
     healthy: Callable[[Tensor, Tensor], Tensor] | None
     """``healthy(positions, velocities) -> bool``; an unhealthy robot ends the episode."""
@@ -199,7 +199,8 @@ def simulator(name: str) -> _Simulator:
 
 @torch.library.custom_op("fcbp::mujoco_step", mutates_args=())
 def mujoco_step(name: str, state: Tensor, place: Tensor, control: Tensor, physics: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the environment for each row of the leading axes, all float64: the next state and the torso's place.
+    """Take one step of the environment for each row of the leading axes, all float64: the next state and the torso's
+    place.
 
     Args:
         name: of the robot.

@@ -37,11 +37,11 @@ class Bordered(NamedTuple):
 
     learner: learner.LearnerState
     factor: Float[Tensor, ""]
-    """Of the step size."""
+    """The factor of the step size."""
     classes: Int64[Tensor, ""]
     """Classes that have come."""
     key: Int64[Tensor, ""]
-    """Of fresh draws."""
+    """The key of fresh draws."""
     best: Any
     """:class:`Best`; ``()`` without early stopping."""
 

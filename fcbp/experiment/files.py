@@ -48,7 +48,7 @@ def lines(
     defaults: Mapping[str, Any] | None = None,
     sweep: Mapping[str, Sequence[Any]] | None = None,
 ) -> str:
-    """Settings as YAML, a line each; ``defaults`` as comments."""
+    """Write settings as YAML, a line each; ``defaults`` as comments."""
     found = [_line(name, value) for name, value in settings.items()]
     if defaults:
         found += ["# Defaults:\n", *(f"# {_line(name, value)}" for name, value in defaults.items())]
@@ -146,8 +146,8 @@ REPEATED = 10_000
 
 @functools.cache
 def _loader() -> Any:
-    """YAML's safe loader, that reads 1e-4 as a number, as YAML 1.2 does, takes no key twice, and refuses a text that a
-    few aliases make large, or that is nested deeply."""
+    """Return YAML's safe loader, which reads 1e-4 as a number, as YAML 1.2 does, takes no key twice, and refuses a text
+    that a few aliases make large, or that is nested deeply."""
     yaml = _yaml()
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]

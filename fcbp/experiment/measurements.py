@@ -116,8 +116,8 @@ PER_STEP = {
     "update_magnitude": ("mean absolute change of a weight in a step", "1"),
     "plasticity": ("plasticity: share of a batch's loss that its step takes away", "1"),
 }
-"""What is summed over the steps of a bin, or averaged: where a method resets units, single weights, or part of a unit;
-the last two where they are asked for."""
+"""The values summed or averaged over the steps of a bin: where a method resets units, single weights, or part of a
+unit; the last two where they are asked for."""
 ASKED = ("update_magnitude", "plasticity")
 """The measurements that cost a pass of their own."""
 AVERAGED = ("loss", "reset_fraction", *ASKED)
@@ -138,7 +138,7 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
     "age": _quantiles("age"),
     "utility": _quantiles("utility"),
 }
-"""What can be measured at the end of a bin: a value, or several by variable; none where a learner has no such thing."""
+"""The measurements at the end of a bin: a value, or several by variable; none where a learner has no such thing."""
 
 OF_GRADIENTS = ("gradient_magnitude",)
 """The measurements that read the gradient."""
@@ -181,7 +181,8 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
 
 
 def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a step's ``info`` says was reset and changed, by variable: counts int32, fractions and magnitudes floats."""
+    """Return the resets and changes that a step's ``info`` tells of, by variable: counts int32, fractions and
+    magnitudes floats."""
     none = torch.zeros((), dtype=torch.int32, device=info["loss"].device)
 
     def number(masks: Any) -> Tensor:

@@ -64,7 +64,7 @@ def lenet(spec: Spec, *, activation: str = "relu") -> nn.Module:
 
 
 def cnn16(spec: Spec, *, activation: str = "relu") -> nn.Module:
-    """Two convolutions of 16 channels and three linear layers: random-label CIFAR-10, 5+1 CIFAR.
+    """Make a network of two convolutions of 16 channels and three linear layers: random-label CIFAR-10, 5+1 CIFAR.
 
     Args:
         activation: activation of the hidden units

@@ -376,7 +376,7 @@ def _as_means(measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _measured(
     built: Assembled, tried: learner.Learner, run: Experiment, device: torch.device | str | None
 ) -> dict[str, tuple[str, str]]:
-    """Return long name and unit of each variable. Which ones a method has is seen in a step of it."""
+    """Return the long name and the unit of each variable. A step of the method shows which ones it has."""
     problem = built.stream.init(random.key(0, device=device))
     problem, batches = built.stream.sample(problem, 2)
     hyper = built.hyper({name: built.number_of(run, name) for name in built.numbers})

@@ -32,7 +32,7 @@ def build(role: str, name: str, function: Callable[..., T], *arguments: object, 
 
 
 def try_stream(name: str, stream: streams.Stream) -> PyTree:
-    """Two batches of a stream whose functions are pure and can be vmapped.
+    """Draw two batches of a stream whose functions must be pure and can be vmapped.
 
     Raises:
         ValueError: they are not, or a state changes its structure, its shapes or its dtypes.

@@ -86,7 +86,7 @@ class _Program:
         return lines
 
     def _write_block(self) -> None:
-        """Return a block of members, from its state in the caller's arrays to the state after all steps."""
+        """Write a block of members, from its state in the caller's arrays to the state after all steps."""
         leaves, plan, write = self.lowered.leaves, self.plan, self.writer.line
         carried = [leaf for (role, _), leaf in leaves.items() if role == "carry"]
         write("const int lanes = (int)minimum((int64)LANES, members - first);")
@@ -109,7 +109,7 @@ class _Program:
             write(f"if (some_lane(wrong{check})) NOTE(shared + 1, {check + 1});")
 
     def _write_step(self, ys: Sequence[Node]) -> None:
-        """One step, from the example to the results."""
+        """Write one step, from the example to the results."""
         for (role, i), leaf in self.lowered.leaves.items():
             if role == "x":
                 self._write_example(i, leaf)
@@ -120,7 +120,7 @@ class _Program:
         self._write_back()
 
     def _write_array(self, node: Node) -> None:
-        """Return the declaration of a node's array."""
+        """Write the declaration of a node's array."""
         name = self.plan.buffers[node]
         declaration = f"{type_of(node)} {name}[{node.size}];"
         if node.size < self.heap_from:
@@ -130,7 +130,7 @@ class _Program:
             self.writer.line(f"auto &{name} = large.at->{name};")
 
     def _write_leaf(self, role: str, i: int, leaf: Node) -> None:
-        """Return the declaration of an input; a part of the carry is loaded."""
+        """Write the declaration of an input; a part of the carry is loaded."""
         kind, name, write = array_type(leaf), self.plan.buffers[leaf], self.writer.line
         if role == "constant":
             write(f"const {kind} *const {name} = (const {kind} *)constants[{i}];")
@@ -176,7 +176,7 @@ class _Program:
             self.writer.line(copy)
 
     def _write_kernels(self, nodes: Sequence[Node]) -> None:
-        """Return the kernels of nodes in order; neighbours under one mask share a branch."""
+        """Write the kernels of nodes in order; neighbours under one mask share a branch."""
         plan, write = self.plan, self.writer.line
         fused = {*plan.prologues.values(), *plan.epilogues.values()}
         nodes = [node for node in nodes if node not in fused]

@@ -101,7 +101,8 @@ class Scalar(Node):
     value: float
 
     def key(self) -> tuple[object, ...]:
-        """As of every node; a number's sign and type are part of it: -0.0 == 0 == False are three numbers."""
+        """Make the key as every node does; a number's sign and type are part of it: -0.0 == 0 == False are three
+        numbers."""
         return Scalar, self.shape, self.dtype, repr(self.value)
 
 
@@ -179,7 +180,7 @@ class Assemble(Node):
     """For each argument: an index of its positions for each axis of the node."""
 
     def key(self) -> tuple[object, ...]:
-        """As of every node; the fill's sign and type are part of it."""
+        """Make the key as every node does; the fill's sign and type are part of it."""
         return Assemble, self.args, self.shape, self.dtype, repr(self.fill), self.destinations
 
 

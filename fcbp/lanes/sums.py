@@ -31,7 +31,7 @@ Segment = tuple[int, int, int]
 
 
 def write_reduction(elements: Elements, node: Reduce) -> None:
-    """Return the loops of a reduction, a few results side by side."""
+    """Write the loops of a reduction, a few results side by side."""
     (x,) = node.args
     elements = elements.over(x.shape, elements.prologue)
     tiles = _tiles(elements, node)
@@ -40,7 +40,7 @@ def write_reduction(elements: Elements, node: Reduce) -> None:
 
 
 def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment]) -> None:
-    """Return the loops over the tiles of one segment of each tiled axis."""
+    """Write the loops over the tiles of one segment of each tiled axis."""
     (x,), writer, kept = node.args, elements.writer, len(node.shape)
     outer = list(node.shape)
     for axis, (_, count, _) in segments.items():
@@ -142,7 +142,7 @@ def _start(function: Function, node: Node) -> str:
 
 
 def write_arg_reduction(elements: Elements, node: Reduce) -> None:
-    """Return the loops of ``argmin`` and ``argmax``: the first index of the extreme; a NaN wins."""
+    """Write the loops of ``argmin`` and ``argmax``: the first index of the extreme; a NaN wins."""
     (x,), writer = node.args, elements.writer
     elements = elements.over(x.shape)
     here, kept = elements.here, len(node.shape)
@@ -165,7 +165,7 @@ def write_arg_reduction(elements: Elements, node: Reduce) -> None:
 
 
 def write_scan(elements: Elements, node: Scan) -> None:
-    """Return the loops of a function that runs along the last axis."""
+    """Write the loops of a function that runs along the last axis."""
     (x,), writer, here = node.args, elements.writer, elements.here
     with writer.loops(node.shape[:-1]):
         writer.line(f"{type_of(node)} running = {_start(node.function, node)};")

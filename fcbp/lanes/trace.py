@@ -50,7 +50,7 @@ class Traced(NamedTuple):
 
 
 def members_of(step: Step) -> Members:
-    """One member's step from ``torch.vmap(step)``; a step that is not vmapped is that of one member.
+    """Return one member's step from ``torch.vmap(step)``; a step that is not vmapped is that of one member.
 
     Raises:
         Unsupported: members lie along other axes than the first.

@@ -40,7 +40,7 @@ __all__ = ["Learner", "LearnerHyperparams", "LearnerState", "make_learner"]
 
 
 RENEWAL = 2
-"""What a member's key draws of its later beginnings, beside the two keys of the first."""
+"""Number of the draw of a member's later beginnings, after the two keys of the first."""
 
 
 class LearnerHyperparams(NamedTuple):
@@ -73,7 +73,7 @@ class LearnerState(NamedTuple):
     step: Any = ()
     """Steps so far, int32; ``()`` in a learner without a schedule."""
     renewal: Any = ()
-    """Of a learner that begins anew with every task: the key of the new ones, and how many there were; else ``()``."""
+    """The key and the number of new beginnings, in a learner that begins anew with every task; else ``()``."""
 
 
 @show.by_fields
@@ -236,7 +236,7 @@ def _beginning(
 def _renewed(
     state: LearnerState, new_task: Bool[Tensor, ""], begin: Callable[..., LearnerState], draw: Draw | None
 ) -> LearnerState:
-    """Where a new task begins, a learner that has not learned yet; elsewhere the state."""
+    """Return a learner that has not learned yet where a new task begins; elsewhere the state."""
     key, tasks = state.renewal
     tasks = tasks + new_task.to(tasks.dtype)
     new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())

@@ -1,4 +1,4 @@
-"""Which backend runs a step: lanes, the compiled scan, or plain eager."""
+"""The choice of the backend that runs a step: lanes, the compiled scan, or plain eager."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LaneProgram:
     """Whether it is building alone that stands against it: no compiler, or one that fails."""
 
     def reason_against(self, count: int) -> str:
-        """Why lanes are not the best way for so many members; empty where they are."""
+        """Say why lanes are not the best way for so many members; empty where they are."""
         if self.draft is None:
             return self.why_not
         if self.draft.elements == "threads":
@@ -56,7 +56,7 @@ class LaneProgram:
         return ""
 
     def seconds(self, count: int) -> tuple[float, float]:
-        """About what a step takes in lanes, and in the compiled scan."""
+        """Estimate the seconds of a step in lanes, and in the compiled scan."""
         assert self.draft is not None
         return cost.lanes_seconds(self.draft, count), cost.scan_seconds(self.draft, count)
 

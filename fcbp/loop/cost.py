@@ -130,7 +130,7 @@ def _work(plan: Plan, often: bool) -> _Work:
 
 
 def _bytes(plan: Plan, node: Node, stored: set[Node]) -> int:
-    """What the loop that makes a node reads and writes, but for what another loop does on the way."""
+    """Return the reads and writes of the loop that makes a node, without those that another loop does on the way."""
     passed = {total for total, result in plan.epilogues.items() if result is node}
     passed |= {part for total, part in plan.prologues.items() if total is node}
     read = sum(a.size * a.dtype.itemsize for a in inline(node, stored) if a not in passed and not a.uniform)

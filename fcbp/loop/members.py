@@ -24,7 +24,8 @@ def is_vmapped(step: Step) -> bool:
 
 
 def _member_of(step: Step) -> Any:
-    """One member's step and how it is vmapped; ``None`` of a step that is no ``torch.vmap``, or one of another kind."""
+    """Return one member's step and the way it is vmapped; ``None`` for a step that is no ``torch.vmap``, or one of
+    another kind."""
     if not is_vmapped(step):
         return None
     from fcbp import lanes  # slow to import, and of vmapped steps alone

@@ -79,7 +79,7 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
 
 
 def _scanned(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec, count: int) -> Program:
-    """One loop without Python in it: for short steps."""
+    """Make one loop without Python in it, for short steps."""
     from torch._higher_order_ops.scan import scan as scan_op
 
     flat = _split(traced, len(leaves), lambda graph, node, leaf: layout.stored(graph, node, leaves[leaf].shape, count))
@@ -123,7 +123,7 @@ def _scanned(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec, cou
 
 
 def _stepped(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec) -> Program:
-    """One compiled step, called again and again, that writes the new carry over the old: for long steps.
+    """Make one compiled step, called again and again, that writes the new carry over the old, for long steps.
 
     What Python takes between two steps is little beside them, memory holds one copy of the carry instead of two, and
     the compiler meets a step's operations in pieces, not in one file.

@@ -163,7 +163,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @arguments
 def explain(step: Step, carry: PyTree, xs: PyTree = None) -> Choice:
-    """Which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
+    """Tell which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
 
     Where a step cannot run in lanes, the reason names the first operation that stands against it and the line of code
     it comes from.
@@ -216,7 +216,7 @@ def prepare(step: Step, carry: PyTree, xs: PyTree = None) -> tuple[str, str]:
 
 @arguments
 def source(step: Step, carry: PyTree, xs: PyTree = None) -> Source:
-    """One member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
+    """Show one member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
 
     Args:
         step: as for :func:`scan`.

@@ -1,4 +1,4 @@
-"""What every method is: ``init`` and ``update``, and for what acts on the gradient ``adjust``."""
+"""The protocol of methods: ``init`` and ``update``, and ``adjust`` for a method that acts on the gradient."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def cbp_weights(
     rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> Method:
-    """Return per-weight Continual Backpropagation with fixed options; its ``hyper`` is
+    """Make the method of per-weight Continual Backpropagation with fixed options; its ``hyper`` is
     :class:`fcbp.weights.Hyperparams`.
 
     The utility is taken of the weights after the optimiser's step and of the gradients before it. What is reset has its

@@ -188,7 +188,7 @@ def _shared(parts: Sequence[Kind]) -> list[inspect.Parameter]:
 
 
 def _joint_names(labels: Sequence[str], names: Sequence[Sequence[str]], taken: Sequence[str]) -> list[dict[str, str]]:
-    """For each part a name in the chain for each of its ``names``, other than those ``taken``."""
+    """Return for each part a name in the chain for each of its ``names``, other than those ``taken``."""
     counts = Counter([*taken, *(name for own in names for name in set(own))])
     joint = [
         {name: f"{label}_{name}" if counts[name] > 1 else name for name in own}

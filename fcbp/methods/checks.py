@@ -1,4 +1,4 @@
-"""What methods check of what they are given."""
+"""Checks of the arguments of methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the methods that reset units share: when an event is due, whose score is low, and the resets themselves."""
+"""The common parts of the methods that reset units: the time of an event, the lowest scores, and the reset."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ class Tick(NamedTuple):
     """A step of a method that acts every so many steps."""
 
     event: Bool[Tensor, ""]
-    """Whether it acts now."""
+    """Whether the method acts in this step."""
     since: Int32[Tensor, ""]
-    """Steps since it did, afterwards."""
+    """Steps since the last event, this step included."""
     key: Int64[Tensor, ""]
     """The key of the steps to come."""
     draws: Int64[Tensor, ""]
-    """That of this one's draws."""
+    """The key of this step's draws."""
 
 
 def tick(state: PyTree, period: float | Tensor) -> Tick:
-    """Tell whether an event is due, every ``period`` steps, of a state that has ``since`` and ``key``.
+    """Count a step of a state that has ``since`` and ``key``; an event is due every ``period`` steps.
 
     A count, not a remainder: it costs less, and a period of 0 in a tensor is every step rather than a division by it.
     """
@@ -73,7 +73,7 @@ def activation_magnitude(
 def fires(
     group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], above: float | Tensor
 ) -> Bool[Tensor, "units"]:
-    """Tell whether h is above a number for any sample at any position."""
+    """Find the units whose ``h`` is above a number for any sample at any position."""
     h = unit_activations(group, features[group.name])
     return (h > cast_like(above, h)).any(-1).flatten(0, -2).any(0)
 
@@ -99,7 +99,7 @@ class Chosen(NamedTuple):
     slot: Int32[Tensor, "units"] | None
     """Its row, where it is; ``None`` where each unit has a row of its own."""
     rows: int
-    """How many rows are drawn."""
+    """The number of rows drawn."""
 
 
 def masks(chosen: Mapping[str, Chosen]) -> dict[str, Bool[Tensor, "units"]]:
@@ -113,7 +113,8 @@ def lowest(
     capacity: int | None,
     number: Shaped[Tensor, ""] | None = None,
 ) -> Chosen:
-    """Of the eligible units those of lowest score, ties to the lower index: at most ``capacity``, and ``number``."""
+    """Choose the eligible units of lowest score, ties to the lower index: ``number`` of them, and at most
+    ``capacity``."""
     size = score.shape[0]
     rows = size if capacity is None else min(capacity, size)
     if rows == size and number is None:
@@ -216,6 +217,6 @@ def _rows(
 
 
 def state_dtype(group: UnitGroup, params: PyTree) -> tuple[torch.dtype, torch.device]:
-    """Of what is remembered of each unit: the weights' dtype, or float32 if that is finer; and the weights' device."""
+    """Return the dtype and the device of a unit's running values: the weights' dtype, or float32 if that is finer."""
     leaf = tree.get(params, (group.incoming + group.outgoing)[0].path)
     return torch.promote_types(leaf.dtype, torch.float32), leaf.device

@@ -24,7 +24,7 @@ __all__ = ["TaskResetState", "full_reset", "head_reset"]
 
 @show.by_fields
 class TaskResetState(NamedTuple):
-    """What the resets remember."""
+    """The memory of the resets."""
 
     initial: dict[str, Float[Tensor, "quantiles"]]
     """By the name of the tensors that are reset, their initial values in order, or evenly spaced quantiles of many."""

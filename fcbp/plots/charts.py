@@ -73,7 +73,7 @@ def learning_curves(
 
 @arguments
 def methods(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> Figure:
-    """Each method at its best: its learning curve, and the end of the run with 95% bootstrap intervals over seeds.
+    """Draw each method at its best: its learning curve, and the end of the run with 95% bootstrap intervals over seeds.
 
     Args:
         results: of a sweep over methods.
@@ -243,7 +243,7 @@ def heat(
 
 @arguments
 def histogram(results: xarray.Dataset, variable: str = "age", *, legend: bool = True, ax: Axes | None = None) -> Axes:
-    """How the units' utilities or ages are spread at the end of the run, a line for each setting.
+    """Draw the spread of the units' utilities or ages at the end of the run, a line for each setting.
 
     The results hold quantiles of each learner's units; each line is the mean of its seeds' distributions.
 

@@ -152,7 +152,7 @@ def _heat_picture(results: xarray.Dataset, pairs: Sequence[tuple[str, str]]) -> 
 
 
 def replaced_picture(results: xarray.Dataset) -> Figure:
-    """What was reset so far, over time."""
+    """Draw the number of resets so far, over time."""
     wanted = [name for name in analysis.COUNTS if name in results and bool((results[name] > 0).any())]
     figure, axes = _grid(len(wanted), 2, width=7)
     for ax, name in zip(axes, wanted, strict=False):

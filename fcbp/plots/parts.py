@@ -1,4 +1,4 @@
-"""What the charts are made of: lines, looks, labels, scales and legends."""
+"""The parts of the charts: lines, looks, labels, scales and legends."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def finish_curves(ax: Axes, results: xarray.Dataset, curves: xarray.DataArray) -
 
 
 def styles_of(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Of settings on a grid of two names: colours for the first and dashes for the second, where there are enough; of
-    methods, one look each whatever their order; else colours, then dashes."""
+    """Return a colour and dashes for each setting. On a grid of two names the first has the colours and the second the
+    dashes, where there are enough; of methods, one look each whatever their order; else colours, then dashes."""
     methods = sorted({str(setting.get("method")) for setting in settings})
     if 1 < len(methods) == len(settings):
         by_method = dict(zip(methods, looks(len(methods)), strict=True))
@@ -111,7 +111,7 @@ def mean_and_error(values: xarray.DataArray, over: str) -> tuple[xarray.DataArra
 
 
 def what_is_drawn(values: xarray.DataArray, over: str, what: str = "mean ± standard error") -> str:
-    """What a picture's lines are the mean of; nothing where they are of one."""
+    """Say over how many members a picture's lines are means; return nothing where each line is one member."""
     number = values.sizes.get(over, 1)
     return f"{what} of {number} {over}s" if number > 1 else ""
 
@@ -137,7 +137,7 @@ def add_legend(ax: Axes) -> None:
 
 
 def add_legend_below(figure: Figure, ax: Axes, columns: int) -> None:
-    """One legend for all axes of a figure, below them."""
+    """Add one legend for all axes of a figure, below them."""
     handles, labels = ax.get_legend_handles_labels()
     if any(labels):
         number = min(columns, len(labels))

@@ -1,4 +1,4 @@
-"""What torch's optimisers remember of reset weights: cleared in place, and their first steps put right."""
+"""The moments of reset weights in torch's optimisers: cleared in place, and their first steps put right."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class Moments:
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer) -> None:
-        """After an optimiser's step: move new weights to where a count of their own would have taken them."""
+        """Move new weights, after an optimiser's step, to where a count of their own would have taken them."""
         for name in self._stepping(optimizer):
             counts = self._laid_counts(name)
             for _, count in counts:
@@ -244,8 +244,8 @@ class Moments:
 
 
 def _owners(units: tuple[UnitGroup, ...], params: Mapping[str, Tensor]) -> dict[str, dict[int, list[Tensor]]]:
-    """By parameter and axis, for each entry the number of the unit that it belongs to, all units in a row; those of no
-    unit have the number after the last. An entry that several units share is in several such lists."""
+    """Return by parameter and axis, for each entry, the number of the unit that it belongs to, all units in a row;
+    those of no unit have the number after the last. An entry that several units share is in several such lists."""
     total = sum(group.size for group in units)
     owners: dict[str, dict[int, list[Tensor]]] = {}
     first = 0

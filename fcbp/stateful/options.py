@@ -103,7 +103,7 @@ def reads(function: Callable[..., Any], keyword: str) -> bool:
 
 
 def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the keywords that a function takes."""
+    """Return the keywords that a function takes."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(given)
@@ -143,4 +143,4 @@ def rehearse(
 
 
 WITHOUT_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
-"""What a method of someone else's raises that reads values: the first step sees whether it is right."""
+"""Errors of a stranger's method that reads values: the first step shows whether it is right."""

@@ -1,4 +1,4 @@
-"""What a model and its optimisers are made of: the parts that a method may change, and whether they are still there."""
+"""The parts of a model and its optimisers that a method may change, and a check that they are still there."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from fcbp.units.reads import Reads
 __all__ = ["Readings", "laid", "moments"]
 
 Key = tuple[str, int]
-"""What a group is read at: the name of a module or a parameter, and the unit axis there."""
+"""The place where a group is read: the name of a module or a parameter, and the unit axis there."""
 
 
 class Hook:
@@ -310,7 +310,7 @@ def moments(calls: list[Tensor], axis: int) -> Tensor:
 
 
 def _two_samples(mean_and_magnitude: Tensor, axis: int) -> Tensor:
-    """Two samples of that mean and that mean absolute value: ``mean + magnitude`` and ``mean - magnitude``."""
+    """Return two samples of that mean and that mean absolute value: ``mean + magnitude`` and ``mean - magnitude``."""
     mean, magnitude = mean_and_magnitude
     return laid(torch.stack([mean + magnitude, mean - magnitude]), axis)
 

@@ -1,4 +1,4 @@
-"""How the units of every group fare: utilities, ages, replacements, dormant units."""
+"""The state of the units of every group: utilities, ages, replacements, dormant units."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Spread(NamedTuple):
 
 
 class GroupSummary(NamedTuple):
-    """How the units of a group fare."""
+    """The state of the units of a group."""
 
     size: int
     """Units."""
@@ -48,7 +48,7 @@ class GroupSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """How a model's units fare; prints as a table."""
+    """The state of a model's units; prints as a table."""
 
     method: str
     """The method's name."""
@@ -77,7 +77,7 @@ def _shown(x: Any) -> str:
 
 
 class Dormancy:
-    """Which units were dormant when last looked at.
+    """The units that were dormant at the last look.
 
     Args:
         units: the groups whose activations are read.

@@ -32,7 +32,7 @@ class BitFlippingState(NamedTuple):
     hidden_weight: Float[Tensor, "target_units input_bits"]
     """The target's first layer, -1 or 1."""
     threshold: Float[Tensor, "target_units"]
-    """What a target unit's weighted sum of the bits (without its bias) must exceed."""
+    """The bound that a target unit's weighted sum of the bits (without its bias) must exceed."""
     output_weight: Float[Tensor, "target_units"]
     """The target's second layer, -1 or 1."""
     output_bias: Float[Tensor, ""]
@@ -43,7 +43,7 @@ class BitFlippingWindow(NamedTuple):
     """Batches to come of :func:`bit_flipping`; its numbers stay as they are."""
 
     key: Int64[Tensor, ""]
-    """Of the fast bits."""
+    """The key of the fast bits."""
     step: Int64[Tensor, ""]
     """Examples before the first."""
     starts: Int64[Tensor, "periods"]

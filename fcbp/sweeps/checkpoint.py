@@ -69,7 +69,7 @@ def pack(about: Mapping[str, Any], tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], list[Tensor]]:
-    """What :func:`pack` was given.
+    """Undo :func:`pack`.
 
     Raises:
         DamagedError: the bytes are cut or changed.

@@ -70,7 +70,7 @@ class Advanced(NamedTuple):
     chunk: int
     step: int
     seconds: float
-    """It took, with what came before it: the first piece of a program compiles."""
+    """Duration of the piece and of the work before it: the first piece of a program compiles."""
     backend: Backend
     """The backend in which it ran."""
 
@@ -185,7 +185,7 @@ def run_chunk(
 
 
 def _backend(task: Task, now: Backend, tried: bool = True) -> Backend:
-    """What the steps run in.
+    """Name the backend of the steps.
 
     Args:
         task: what to run.
@@ -316,7 +316,7 @@ def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
 
 
 def _threads(most: int, state: _State) -> contextlib.AbstractContextManager[None]:
-    """One thread for the operations of a small population, as in its compiled program: on a busy machine threads that
-    wait for one another make them a hundred times slower."""
+    """Use one thread for the operations of a small population, as in its compiled program: on a busy machine threads
+    that wait for one another make them a hundred times slower."""
     small = sum(leaf.numel() for leaf in _flat(state)[0]) < loop.PARALLEL_FROM
     return using_threads(1 if small else most)

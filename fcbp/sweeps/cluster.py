@@ -55,7 +55,7 @@ class Mailbox:
 
 
 def work(task: Task, mailbox: Any) -> None:
-    """Return a Ray task: a chunk from its latest checkpoint to its end."""
+    """Run a chunk from its latest checkpoint to its end, as a task of Ray's."""
     import ray
 
     if task.digest not in _programs:
@@ -145,7 +145,8 @@ def _explained(error: Exception, ray: Any) -> Exception:
 
 @contextmanager
 def _connected(places: Places) -> Iterator[Any]:
-    """Ray, connected to a cluster: the one that is, the one at the address, or one of its own on this machine."""
+    """Return Ray, connected to a cluster: the one that is, the one at the address, or one of its own on this
+    machine."""
     ray = _ray()
     if ray.is_initialized():
         yield ray
@@ -184,7 +185,7 @@ def _is_own(ray: Any, places: Places) -> bool:
 
 
 def _check_answers(address: str | None) -> None:
-    """Ray itself tries for minutes."""
+    """Check that the cluster answers; Ray itself tries for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5).close()

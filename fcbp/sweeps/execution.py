@@ -99,7 +99,7 @@ class Execution:
             self._begin(members_at_once, notes)
 
     def _variables(self) -> dict[str, tuple[str, str]]:
-        """Return long name and unit of all that the programs measure."""
+        """Return the long name and the unit of every variable that the programs measure."""
         found: dict[str, tuple[str, str]] = {}
         for side_by_side in self.programs.values():
             found = {**side_by_side.rehearsed.variables, **found}
@@ -144,7 +144,7 @@ class Execution:
         return origins.sources(list(dict.fromkeys(named)))
 
     def _programs_told(self) -> list[dict[str, Any]]:
-        """What sets each program apart, and the time that it ran; later also in what."""
+        """Return the settings that set each program apart, and the time that it ran; later also its backend."""
         pairs = zip(self.plan.program_settings, self.plan.groups, strict=True)
         return [{"settings": settings, "members": len(group), "seconds": 0.0} for settings, group in pairs]
 
@@ -304,13 +304,13 @@ class Execution:
                 pass
 
     def _note(self, chunk: Chunk, backend: Backend) -> None:
-        """Return the backend of a program, and why, where a better one exists."""
+        """Note the backend of a program, and why, where a better one exists."""
         program = self.config["programs"][chunk.group]
         program.pop("unbuilt", None)
         program.update({"backend": backend.name, **({"unbuilt": backend.unbuilt} if backend.unbuilt else {})})
 
     def _split(self, chunk: Chunk, event: Split) -> None:
-        """Two chunks in the place of one, and smaller ones in the place of those that wait."""
+        """Put two chunks in the place of one, and smaller ones in the place of those that wait."""
         warnings.warn(
             f"{len(chunk.members)} members do not fit into memory ({event.reason[:200]}); going on with {event.size} "
             "at once",

@@ -73,7 +73,7 @@ class Folder:
         return self.directory.kind(CONFIG) == "file"
 
     def foreign(self) -> list[str]:
-        """What lies in it that a sweep that was killed before it began would not have left."""
+        """List the files that a sweep killed before its beginning would not have left."""
         ours = {LOCK, STORE, PLAN, NOTES, *(f"{name}{PART}" for name in (STORE, PLAN, CONFIG, NOTES))}
         return [name for name in self.directory.names() if name not in ours]
 
@@ -225,7 +225,7 @@ def write_plan(
 
 
 def read_fixed(folder: Folder) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run's configuration says that does not change, and the checksums of its store's files."""
+    """Return the parts of a run's configuration that do not change, and the checksums of its store's files."""
     stored = files.read_sealed(folder.directory, PLAN)
     return stored["config"], stored["store"]["files"]
 

@@ -40,7 +40,7 @@ class Population(NamedTuple):
     piece: Callable[[Carry], int]
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
     backend: Callable[[Carry], Backend]
-    """What ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
+    """Name the backend that ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
     border: Callable[[Carry, int], Carry]
     """``border(carry, step)``: the population at the program's border after so many steps."""
 

@@ -45,7 +45,7 @@ class Progress:
         self._shown = -SHOW_EVERY
 
     def _show(self, act: Callable[[], Any]) -> None:
-        """Do what writes to stderr; the first ``act`` makes the bar."""
+        """Run an act that writes to stderr; the first one makes the bar."""
         try:
             made = act()
             self._bar = made if self._bar is None else self._bar
@@ -55,7 +55,7 @@ class Progress:
             self._bar = None
 
     def say(self, text: str) -> None:
-        """Return a line of its own."""
+        """Print a line of its own."""
         if self._bar is not None:
             self._show(lambda: self._bar.write(text, file=sys.stderr))
 

@@ -84,7 +84,7 @@ class Results:
             self.flush()
 
     def failed(self) -> np.ndarray:
-        """Which members broke ``(members,)``: their last value is NaN."""
+        """Find the members that broke ``(members,)``: their last value is NaN."""
         at = np.arange(len(self.bins_done)), self.bins_done - 1
         # A member that failed is NaN in all that is measured; a single value may be NaN for another reason.
         last = np.all([np.isnan(values[at]) for values in self.values.values()], axis=0)
@@ -136,7 +136,7 @@ class Results:
             raise files.explained(error, self.path) from error
 
     def checksums(self) -> dict[str, Any]:
-        """What :func:`open` checks a store by."""
+        """Return the facts by which :func:`open` checks a store."""
         return {
             "variables": list(self.values),
             "files": {key: hashlib.sha256(data).hexdigest() for key, data in self.derived.items()},

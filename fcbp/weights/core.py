@@ -30,7 +30,7 @@ Params = Tensors
 Utility = Literal["gradient", "magnitude", "random"]
 """Measures of how useful a weight is."""
 Selection = Literal["lowest", "below", "random"]
-"""Which of the mature weights are reset."""
+"""The choice of the mature weights that are reset."""
 
 
 @arguments
@@ -207,7 +207,7 @@ class _Selection(NamedTuple):
     owed: Float[Tensor, ""]
     """Resets carried over."""
     protected: Bool[Tensor, "weights"] | None
-    """Who is protected from now on; ``None`` where nobody ever is."""
+    """The weights that are protected from now on; ``None`` where none ever is."""
     known: bool = False
     """Whether ``number`` can be read now."""
 
@@ -356,7 +356,7 @@ def _debiased(
 
 
 def _lots(key: Int64[Tensor, ""], n: int) -> Int32[Tensor, "n"]:
-    """30 random bits for each of ``n``, two to a word; less than what marks the ineligible."""
+    """Draw 30 random bits for each of ``n``, two to a word; all are less than the mark of the ineligible."""
     words = random.bits(key, ((n + 1) // 2,))
     halves = torch.stack([words, words >> 32], -1).flatten()[:n]
     return (halves & 0x3FFFFFFF).to(torch.int32)
@@ -373,7 +373,7 @@ def _bound(x: Float[Tensor, "weights"], number: Int[Tensor, ""], fraction: float
 def _protect(
     protected: Bool[Tensor, "weights"], x: Float[Tensor, "weights"], hyper: Hyperparams, event: Bool[Tensor, ""]
 ) -> Bool[Tensor, "weights"]:
-    """Who is protected: entered above one quantile of the mature, left below the other."""
+    """Find the protected weights: they enter above one quantile of the mature, and leave below the other."""
     enter, leave = quantiles(x, (1 - hyper.protect_fraction, 1 - hyper.release_fraction))
     now = (x < torch.inf) & ((x > enter) | (protected & (x >= leave)))
     return torch.where(event, now, protected)

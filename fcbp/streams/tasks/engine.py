@@ -28,7 +28,7 @@ from fcbp.streams.tasks.shuffle import Domain, domain, shuffle
 __all__ = ["Choose", "Common", "Context", "Kind", "Table", "TaskState", "TaskWindow", "make", "subset_of", "whole"]
 
 ORDER, CHANGE, SUBSET, AUGMENT, MIXTURE = range(5)
-"""What a key draws: each of these from a key of its own."""
+"""Numbers of the draws of a stream's key: each draw has a key of its own."""
 PASSES = 1 << 20
 """Numbers of orders that a task has for its own."""
 SHARES = 1 << 12
@@ -121,12 +121,12 @@ def whole(value: object, least: int) -> bool:
 
 
 class Context(NamedTuple):
-    """What a task's examples are chosen by."""
+    """The numbers by which a task's examples are chosen."""
 
     key: Int64[Tensor, ""]
     table: Tensor | None
     width: int
-    """Of a task's row of the table."""
+    """Entries of a task's row of the table."""
     first: Int64[Tensor, ""]
     split: str
     """``"train"``, ``"validation"`` (of the training examples) or ``"test"``."""
@@ -151,7 +151,7 @@ Table = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """How the tasks of a stream differ."""
+    """The differences between the tasks of a stream."""
 
     dataset: Dataset
     sizes: tuple[int, ...]
@@ -163,7 +163,8 @@ class Kind:
     test_sizes: tuple[int, ...] = ()
     """Examples of the tasks' tests; empty where there are none."""
     then: Literal["last", "first"] = "last"
-    """What follows the last of ``sizes``: a task like the last, which does not end where sizes differ; or the first."""
+    """The successor of the last of ``sizes``: a task like the last, which does not end where sizes differ; or the
+    first."""
     table: Table | None = None
     """``table(key, task)``: a task's row, for a task ``()``."""
     width: int = 0

@@ -120,7 +120,8 @@ class Augmentation(NamedTuple):
     def places(
         self, key: Int64[Tensor, ""], number: Int64[Tensor, "..."], height: int, width: int
     ) -> tuple[Int64[Tensor, "... height width"], Tensor | None]:
-        """For each pixel of the changed images its place in the image, and whether it has one (``None``: all have).
+        """Return for each pixel of the changed images its place in the image, and whether it has one (``None``: all
+        have).
 
         The order is that of the published programs: flip, then crop, then rotation.
 
@@ -191,7 +192,7 @@ class Pixels:
         self.scales = scale != 1
 
         def of_each(values: tuple[float, ...]) -> Tensor:
-            """One value for each pixel."""
+            """Return one value for each pixel."""
             each = torch.tensor(values, dtype=torch.float32).reshape(-1, 1)
             channels = self.image[0] if len(values) > 1 else 1
             return each.expand(channels, self.size // channels).reshape(-1).contiguous()

@@ -26,7 +26,7 @@ from fcbp import random
 __all__ = ["ROUNDS", "Domain", "domain", "shuffle"]
 
 ROUNDS = 10
-"""Of the network, as in NIST's FF1 (SP 800-38G)."""
+"""Rounds of the network, as in NIST's FF1 (SP 800-38G)."""
 FEW = 64
 """Positions up to which a network has more rounds."""
 ROUNDS_OF_FEW = 24
@@ -46,7 +46,7 @@ class Domain(NamedTuple):
     beyond: int
     """The most pairs that are no positions."""
     rounds: int
-    """Of the network."""
+    """Rounds of the network."""
 
 
 def domain(size: int) -> Domain:
@@ -67,7 +67,7 @@ def domain(size: int) -> Domain:
 def shuffle(
     key: Int64[Tensor, ""], number: Int64[Tensor, "*rows"], position: Int64[Tensor, "*rows k"], domain: Domain
 ) -> Int64[Tensor, "*rows k"]:
-    """Where permutations take positions.
+    """Return the images of positions under permutations.
 
     Args:
         key: of all the permutations.
