@@ -57,7 +57,7 @@ class Resume:
 
 @dataclass
 class Plot:
-    """Draw a run's pictures: of a run that is not finished, of what there is."""
+    """Draw a run's pictures; a run that is not finished is drawn as far as it goes."""
 
     run: Path
     """run directory, such as `fcbp ls` prints"""
@@ -70,7 +70,7 @@ class Plot:
 
 @dataclass
 class Show:
-    """Print a run's tables again: of a run that is not finished, of what there is."""
+    """Print a run's tables again; a run that is not finished is printed as far as it goes."""
 
     run: Path
     """run directory, such as `fcbp ls` prints"""
@@ -176,7 +176,7 @@ def _described(path: Path) -> dict[str, str]:
 
 
 def _printable(text: str, most: int = 300) -> str:
-    """Return text without what would move a terminal's cursor or change its colours."""
+    """Return text without characters that move a terminal's cursor or change its colours."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return shown if len(shown) <= most else f"{shown[:most]}..."
 

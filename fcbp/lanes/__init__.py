@@ -72,7 +72,7 @@ class Lanes:
 
     @property
     def width(self) -> int:
-        """Members of a block."""
+        """The number of members of a block."""
         return width(self.elements)
 
     @functools.cached_property
@@ -141,7 +141,7 @@ def elements_on(device: torch.device) -> str:
 
 
 def width(elements: str) -> int:
-    """Return members of a block.
+    """Return the number of members of a block.
 
     Raises:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.

@@ -99,7 +99,7 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     """Return the function ``run`` of a C++ source.
 
     Raises:
-        BuildError: see there.
+        BuildError: as :class:`BuildError` says.
     """
     flags = [optimize, MACHINE, *FLAGS]
     library = _library(source, flags)

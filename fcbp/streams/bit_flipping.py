@@ -66,7 +66,7 @@ def bit_flipping(
     batch_size: int = 1,
     task_signal: bool = False,
 ) -> Stream:
-    """Return the slowly-changing regression problem of Dohare et al. (Nature 2024, Methods; arXiv 2108.06325).
+    """The slowly-changing regression problem of Dohare et al. (Nature 2024, Methods; arXiv 2108.06325).
 
     An example has ``input_bits`` bits. The first ``flipping_bits`` stay as they are for ``flip_period`` examples,
     after which one of them, drawn at random, flips; the others are drawn anew for every example. The target is the
