@@ -62,8 +62,8 @@ class ActorCritic(nn.Module):
             self.log_std = nn.Parameter(torch.full((deviations,), float(log_std)))
 
     def forward(self, observations: Float[Tensor, "*batch observation"]) -> tuple[Tensor, ...]:
-        """The policy's numbers ``(*batch, outputs)``, the values ``(*batch,)`` and, where there are any, the logarithms
-        of the standard deviations."""
+        """Return the policy's numbers ``(*batch, outputs)``, the values ``(*batch,)`` and, where there are any, the
+        logarithms of the standard deviations."""
         if self.shared:
             both = self.both(observations)
             found = both[..., :-1], both[..., -1]
@@ -108,7 +108,7 @@ def draw_weights(
     nonlinearity: str = "relu",
     head_scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
+    """Return initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
 
     Args:
         network: its ``nn.Sequential`` children are networks of their own, each with a last layer.

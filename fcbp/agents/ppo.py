@@ -96,7 +96,7 @@ class PPOState(NamedTuple):
     """Observations of the last rollout, on which units are measured."""
     key: Int64[Tensor, ""]
     change_key: Int64[Tensor, ""]
-    """Of the rule of change, the same at every step."""
+    """The key of the rule of change, the same at every step."""
     iteration: Int64[Tensor, ""]
 
 
@@ -303,7 +303,7 @@ class _Agent:
     # --- parts of a step --------------------------------------------------------------------------------
 
     def _renewed(self, state: PPOState, begins: Tensor) -> PPOState:
-        """Where the method begins anew and a level does, an agent that has seen nothing; else the state."""
+        """Return an agent that has seen nothing where the method and a level begin anew; else the state."""
         if not self.built.method.renews:
             return state
         before: Any = (state.of_observations, state.of_returns)
@@ -313,7 +313,7 @@ class _Agent:
         return state._replace(learner=learner, of_observations=kept[0], of_returns=kept[1])
 
     def _statistics_of(self, copies: Copies) -> tuple[Any, Any]:
-        """Of observations and of returns, before any."""
+        """Return the statistics of observations and of returns before the first sample."""
         of_observations = start_statistics(copies.observation[0]) if self.of_observations else ()
         of_returns = (start_statistics(copies.score[0]), torch.zeros_like(copies.score)) if self.of_rewards else ()
         return of_observations, of_returns
@@ -329,7 +329,7 @@ class _Agent:
         return draws, torch.vmap(self.policy.log_density, (0, None, 0))(output, log_std, draws)
 
     def _statistics(self, state: PPOState, rollout: Rollout, settings: Mapping[str, Any]) -> tuple[Any, Any, Tensor]:
-        """Those of observations and returns with this rollout's, and the rewards to learn from."""
+        """Return the statistics with this rollout's observations and returns, and the rewards to learn from."""
         of_observations, of_returns = state.of_observations, state.of_returns
         if self.of_observations:
             of_observations = update_statistics(of_observations, rollout.observations.flatten(0, 1))
@@ -348,7 +348,8 @@ class _Agent:
     def _batch(
         self, state: PPOState, rollout: Rollout, rewards: Tensor, settings: Mapping[str, Any]
     ) -> tuple[Tensor, Batch]:
-        """The observations as the network saw them ``(samples, observation)``, and what the loss reads of them."""
+        """Return the observations as the network saw them ``(samples, observation)``, and what the loss reads of
+        them."""
         shape = self.horizon * self.copies
         both = torch.cat([rollout.observations, rollout.final_observations]).flatten(0, 1)
         seen = self._seen(both, state.of_observations)
@@ -378,7 +379,7 @@ class _Agent:
         key: Tensor,
         settings: Mapping[str, Any],
     ) -> tuple[LearnerState, dict[str, Tensor]]:
-        """The learner after all epochs, and what to tell of them."""
+        """Return the learner after all epochs, and what to tell of them."""
         number = len(observations)
         orders = torch.vmap(lambda one: random.permutation(one, number))(random.split(key, self.epochs)).flatten()
         updates = self.epochs * number // self.minibatch
@@ -410,7 +411,7 @@ class _Agent:
 
 
 def _discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
-    """The discounted sum of the rewards of each copy, which begins anew after an ending."""
+    """Return the discounted sum of the rewards of each copy, which begins anew after an ending."""
     reward, ended = x
     total = discount * before + reward
     return torch.where(ended, 0, total), total
