@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]
 
-VERSIONS = ("fcbp", "torch", "python", "device", "host", "git")
+VERSIONS = ("fcbp", "torch", "python", "device", "host", "git", "made_by", "same_bits")
 """Attributes of results that say with what they were made."""
 CAPTIONS = {
     "learning_curves": "Each variable over the run, mean and standard error over seeds.",

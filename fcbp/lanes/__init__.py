@@ -46,6 +46,7 @@ __all__ = [
     "UnsupportedOperation",
     "draft",
     "elements_on",
+    "made_by",
     "members_of",
     "width",
 ]
@@ -147,6 +148,15 @@ def width(elements: str) -> int:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.
     """
     return 1 if elements == "threads" else build.lanes()
+
+
+def made_by(device: torch.device) -> str:
+    """The kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
+
+    Raises:
+        BuildError: there is no compiler.
+    """
+    return "CUDA, NVRTC" if elements_on(device) == "threads" else build.made_by()
 
 
 def _error(node: Node, origin: str) -> Exception:

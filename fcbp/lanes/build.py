@@ -37,6 +37,7 @@ __all__ = [
     "is_built",
     "lanes",
     "launcher",
+    "made_by",
     "run_for",
 ]
 
@@ -54,6 +55,14 @@ FLAGS = [
 MACHINE = "-march=native"
 """The instructions that the compiler may use."""
 COMPILERS = ("g++", "clang++")
+INSTRUCTIONS = {
+    "__AVX512F__": "AVX-512",
+    "__AVX2__": "AVX2",
+    "__AVX__": "AVX",
+    "__x86_64__": "x86-64",
+    "__aarch64__": "AArch64",
+}
+"""Names of instruction sets by the macros of compilers, the widest first."""
 BUILD_FOLDER = "building"
 """The folder, within the cache's, in which compilers work."""
 
@@ -193,8 +202,7 @@ def _compile(compiler: str, flags: list[str], source: str, library: Path) -> Non
     with _build_folder(library.parent) as build_folder:
         code, made = build_folder / "lanes.cpp", build_folder / "lanes.so"
         code.write_text(source, encoding="utf-8")
-        vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
-        command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
+        command = [compiler, *flags, str(code), "-o", str(made), "-lm"]
         # The temporary folder is for what a compiler that is killed would leave.
         status, _, errors = run_for(command, seconds, {**os.environ, "TMPDIR": str(build_folder)})
         if status or not made.exists():
@@ -269,10 +277,24 @@ def compile_seconds() -> float:
 @functools.cache
 def lanes() -> int:
     """Return the members in a vector, as the source has it: by the instructions that the compiler may use."""
-    compiler, _ = _compiler()
-    command = [compiler, MACHINE, "-dM", "-E", "-x", "c++", os.devnull]
-    macros = _output_of(*command)
+    macros = _macros()
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
+
+
+def made_by() -> str:
+    """Return the instructions and the compiler's family of this machine's programs, such as ``"AVX-512, g++"``.
+
+    Raises:
+        BuildError: there is no compiler, or it fails.
+    """
+    macros = _macros()
+    known = (name for macro, name in INSTRUCTIONS.items() if macro in macros)
+    return f"{next(known, platform.machine())}, {'clang++' if '__clang__' in macros else 'g++'}"
+
+
+def _macros() -> str:
+    """Return the macros that the compiler defines by itself."""
+    return _output_of(_compiler()[0], MACHINE, "-dM", "-E", "-x", "c++", os.devnull)
 
 
 @functools.cache

@@ -150,6 +150,8 @@ def _cast(node: Map, text: str) -> str:
     """Return a value in a node's dtype."""
     if not node.uniform:
         text = to_vector(text, node.dtype)
+    elif node.dtype == torch.bool:
+        text = f"({text} != 0)"
     else:
-        text = f"({text} != 0)" if node.dtype == torch.bool else f"({type_of(node)}){text}"
+        text = f"({type_of(node)}){text}" if node.dtype.is_floating_point else f"to_{type_of(node)}({text})"
     return f"as_{SHORT_TYPE[node.dtype]}({text})" if node.dtype in SHORT_TYPE else text

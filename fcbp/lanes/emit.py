@@ -53,7 +53,8 @@ def workspace(lowered: Lowered, plan: Plan) -> int:
 def prelude(elements: str) -> str:
     """Return the definitions with which every program begins."""
     return "\n".join(
-        (Path(__file__).parent / f"{name}.hpp").read_text(encoding="utf-8") for name in ("scalars", elements, "generic")
+        (Path(__file__).parent / f"{name}.hpp").read_text(encoding="utf-8")
+        for name in ("scalars", elements, "generic", "elementary")
     )
 
 

@@ -57,6 +57,8 @@ class Backend(NamedTuple):
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
     unbuilt: str
     """Why it is not lanes or the scan, where it would be but for the compiler; else empty."""
+    made_by: str = ""
+    """The backend, the processor's instructions, and the compiler or the library: ``"lanes, AVX-512, g++"``."""
 
 
 class Steps(NamedTuple):
@@ -117,11 +119,14 @@ class Advance:
 
     def backend(self, carry: Carry) -> Backend:
         """Find the backend. Lanes are built here, so that it holds; the answer for the scan holds after a step."""
+        device = carry.stream_of.device
+        name: loop.BackendName = "scan" if self.compile is True and not self.scan_failed else "eager"
         if self.program.loops:
-            return Backend("scan" if self.compile else "eager", "")
+            name = "scan" if self.compile else "eager"
+            return Backend(name, "", loop.made_by(name, device))
         if self.window_length(carry) or self.suits_lanes(carry):
-            return Backend("lanes", "")
-        return Backend("scan" if self.compile is True and not self.scan_failed else "eager", self.unbuilt)
+            return Backend("lanes", "", loop.made_by("lanes", device))
+        return Backend(name, self.unbuilt, loop.made_by(name, device))
 
     def most_steps(self, carry: Carry) -> int:
         """Return the most steps of one call."""

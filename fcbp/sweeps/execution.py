@@ -304,10 +304,13 @@ class Execution:
                 pass
 
     def _note(self, chunk: Chunk, backend: Backend) -> None:
-        """Note the backend of a program, and why, where a better one exists."""
+        """Note the backend of a program, why, where a better one exists, and all by which its numbers were made."""
         program = self.config["programs"][chunk.group]
         program.pop("unbuilt", None)
         program.update({"backend": backend.name, **({"unbuilt": backend.unbuilt} if backend.unbuilt else {})})
+        made_by = program.setdefault("made_by", [])
+        if backend.made_by not in made_by:
+            made_by.append(backend.made_by)
 
     def _split(self, chunk: Chunk, event: Split) -> None:
         """Put two chunks in the place of one, and smaller ones in the place of those that wait."""

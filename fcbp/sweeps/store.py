@@ -34,6 +34,11 @@ CONFIG = "config.json"
 PLAN = "plan.json"
 CHANGING = ("state", "seconds", "members_with_nan")
 """The configuration's entries on a run's progress."""
+SAME_BITS = {
+    True: "of all steps, on every processor",
+    False: "with this kind of processor and this version of torch",
+}
+"""The words for where a run gives the same numbers to the bit, by whether lanes made all of them."""
 ALONG_THE_RUN = ("task", "step", "examples")
 """Coordinates of the bins."""
 FLUSH_EVERY = 5.0
@@ -361,7 +366,15 @@ def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
 def progress_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of a run's configuration that change while it runs, as a dataset's attributes."""
     found = {name: config[name] for name in CHANGING if name in config}
-    return {**found, **({"programs": json.dumps(config["programs"])} if "programs" in config else {})}
+    if "programs" not in config:
+        return found
+    makers = sorted({maker for program in config["programs"] for maker in program.get("made_by", ["unknown"])})
+    return {
+        **found,
+        "programs": json.dumps(config["programs"]),
+        "made_by": "; ".join(makers),
+        "same_bits": SAME_BITS[all(maker.startswith("lanes, ") for maker in makers)],
+    }
 
 
 def _coordinate(values: Sequence[Any]) -> list[Any]:
