@@ -33,7 +33,7 @@ SEEDS = 10
 TUNE_SEEDS, REPORT_SEEDS = 3, 20
 MOST_SEEDS = 100_000
 """A sweep lists its members before it starts: more of them take minutes and the memory of the machine."""
-CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
+CBP_SWEEP = {"replacement_rate": (0.0, 1e-4, 1e-3)}
 """The sweep of CBP alone where the command line names no numbers: so a run shows the loss of plasticity as well."""
 
 
@@ -216,7 +216,7 @@ def members_of(
     ]
     if len(runs) == 1:
         (first,) = runs
-        columns = _numbers(first, values, own, CURE if methods[0] == "cbp" else None, grid)
+        columns = _numbers(first, values, own, CBP_SWEEP if methods[0] == "cbp" else None, grid)
         base = first.replace(**{name: column[0] for name, column in columns.items() if len(column) == 1})
         columns = {name: column for name, column in columns.items() if len(column) > 1}
         return base, designs.grid(**seeds, **crossed, **columns)

@@ -151,7 +151,7 @@ def width(elements: str) -> int:
 
 
 def made_by(device: torch.device) -> str:
-    """The kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
+    """Name the kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
 
     Raises:
         BuildError: there is no compiler.
