@@ -9,6 +9,7 @@ from agent_runs import run, same, settings
 
 import fcbp
 from fcbp import agents
+from fcbp.agents.advantages import advantages
 from fcbp.cli import main
 
 TINY = {"hidden": (8,), "copies": 2, "horizon": 8, "epochs": 2, "minibatch": 8, "time_limit": 5}
@@ -57,6 +58,37 @@ def test_every_method_serves_an_agent(method):
     state, told = run(program, steps=2)
     assert all(torch.isfinite(leaf).all() for leaf in optree.tree_leaves(state.learner.params))
     assert torch.isfinite(told[-1]["policy_loss"])
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_value_after_a_step_is_that_of_the_observation_at_its_end(monkeypatch, normalize):
+    program = agents.ppo(**TINY, normalize_observations=normalize)
+    agent, mine = program.step.__self__, settings(program)
+    state, _ = program.step(program.init(fcbp.random.key(0), mine), mine)
+    rollouts, given, play = [], [], agent.rollout
+
+    def played(*args, **options):
+        copies, rollout = play(*args, **options)
+        rollouts.append(rollout)
+        return copies, rollout
+
+    def estimated(rewards, values, next_values, *rest, **options):
+        given.append((values, next_values))
+        return advantages(rewards, values, next_values, *rest, **options)
+
+    monkeypatch.setattr(agent, "rollout", played)
+    monkeypatch.setitem(type(agent).step.__globals__, "advantages", estimated)
+    program.step(state, mine)
+    (rollout,), ((values, next_values),) = rollouts, given
+    assert rollout.truncated[:-1].any()
+
+    def judged(observations):
+        seen = agent._seen(observations, state.of_observations).flatten(0, 1)
+        return agent.forward(state.learner.params, {}, seen)[0][1].reshape(observations.shape[:2])
+
+    torch.testing.assert_close(values, judged(rollout.observations))
+    goes_on = ~rollout.terminated
+    torch.testing.assert_close(next_values[goes_on], judged(rollout.final_observations)[goes_on])
 
 
 def test_cbp_at_rate_zero_is_plain_ppo_to_the_bit():
