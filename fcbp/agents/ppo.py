@@ -145,7 +145,8 @@ def ppo(
         hidden: units of each hidden layer
         activation: activation of the hidden units
         shared: whether policy and value function share their hidden layers
-        initializer: how weights are drawn, at the start and after a replacement
+        initializer: how weights are drawn, at the start and after a replacement: a name of
+            :data:`fcbp.initializers.INITIALIZERS`, or orthogonal, as CleanRL's start
         head_scale: times the initial weights of the policy's last layer
         copies: environments that an agent acts in at once
         horizon: steps of each copy in an iteration

@@ -60,6 +60,23 @@ def test_every_method_serves_an_agent(method):
     assert torch.isfinite(told[-1]["policy_loss"])
 
 
+def test_orthogonal_weights_have_the_gains_of_cleanrl_and_serve_a_method_that_draws():
+    program = agents.ppo(**{**TINY, "hidden": (8, 16)}, method="cbp", initializer="orthogonal", capacity=4)
+    keys = fcbp.random.key(torch.tensor([0, 1, 2]))
+    params = torch.vmap(program.init, (0, None))(keys, settings(program)).learner.params
+    gains = {"policy.0": 2**0.5, "policy.2": 2**0.5, "policy.4": 0.01, "value.0": 2**0.5, "value.4": 1.0}
+    for layer, gain in gains.items():
+        values = torch.linalg.svdvals(params[f"{layer}.weight"])
+        torch.testing.assert_close(values, torch.full_like(values, gain))
+    alone = program.init(keys[1], settings(program)).learner.params
+    assert same(alone, {name: p[1] for name, p in params.items()})
+    # No direction is favoured: the signs of the first entry are both.
+    first = torch.vmap(program.init, (0, None))(fcbp.random.key(torch.arange(64)), settings(program)).learner.params
+    assert 10 < int((first["value.2.weight"][:, 0, 0] > 0).sum()) < 54
+    _, told = run(program, steps=4, replacement_rate=0.3, maturity_threshold=1.0)
+    assert sum(int(one["units_replaced"]) for one in told) > 0
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_value_after_a_step_is_that_of_the_observation_at_its_end(monkeypatch, normalize):
     program = agents.ppo(**TINY, normalize_observations=normalize)
