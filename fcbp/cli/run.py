@@ -58,7 +58,8 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
     lengths: dict[str, Any] = {}
     notes: str | None = None
     if isinstance(subject, Experiment):
-        subject, members = members_of(subject, values, grid=arguments.grid)
+        problem = experiments.PROBLEMS.get(arguments.experiment)
+        subject, members = members_of(subject, values, grid=arguments.grid, problem=problem)
         notes = experiments.to_yaml(subject, _swept(members, values))
         notes = notes if arguments.grid else f"# run with --no-grid\n{notes}"
     else:
@@ -183,7 +184,11 @@ def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str,
 
 
 def members_of(
-    base: Experiment, values: Mapping[str, tuple[Any, ...]], *, grid: bool = True
+    base: Experiment,
+    values: Mapping[str, tuple[Any, ...]],
+    *,
+    grid: bool = True,
+    problem: experiments.Problem | None = None,
 ) -> tuple[Experiment, Members]:
     """What all members share, and the members.
 
@@ -195,6 +200,7 @@ def members_of(
         base: what the values change.
         values: by setting; the order is the results'.
         grid: ``False``: with its defaults instead.
+        problem: the published problem that ``base`` is of; each method has the settings published for it.
     """
     methods = values.get("method", (base.method,))
     own = {name for method in methods for name in parts.method(method).defaults}
@@ -202,21 +208,28 @@ def members_of(
     fixed = {name: column[0] for name, column in shared.items() if len(column) == 1 and name != "seed"}
     crossed = {name: column for name, column in shared.items() if name not in fixed and name != "seed"}
     seeds = {"seed": values["seed"]} if "seed" in values else {}
-    if len(methods) == 1:
-        base = base.replace(**fixed, method=methods[0])
-        columns = _numbers(base, values, own, CURE if methods[0] == "cbp" else None, grid)
-        base = base.replace(**{name: column[0] for name, column in columns.items() if len(column) == 1})
+    runs = [
+        (base if problem is None or method == base.method else problem.with_method(method)).replace(
+            **fixed, method=method
+        )
+        for method in methods
+    ]
+    if len(runs) == 1:
+        (first,) = runs
+        columns = _numbers(first, values, own, CURE if methods[0] == "cbp" else None, grid)
+        base = first.replace(**{name: column[0] for name, column in columns.items() if len(column) == 1})
         columns = {name: column for name, column in columns.items() if len(column) > 1}
         return base, designs.grid(**seeds, **crossed, **columns)
-    base = base.replace(**fixed)
+    base = base.replace(**fixed).replace(method=methods[0])
     rows = []
-    for method in methods:
-        columns = _numbers(base.replace(method=method), values, own, None, grid)
+    for method, run in zip(methods, runs, strict=True):
+        changed = {name: value for name, value in run.changes_from(base).items() if name not in crossed}
+        columns = _numbers(run, values, own, None, grid)
         rows += [
-            {"method": method, **dict(zip(columns, point, strict=True))}
+            {"method": method, **changed, **dict(zip(columns, point, strict=True))}
             for point in itertools.product(*columns.values())
         ]
-    return base.replace(method=methods[0]), designs.listed(rows, **crossed, **seeds)
+    return base, designs.listed(rows, **crossed, **seeds)
 
 
 def _numbers(

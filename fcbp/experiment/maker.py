@@ -16,7 +16,7 @@ from fcbp.experiment.checks import check_settings
 from fcbp.experiment.measurements import METRICS, metric_name, variables_of
 from fcbp.experiment.program import build_program
 from fcbp.experiment.settings import Experiment
-from fcbp.experiment.surprises import surprises
+from fcbp.experiment.surprises import of_another_method, surprises
 from fcbp.program import RESERVED, Program
 from fcbp.rehearsal import rehearse_members
 
@@ -129,7 +129,8 @@ class ExperimentMaker:
 
     def surprises(self, members: Members, steps: int) -> list[str]:
         """Return notes on settings that may not do as expected."""
-        return surprises([self.run(settings) for settings in members], steps)
+        runs = [self.run(settings) for settings in members]
+        return [*surprises(runs, steps), *of_another_method(self.base, runs)]
 
     def converted(self, convert: Callable[[str, Any], Any]) -> ExperimentMaker:
         """The maker whose parts are ``convert(name of the setting, part)``."""

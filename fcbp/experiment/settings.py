@@ -177,6 +177,24 @@ class Experiment:
         own = tuple((name, value) for name, value in self.settings if name not in gone)
         return Experiment(**{**kept, "settings": own, **settings})
 
+    def changes_from(self, base: Experiment) -> dict[str, Any]:
+        """Return the settings that ``base`` would need to become this experiment; ``steps`` and ``bin`` aside.
+
+        Args:
+            base: another experiment.
+
+        Returns:
+            This experiment's values by the names of the settings.
+
+        Example:
+            >>> Experiment(method="l2", strength=0.1).changes_from(Experiment(step_size=0.1))
+            {'method': 'l2', 'step_size': 0.01, 'strength': 0.1}
+        """
+        then = base.replace(method=self.method)
+        names = {*FIELDS, *dict(self.settings), *dict(then.settings)} - {"method", "steps", "bin"}
+        changed = {name: getattr(self, name) for name in sorted(names) if getattr(self, name) != getattr(then, name)}
+        return {"method": self.method, **changed} if self.method != base.method else changed
+
     def _unread_after(self, changes: Mapping[str, Any]) -> set[str]:
         """The settings of parts that ``changes`` replace, which nothing reads then."""
         changes = {name: chosen for name, chosen in changes.items() if chosen != getattr(self, name)}
