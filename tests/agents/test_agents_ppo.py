@@ -333,3 +333,12 @@ def test_the_command_lists_each_method_with_the_numbers_that_it_has(tmp_path, ca
     assert results["method"].values.tolist() == ["bp", "cbp", "cbp"]
     assert dict(results["episode_return"].sizes) == {"setting": 3, "seed": 2, "task": 2}
     assert "replacement_rate  episode return, first fifth" in capsys.readouterr().out
+
+
+def test_the_command_takes_the_numbers_of_a_schedule(tmp_path):
+    words = "run fcbp.agents.ppo:ppo --seeds 1 --steps 3 --bin 1 --compile False --hidden 8 --copies 2 --horizon 8"
+    words = f"{words} --minibatch 8 --epochs 1 --schedule linear --decay-steps 1 6 --out {tmp_path / 'run'}"
+    assert main(words.split()) == 0
+    losses = fcbp.open(tmp_path / "run")["policy_loss"].squeeze("seed")
+    assert losses.sizes["decay_steps"] == 2
+    assert (losses.isel(decay_steps=0, step=2) != losses.isel(decay_steps=1, step=2)).all()
