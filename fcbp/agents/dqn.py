@@ -119,7 +119,7 @@ def dqn(
         method: what runs after each update: a name of :data:`fcbp.methods.METHODS`, or a kind
         hidden: units of each hidden layer
         activation: activation of the hidden units
-        initializer: how weights are drawn, at the start and after a replacement
+        initializer: how weights are drawn, as in :func:`fcbp.agents.ppo`
         copies: environments that an agent acts in at once
         horizon: steps of each copy in a round
         updates: of a round

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from fcbp import envs, initializers, learner, methods, optim
 from fcbp.agents.measurements import VARIABLES
-from fcbp.agents.networks import draw_weights
+from fcbp.agents.networks import ORTHOGONAL, ORTHOGONAL_GAIN, draw_weights
 from fcbp.checks import arguments
 from fcbp.envs import Environment
 from fcbp.envs.changes import Change
@@ -196,7 +197,8 @@ def make_agent_learner(
         loss: of the network's output and the targets.
         method: a name of :data:`fcbp.methods.METHODS`, or a kind.
         activation: of the hidden units, which the initial weights follow.
-        initializer: how weights are drawn, at the start and by methods that do so too.
+        initializer: how weights are drawn, at the start and by methods that do so too. With ``"orthogonal"`` methods
+            draw weights of the variance that those of a square layer have.
         head_scale: times the policy's last layer.
         schedule: a name of :data:`fcbp.optim.SCHEDULES`, or ``None``.
         capacity: the most units of a group that are replaced at once.
@@ -211,11 +213,11 @@ def make_agent_learner(
         ValueError: a name is unknown, the method cannot be made, or it acts on levels and there are none.
     """
     kind = lookup("method", method, methods.METHODS) if isinstance(method, str) else method
-    initializers.get(initializer, _gain(activation))
+    of_new = _initializer(initializer, activation)
     if capacity is not None:
         check_whole(0, capacity=capacity)
     units = find_units(network, torch.zeros(1, observation_size))
-    built = _build(kind, initializer, activation, capacity, measure, units)
+    built = _build(kind, of_new, capacity, measure, units)
     if built.reads_new_task and task_length is None:
         raise ValueError(f"method is {method!r}, which acts where a level ends; expected a change, or a task_length")
     make_schedule = None if schedule is None else lookup("schedule", schedule, optim.SCHEDULES)
@@ -318,17 +320,23 @@ def _gain(activation: str) -> str:
     return activation if activation in initializers.GAINS else "relu"
 
 
+def _initializer(name: str, activation: str) -> initializers.Initializer:
+    """How methods draw weights."""
+    if name == ORTHOGONAL:
+        return functools.partial(initializers.kaiming_uniform, gain=ORTHOGONAL_GAIN)
+    return initializers.get(name, _gain(activation))
+
+
 def _build(
     kind: Kind,
-    initializer: str,
-    activation: str,
+    initializer: initializers.Initializer,
     capacity: int | None,
     measure: str | None,
     units: tuple[UnitGroup, ...],
 ) -> Method:
     options: dict[str, Any] = {}
     if kind.initializer:
-        options["initializer"] = initializers.get(initializer, _gain(activation))
+        options["initializer"] = initializer
     if kind.capacity and capacity is not None:
         options["capacity"] = capacity
     elif kind.capacity and "replacement_rate" in kind.hyperparams()._asdict():

@@ -145,7 +145,8 @@ def ppo(
         hidden: units of each hidden layer
         activation: activation of the hidden units
         shared: whether policy and value function share their hidden layers
-        initializer: how weights are drawn, at the start and after a replacement
+        initializer: how weights are drawn, at the start and after a replacement: a name of
+            :data:`fcbp.initializers.INITIALIZERS`, or orthogonal, as CleanRL's start
         head_scale: times the initial weights of the policy's last layer
         copies: environments that an agent acts in at once
         horizon: steps of each copy in an iteration
@@ -246,6 +247,12 @@ class _Agent:
         self.of_observations, self.of_rewards = of_observations, of_rewards
         self.rollout = make_rollout(world.environment, world.change, self._choose, policy.action)
         self.update = self._make_update()
+
+        def judge(_: Any, x: tuple[Tensor, Tensor], params: dict[str, Tensor]) -> tuple[Any, Tensor]:
+            seen, asked = x
+            return (), torch.where(asked, forward(params, {}, seen)[0][1], 0)
+
+        self.judge = judge
 
     def init(self, key: Tensor, settings: Mapping[str, Any]) -> PPOState:
         key, learner_key, change_key, start_key = random.split(key, 4).unbind()
@@ -348,12 +355,14 @@ class _Agent:
     def _batch(
         self, state: PPOState, rollout: Rollout, rewards: Tensor, settings: Mapping[str, Any]
     ) -> tuple[Tensor, Batch]:
-        """Return the observations as the network saw them ``(samples, observation)``, and what the loss reads of
-        them."""
-        shape = self.horizon * self.copies
-        both = torch.cat([rollout.observations, rollout.final_observations]).flatten(0, 1)
-        seen = self._seen(both, state.of_observations)
-        values, next_values = self.forward(state.learner.params, {}, seen)[0][1].reshape(2, self.horizon, -1).unbind()
+        """Return the observations as the network saw them ``(samples, observation)``, and the loss's other inputs."""
+        shape = self.horizon, self.copies
+        seen = self._seen(rollout.observations, state.of_observations).flatten(0, 1)
+        values = self._values(seen, torch.ones_like(rollout.truncated), state).reshape(shape)
+        # The observation at the end of a step is the next step's but for a truncated episode's, and the last of all.
+        asked = torch.cat([rollout.truncated[:-1], torch.ones_like(rollout.truncated[-1:])])
+        final = self._seen(rollout.final_observations, state.of_observations).flatten(0, 1)
+        next_values = torch.where(asked, self._values(final, asked, state).reshape(shape), values.roll(-1, 0))
         gained = advantages(
             rewards,
             values,
@@ -368,7 +377,15 @@ class _Agent:
         flat: Any = optree.tree_map(lambda x: x.flatten(0, 1), batch)
         if self.standardise:
             flat = flat._replace(advantages=standardised(flat.advantages))
-        return seen[:shape], flat
+        return seen, flat
+
+    def _values(self, seen: Tensor, asked: Tensor, state: PPOState) -> Tensor:
+        """Return the values of the observations that are asked for, 0 for others, by a loop over minibatches."""
+        values: Tensor
+        parts = len(seen) // self.minibatch
+        xs = seen.unflatten(0, (parts, self.minibatch)), asked.flatten().unflatten(0, (parts, self.minibatch))
+        _, values = loop.nested(self.judge, (), xs, state.learner.params, length=parts)
+        return values.flatten()
 
     def _learn(
         self,

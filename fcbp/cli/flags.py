@@ -15,6 +15,7 @@ from fcbp import experiment as experiments
 from fcbp.experiment import Experiment, parts
 from fcbp.experiment.parts import Part
 from fcbp.methods import METHODS
+from fcbp.optim import SCHEDULES
 from fcbp.program import Program
 from fcbp.sweeps.makers import FunctionMaker
 
@@ -101,20 +102,41 @@ def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
     program = maker.make([{}])
     for name, value in program.numbers.items():
         flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
-    return flags + (_flags_of_methods({flag.name for flag in flags}) if "method" in maker.defaults else [])
+    for option, numbers in (("method", _numbers_of_methods), ("schedule", _numbers_of_schedules)):
+        if option in maker.defaults:
+            flags += _flags_of_numbers(numbers(), {flag.name for flag in flags})
+    return flags
 
 
-def _flags_of_methods(taken: set[str]) -> list[Flag]:
-    """Return flags for the numbers of all methods, of which a program with an option ``method`` takes one by its
-    name."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+Numbers = dict[str, tuple[str, dict[str, Any]]]
+"""By the name of a number: a line on it, and its default in each thing that has it."""
+
+
+def _numbers_of_methods() -> Numbers:
+    """Return the numbers of all methods, of which a program with an option ``method`` takes one by its name."""
+    found: Numbers = {}
     for method, kind in METHODS.items():
         documents = _attributes(kind.hyperparams)
         for name, value in kind.hyperparams()._asdict().items():
             found.setdefault(name, (_first_line(documents.get(name, "")), {}))[1][method] = value
+    return found
+
+
+def _numbers_of_schedules() -> Numbers:
+    """The numbers of all schedules, of which a program with an option ``schedule`` takes one by its name."""
+    found: Numbers = {}
+    for schedule, make in SCHEDULES.items():
+        documents = _arguments(make)
+        for name, parameter in inspect.signature(make).parameters.items():
+            if isinstance(parameter.default, (int, float)):
+                found.setdefault(name, (documents.get(name, "").rstrip("."), {}))[1][schedule] = parameter.default
+    return found
+
+
+def _flags_of_numbers(numbers: Numbers, taken: set[str]) -> list[Flag]:
     return [
-        Flag(name, float, help, ", ".join(f"{method}: {_text(value)}" for method, value in defaults.items()))
-        for name, (help, defaults) in found.items()
+        Flag(name, float, help, ", ".join(f"{owner}: {_text(value)}" for owner, value in defaults.items()))
+        for name, (help, defaults) in numbers.items()
         if name not in taken
     ]
 

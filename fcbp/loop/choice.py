@@ -26,8 +26,10 @@ UNASKED = 1 << 26
 library's, and tracing them takes long."""
 MOST = 1 << 30
 """Bytes of a block beyond which there are no lanes."""
-LONGEST = 6_000
-"""Lines of a program beyond which the C++ compiler takes too long."""
+LONGEST = 15_000
+"""Lines of a program beyond which the C++ compiler takes too long: about 40 seconds."""
+LINES = 400
+"""Lines that the C++ compiler does in a second, of a long program."""
 
 
 @dataclass
@@ -74,11 +76,16 @@ class LaneProgram:
         assert self.draft is not None
         try:
             if self.program is None and not self.draft.is_built():
-                tell(f"lanes of {named(step)} for {self.reason_for(count)}", "a few seconds")
+                tell(f"lanes of {named(step)} for {self.reason_for(count)}", self._compile_time())
             self.program = self.program or self.draft.compile()
         except lanes.BuildError as error:
             self.draft, self.why_not, self.unbuilt = None, str(error), True
         return self.program
+
+    def _compile_time(self) -> str:
+        assert self.draft is not None
+        seconds = round(self.draft.lines / LINES)
+        return f"about {seconds} seconds" if seconds > 5 else "a few seconds"
 
     def run(self, step: Step, leaves: list[Tensor], xs: PyTree, length: int) -> tuple[Any, Any] | None:
         """Run the program; ``None`` where it cannot be compiled."""
