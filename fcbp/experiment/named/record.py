@@ -34,7 +34,7 @@ class Problem:
     best: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The settings that the authors chose for a method, by method, where they differ."""
 
-    def with_method(self, method: Any) -> Experiment:
+    def with_method(self, method: str) -> Experiment:
         """Return the experiment with another method and the settings published for it; else with the method's defaults.
 
         Numbers of the experiment's own method are that method's alone: another that has some of their names has its
