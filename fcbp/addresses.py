@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Source(NamedTuple):
-    """The file that an address leads to, as it is now."""
+    """The file that an address leads to, in its present state."""
 
     address: str
     file: str
@@ -61,7 +61,7 @@ def is_address(text: object) -> TypeGuard[str]:
 
 
 def load(address: str) -> object:
-    """Return the object at an address; its module is imported where it is not yet.
+    """Load the object at an address; its module is imported if need be.
 
     A module is looked for where Python looks, and in the current directory. A file is imported once, under the name of
     the module that was made of it before, if there is one.
@@ -100,7 +100,7 @@ def address_of(value: object) -> str | None:
 
 
 def name_of(value: object) -> str:
-    """Return a text that stands for an object: the text itself, an address, or the object's own name.
+    """Name an object: the text itself, an address, or the object's own name.
 
     Example:
         >>> name_of("mlp"), name_of(lambda: None)
@@ -131,7 +131,7 @@ def check_allowed(address: str, run: Path | None = None) -> None:
     A file must lie under the current directory, and nothing may lie in a run's directory, for both may be a stranger's.
 
     Args:
-        address: of a part.
+        address: the address of a part.
         run: the directory of the run that names it, which may be damaged; other runs are told by their files.
 
     Raises:

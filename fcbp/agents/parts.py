@@ -97,7 +97,7 @@ class World(NamedTuple):
     environment: Environment
     change: Change
     task_length: int | None
-    """Steps of the program of a level; ``None`` where nothing changes."""
+    """Steps of the program in a level; ``None`` where nothing changes."""
     numbers: dict[str, float]
     """The numbers of the physics, and those of the rule of change that may be tensors."""
 
@@ -152,7 +152,7 @@ def make_world(
 
 
 class AgentLearner(NamedTuple):
-    """A learner, and what it is made of."""
+    """A learner, and its parts."""
 
     learner: learner.Learner
     units: tuple[UnitGroup, ...]

@@ -29,7 +29,7 @@ def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
 
     Args:
         runs: the members of a sweep.
-        swept: what sets the members apart.
+        swept: the names that set the members apart.
 
     Raises:
         ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept; a part
@@ -61,7 +61,7 @@ class ExperimentMaker:
     """Makes the programs of an experiment's members.
 
     Attributes:
-        base: what all members share.
+        base: the experiment that all members share.
     """
 
     base: Experiment
@@ -69,7 +69,7 @@ class ExperimentMaker:
 
     @property
     def name(self) -> str:
-        """Empty where all parts have names, whose own messages are enough; else where the others are found."""
+        """The addresses of the parts without names; empty where all parts have names, whose messages are enough."""
         chosen = [getattr(self.base, role) for role in ROLES] + [*self.base.metrics]
         own = dict.fromkeys(
             name_of(one) for one in chosen if one is not None and (is_address(one) or not isinstance(one, str))
@@ -88,7 +88,7 @@ class ExperimentMaker:
         return self.run(settings).seed
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
-        """Return what members that share a program have in common."""
+        """Return the key that members of one program have in common."""
         key: Hashable = self.run(settings).program_key()
         return key
 

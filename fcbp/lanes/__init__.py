@@ -73,7 +73,7 @@ class Lanes:
 
     @property
     def width(self) -> int:
-        """Members of a block."""
+        """The number of members of a block."""
         return width(self.elements)
 
     @functools.cached_property
@@ -142,7 +142,7 @@ def elements_on(device: torch.device) -> str:
 
 
 def width(elements: str) -> int:
-    """Return members of a block.
+    """Return the number of members of a block.
 
     Raises:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.
@@ -151,7 +151,7 @@ def width(elements: str) -> int:
 
 
 def made_by(device: torch.device) -> str:
-    """The kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
+    """Name the kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
 
     Raises:
         BuildError: there is no compiler.

@@ -108,7 +108,7 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     """Return the function ``run`` of a C++ source.
 
     Raises:
-        BuildError: see there.
+        BuildError: as :class:`BuildError` says.
     """
     flags = [optimize, MACHINE, *FLAGS]
     library = _library(source, flags)
@@ -371,7 +371,8 @@ def _folder() -> Path:
 
 @contextlib.contextmanager
 def _build_folder(folder: Path) -> Iterator[Path]:
-    """The folder to compile in, under the lock. It is always the same, so that a killed process leaves one at most."""
+    """Provide the folder to compile in, under the lock. It is always the same, so that a killed process leaves one at
+    most."""
     path = folder / BUILD_FOLDER
     path.mkdir(mode=0o700)
     try:

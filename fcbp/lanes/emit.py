@@ -70,7 +70,7 @@ class _Program:
         """The declarations of arrays that do not lie on the stack."""
 
     def lines(self) -> list[str]:
-        """The function's lines."""
+        """Write the function's lines."""
         write = self.writer.line
         with self.writer.scope(
             "KERNEL void run(const int64 *sizes, int64 *shared, void *const *carry, void *const *constants, "

@@ -75,7 +75,7 @@ class Node:
     """The order in which nodes were made: arguments come before their readers."""
 
     def key(self) -> tuple[object, ...]:
-        """Return all but the number: two nodes of equal keys hold the same."""
+        """Return everything but the number: two nodes of equal keys hold the same."""
         args, shape, dtype, uniform, _, *own = vars(self).values()
         return type(self), args, shape, dtype, uniform, *own
 

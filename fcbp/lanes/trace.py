@@ -44,7 +44,7 @@ class Traced(NamedTuple):
     """Tensors that the step closes over."""
     y_spec: optree.PyTreeSpec
     carried: int
-    """Leaves of the carry: the first of the results."""
+    """The number of the carry's leaves, which are the first results."""
     graph: str
     """The traced operations, a line each."""
 

@@ -77,7 +77,7 @@ class _Work(NamedTuple):
 
 
 def lanes_seconds(draft: Lanes, members: int) -> float:
-    """Return a step of so many members in lanes, on one core."""
+    """Estimate the seconds of a step of so many members in lanes, on one core."""
     work = _work(draft.plan, often=True)
     rate = draft.width / VECTOR
     computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * rate
@@ -87,7 +87,7 @@ def lanes_seconds(draft: Lanes, members: int) -> float:
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:
-    """Return a step of so many members in the compiled scan, on one core."""
+    """Estimate the seconds of a step of so many members in the compiled scan, on one core."""
     work = _work(draft.plan, often=False)
     computing = work.products * LIBRARY + work.elements * SCAN_ELEMENT
     loading = work.loaded / _rate(draft.block_bytes // draft.width * members)
@@ -99,13 +99,13 @@ def _together(computing: float, loading: float) -> float:
 
 
 def _rate(size: int) -> float:
-    """Return bytes a second from where so many lie."""
+    """Return the bytes a second at which so many bytes load."""
     own, shared = caches()
     return FROM_OWN if size <= own else FROM_SHARED if size <= shared // 2 else FROM_MEMORY
 
 
 def _work(plan: Plan, often: bool) -> _Work:
-    """Return the work of a step.
+    """Count the work of a step.
 
     Args:
         often: leave out what is computed in few steps, as lanes do.

@@ -92,8 +92,8 @@ def _replace_uses(graph: fx.Graph, node: fx.Node, before: fx.Node, count: int) -
 
 
 def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
-    """Computed values that an operation spreads over something larger: the compiler would compute them anew for each
-    of its elements."""
+    """Find computed values that an operation spreads over something larger: the compiler would compute them anew for
+    each of its elements."""
     found: dict[fx.Node, None] = {}
     for node in filter(_is_pointwise, graph.nodes):
         for operand in node.all_input_nodes:
@@ -109,7 +109,7 @@ def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
 
 
 def work(graph: fx.Graph) -> int:
-    """Return elements that the operations of a traced graph compute."""
+    """Count the elements that the operations of a traced graph compute."""
     computed = (node for node in graph.nodes if node.op == "call_function" and not is_view(node.target))
     return sum(math.prod(_shape(node)) for node in computed)
 

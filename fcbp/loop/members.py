@@ -73,7 +73,7 @@ def over_pytrees(step: Step) -> Step:
 
 
 def check_members(step: Step, carry: PyTree, xs: PyTree) -> None:
-    """Check that a vmapped step has somebody to run for.
+    """Check that a vmapped step has members.
 
     Raises:
         ValueError: a population is empty.

@@ -61,7 +61,7 @@ class _Pass:
         return self.given.get(node) or self.computed.get(node)
 
     def prune(self, results: Iterable[fx.Node]) -> None:
-        """Forget what neither the sums nor these results are made of."""
+        """Remove the operations that neither the sums nor these results need."""
         wanted = {*results, *(node for total in self.sums for node in total.all_input_nodes)}
         for node in reversed(self.computed):
             if node in wanted:
@@ -109,7 +109,7 @@ def fuse(graph: fx.Graph, number: int) -> None:
 
 
 def _grow(graph: fx.Graph, needs: dict[fx.Node, int], matrix: fx.Node, products: bool) -> _Pass:
-    """Return all elementwise operations and sums that lead on from ``matrix``, and what these are made of."""
+    """Find all elementwise operations and sums that lead on from ``matrix``, and their operands."""
     found = _Pass({matrix: MATRIX})
     reached = 0
 

@@ -50,10 +50,10 @@ class _Traced(NamedTuple):
 
 
 class _Flat(NamedTuple):
-    """A step over flat lists of tensors, split into what is the same at every step and what is not."""
+    """A step over flat lists of tensors, split into a part that is the same at every step and a part that is not."""
 
     prologue: fx.GraphModule
-    """``(*constants) -> hoisted``: what depends on constants alone, computed once."""
+    """``(*constants) -> hoisted``: the values that depend on constants alone, computed once."""
     body: fx.GraphModule
     """``(*moving, *constants, *hoisted, *x) -> (*moving, *y)``"""
     moving: list[int]

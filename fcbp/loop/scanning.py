@@ -34,7 +34,7 @@ SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
 
 
 class Choice(NamedTuple):
-    """A backend and why."""
+    """A backend, and the reason for it."""
 
     backend: BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
