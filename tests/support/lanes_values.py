@@ -1,6 +1,7 @@
 """Values for the operations of ``lanes_table.py``, and what these give."""
 
 import types
+import warnings
 
 import optree
 import torch
@@ -50,8 +51,10 @@ def truth(operation, given):
     def leaves(member):
         return [torch.as_tensor(leaf) for leaf in optree.tree_leaves(operation(types.SimpleNamespace(**member)))]
 
-    single = torch.vmap(leaves)(given)
-    double = torch.vmap(leaves)({k: v.double() if v.dtype == torch.float32 else v for k, v in given.items()})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")  # an older torch takes members in turn
+        single = torch.vmap(leaves)(given)
+        double = torch.vmap(leaves)({k: v.double() if v.dtype == torch.float32 else v for k, v in given.items()})
     double = [wide.to(leaf.dtype) for leaf, wide in zip(single, double, strict=True)]
     off = [(leaf.double() - wide.double()).abs().nan_to_num(0, 0) for leaf, wide in zip(single, double, strict=True)]
     return single, double, off
