@@ -107,7 +107,7 @@ class ActionValues(nn.Module):
 def orthogonal(
     key: Int64[Tensor, ""], outputs: int, inputs: int, gain: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "outputs inputs"]:
-    """A random matrix whose rows are orthogonal and of length ``gain``; or its columns, where they are fewer.
+    """Return a random matrix whose rows are orthogonal and of length ``gain``; or its columns, where they are fewer.
 
     Saxe, McClelland and Ganguli (ICLR 2014, arXiv 1312.6120); the distribution of ``torch.nn.init.orthogonal_``.
 

@@ -321,7 +321,7 @@ def _gain(activation: str) -> str:
 
 
 def _initializer(name: str, activation: str) -> initializers.Initializer:
-    """How methods draw weights."""
+    """Return the way in which methods draw weights."""
     if name == ORTHOGONAL:
         return functools.partial(initializers.kaiming_uniform, gain=ORTHOGONAL_GAIN)
     return initializers.get(name, _gain(activation))

@@ -123,7 +123,7 @@ def _numbers_of_methods() -> Numbers:
 
 
 def _numbers_of_schedules() -> Numbers:
-    """The numbers of all schedules, of which a program with an option ``schedule`` takes one by its name."""
+    """Return the numbers of all schedules, of which a program with an option ``schedule`` takes one by its name."""
     found: Numbers = {}
     for schedule, make in SCHEDULES.items():
         documents = _arguments(make)
