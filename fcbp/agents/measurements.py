@@ -1,4 +1,4 @@
-"""What is looked at in a learning agent: its units, its weights, what was reset."""
+"""Measurements of a learning agent: its units, its weights, its resets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcbp import metrics
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["VARIABLES", "reset_counts", "watch"]
 
@@ -39,7 +40,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
 
 @arguments
 def reset_counts(info: Mapping[str, Any]) -> dict[str, Tensor]:
-    """How many units, or weights, a learner's step reset, where its method does."""
+    """Count the units, or the weights, that a learner's step reset, where its method resets any."""
     found: dict[str, Tensor] = {}
     if info["replaced"]:
         found["units_replaced"] = metrics.units_reset(info)
@@ -49,7 +50,7 @@ def reset_counts(info: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 @arguments
-def watch(params: Any, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def watch(params: PyTree, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Measure a network on some states.
 
     Args:

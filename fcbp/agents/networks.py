@@ -66,8 +66,8 @@ class ActorCritic(nn.Module):
             self.log_std = nn.Parameter(torch.full((deviations,), float(log_std)))
 
     def forward(self, observations: Float[Tensor, "*batch observation"]) -> tuple[Tensor, ...]:
-        """The policy's numbers ``(*batch, outputs)``, the values ``(*batch,)`` and, where there are any, the logarithms
-        of the standard deviations."""
+        """Return the policy's numbers ``(*batch, outputs)``, the values ``(*batch,)`` and, where there are any, the
+        logarithms of the standard deviations."""
         if self.shared:
             both = self.both(observations)
             found = both[..., :-1], both[..., -1]
@@ -107,7 +107,7 @@ class ActionValues(nn.Module):
 def orthogonal(
     key: Int64[Tensor, ""], outputs: int, inputs: int, gain: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "outputs inputs"]:
-    """A random matrix whose rows are orthogonal and of length ``gain``; or its columns, where they are fewer.
+    """Draw a random matrix whose rows are orthogonal and of length ``gain``; or its columns, where they are fewer.
 
     Saxe, McClelland and Ganguli (ICLR 2014, arXiv 1312.6120); the distribution of ``torch.nn.init.orthogonal_``.
 
@@ -125,6 +125,7 @@ def orthogonal(
         True
     """
     normal = random.normal(key, (max(outputs, inputs), min(outputs, inputs)), torch.float64)
+    columns: Tensor
     columns, triangle = torch.linalg.qr(normal)
     # Without the signs the decomposition would favour some directions.
     columns = gain * columns * triangle.diagonal().sign()
@@ -140,7 +141,7 @@ def draw_weights(
     nonlinearity: str = "relu",
     head_scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
+    """Return initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
 
     Args:
         network: its ``nn.Sequential`` children are networks of their own, each with a last layer.

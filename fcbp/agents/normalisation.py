@@ -25,12 +25,12 @@ class Statistics(NamedTuple):
     mean: Float[Tensor, "*coordinates"]
     variance: Float[Tensor, "*coordinates"]
     count: Float[Tensor, ""]  # type: ignore[assignment]
-    """How many were seen, float64."""
+    """The number of samples seen, float64."""
 
 
 @arguments
 def start_statistics(like: Float[Tensor, "*coordinates"]) -> Statistics:
-    """The statistics of nothing: mean 0, variance 1.
+    """Return the statistics of nothing: mean 0, variance 1.
 
     Args:
         like: of the shape and the dtype of what will be seen.
@@ -40,7 +40,7 @@ def start_statistics(like: Float[Tensor, "*coordinates"]) -> Statistics:
 
 @arguments
 def update_statistics(statistics: Statistics, seen: Float[Tensor, "samples *coordinates"]) -> Statistics:
-    """The statistics with some more samples (Chan, Golub and LeVeque, 1983), as Gymnasium's ``RunningMeanStd``.
+    """Return the statistics with some more samples (Chan, Golub and LeVeque, 1983), as Gymnasium's ``RunningMeanStd``.
 
     Gymnasium begins with 1e-4 samples of variance 1, and this with none.
 
@@ -66,7 +66,7 @@ def normalised(
     bound: float = 10.0,
     eps: float = 1e-8,
 ) -> Float[Tensor, "*samples"]:
-    """Samples over their standard deviation.
+    """Return samples over their standard deviation.
 
     Args:
         x: the samples.
@@ -80,7 +80,7 @@ def normalised(
 
 
 def discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
-    """The discounted sum of the rewards of each copy, which begins anew after an ending; a step of a loop.
+    """Return the discounted sum of the rewards of each copy, which begins anew after an ending; a step of a loop.
 
     Args:
         before: the sum before the step.

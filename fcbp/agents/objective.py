@@ -24,16 +24,16 @@ Advantages = Literal["minibatch", "batch", "plain"]
 
 
 class Batch(NamedTuple):
-    """What a minibatch's loss reads beside the observations, ``(samples, ...)``."""
+    """The inputs of a minibatch's loss beside the observations, ``(samples, ...)``."""
 
     draws: Tensor
     log_densities: Float[Tensor, "samples"]
-    """Of the policy that acted."""
+    """The log-probabilities of the policy that acted."""
     advantages: Float[Tensor, "samples"]
     returns: Float[Tensor, "samples"]
     """The targets of the value function."""
     values: Float[Tensor, "samples"]
-    """Of the value function before the update."""
+    """The values of the value function before the update."""
 
 
 @arguments
@@ -66,7 +66,7 @@ def check_batch(steps: int, minibatch: int, normalize_advantages: Advantages) ->
 
 @arguments
 def standardised(x: Float[Tensor, "samples"]) -> Float[Tensor, "samples"]:
-    """Less the mean, over the standard deviation (with Bessel's correction) and 1e-8, as CleanRL has it.
+    """Subtract the mean and divide by the standard deviation (with Bessel's correction) and 1e-8, as CleanRL has it.
 
     Example:
         >>> import torch
@@ -80,7 +80,7 @@ def standardised(x: Float[Tensor, "samples"]) -> Float[Tensor, "samples"]:
 def clipped_objective(
     log_ratio: Float[Tensor, "samples"], advantages: Float[Tensor, "samples"], clip_range: Number
 ) -> Float[Tensor, ""]:
-    """The loss of a policy: the mean of ``-min(r A, clip(r, 1 - c, 1 + c) A)``, equation 7.
+    """Return the loss of a policy: the mean of ``-min(r A, clip(r, 1 - c, 1 + c) A)``, equation 7.
 
     Args:
         log_ratio: logarithms of the ratios r of the new probability of an action to the old one.
@@ -105,7 +105,7 @@ def value_error(
     before: Float[Tensor, "samples"] | None = None,
     clip_range: Number = 0.2,
 ) -> Float[Tensor, ""]:
-    """The mean squared error of the values.
+    """Return the mean squared error of the values.
 
     Args:
         values: of the value function.

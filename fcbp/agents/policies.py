@@ -60,7 +60,7 @@ class Policy(NamedTuple):
 
 @arguments
 def categorical(actions: int) -> Policy:
-    """One of several actions, whose logits the network gives.
+    """Return a policy over several actions, whose logits the network gives.
 
     A draw is that of the inverse distribution function at a uniform number, which costs one random number.
 
@@ -98,7 +98,7 @@ def categorical(actions: int) -> Policy:
 
 @arguments
 def gaussian(size: int, low: tuple[float, ...] | None = None, high: tuple[float, ...] | None = None) -> Policy:
-    """Independent normal draws: the network gives the means, and the standard deviations are parameters.
+    """Return independent normal draws: the network gives the means, and the standard deviations are parameters.
 
     That of Dohare et al. (Nature 2024) and of CleanRL. The density is that of the draw before it is clipped.
 
@@ -123,7 +123,8 @@ def gaussian(size: int, low: tuple[float, ...] | None = None, high: tuple[float,
 
 @arguments
 def squashed(size: int, low: tuple[float, ...], high: tuple[float, ...]) -> Policy:
-    """The hyperbolic tangent of independent normal draws, stretched to the bounds (Haarnoja et al., 2018, appendix C).
+    """Return the hyperbolic tangent of independent normal draws, stretched to the bounds (Haarnoja et al., 2018,
+    appendix C).
 
     The entropy has no closed form: it is estimated by the negative logarithm of the density of the action taken.
 
@@ -159,7 +160,7 @@ def squashed(size: int, low: tuple[float, ...], high: tuple[float, ...]) -> Poli
 
 @arguments
 def get(name: PolicyName | None, actions: Discrete | Continuous) -> Policy:
-    """The policy of that name for an environment's actions.
+    """Return the policy of that name for an environment's actions.
 
     Args:
         name: ``"categorical"``, ``"gaussian"`` or ``"squashed"``; ``None`` is categorical or Gaussian, as the actions.

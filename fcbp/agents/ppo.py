@@ -95,7 +95,7 @@ class PPOState(NamedTuple):
     """Observations of the last rollout, on which units are measured."""
     key: Int64[Tensor, ""]
     change_key: Int64[Tensor, ""]
-    """Of the rule of change, the same at every step."""
+    """The key of the rule of change, the same at every step."""
     iteration: Int64[Tensor, ""]
 
 
@@ -292,7 +292,7 @@ class _Agent:
     # --- parts of a step --------------------------------------------------------------------------------
 
     def _renewed(self, state: PPOState, begins: Tensor) -> PPOState:
-        """Where the method begins anew and a level does, an agent that has seen nothing; else the state."""
+        """Return an agent that has seen nothing where the method and a level begin anew; else the state."""
         if not self.built.method.renews:
             return state
         before: Any = (state.of_observations, state.of_returns)
@@ -302,7 +302,7 @@ class _Agent:
         return state._replace(learner=learner, of_observations=kept[0], of_returns=kept[1])
 
     def _statistics_of(self, copies: Copies) -> tuple[Any, Any]:
-        """Of observations and of returns, before any."""
+        """Return the statistics of observations and of returns before the first sample."""
         of_observations = start_statistics(copies.observation[0]) if self.of_observations else ()
         of_returns = (start_statistics(copies.score[0]), torch.zeros_like(copies.score)) if self.of_rewards else ()
         return of_observations, of_returns
@@ -318,7 +318,7 @@ class _Agent:
         return draws, torch.vmap(self.policy.log_density, (0, None, 0))(output, log_std, draws)
 
     def _statistics(self, state: PPOState, rollout: Rollout, settings: Mapping[str, Any]) -> tuple[Any, Any, Tensor]:
-        """Those of observations and returns with this rollout's, and the rewards to learn from."""
+        """Return the statistics with this rollout's observations and returns, and the rewards to learn from."""
         of_observations, of_returns = state.of_observations, state.of_returns
         if self.of_observations:
             of_observations = update_statistics(of_observations, rollout.observations.flatten(0, 1))
@@ -337,7 +337,7 @@ class _Agent:
     def _batch(
         self, state: PPOState, rollout: Rollout, rewards: Tensor, settings: Mapping[str, Any]
     ) -> tuple[Tensor, Batch]:
-        """The observations as the network saw them ``(samples, observation)``, and what the loss reads of them."""
+        """Return the observations as the network saw them ``(samples, observation)``, and the loss's other inputs."""
         shape = self.horizon, self.copies
         seen = self._seen(rollout.observations, state.of_observations).flatten(0, 1)
         values = self._values(seen, torch.ones_like(rollout.truncated), state).reshape(shape)
@@ -362,7 +362,8 @@ class _Agent:
         return seen, flat
 
     def _values(self, seen: Tensor, asked: Tensor, state: PPOState) -> Tensor:
-        """The values of the observations that are asked for, 0 for others, by a loop over minibatches of them."""
+        """Return the values of the observations that are asked for, 0 for others, by a loop over minibatches."""
+        values: Tensor
         parts = len(seen) // self.minibatch
         xs = seen.unflatten(0, (parts, self.minibatch)), asked.flatten().unflatten(0, (parts, self.minibatch))
         _, values = loop.nested(self.judge, (), xs, state.learner.params, length=parts)
@@ -377,7 +378,7 @@ class _Agent:
         key: Tensor,
         settings: Mapping[str, Any],
     ) -> tuple[LearnerState, dict[str, Tensor]]:
-        """The learner after all epochs, and what to tell of them."""
+        """Return the learner after all epochs, and what to tell of them."""
         number = len(observations)
         orders = torch.vmap(lambda one: random.permutation(one, number))(random.split(key, self.epochs)).flatten()
         updates = self.epochs * number // self.minibatch

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["Memory", "Transitions", "push", "sample", "start_memory"]
 
@@ -39,14 +40,14 @@ class Memory(NamedTuple):
     held: Any
     """:class:`Transitions`, ``(capacity, ...)``."""
     size: Int64[Tensor, ""]
-    """How many are held."""
+    """The number of steps held."""
     next: Int64[Tensor, ""]
     """The place of the next one."""
 
 
 @arguments
-def start_memory(like: Any, capacity: int) -> Memory:
-    """An empty memory.
+def start_memory(like: PyTree, capacity: int) -> Memory:
+    """Return an empty memory.
 
     Args:
         like: a pytree of tensors ``(steps, ...)``, such as :class:`Transitions`.
@@ -64,8 +65,8 @@ def start_memory(like: Any, capacity: int) -> Memory:
 
 
 @arguments
-def push(memory: Memory, steps: Any) -> Memory:
-    """The memory with some more steps, in the places of the oldest where it is full.
+def push(memory: Memory, steps: PyTree) -> Memory:
+    """Return the memory with some more steps, in the places of the oldest where it is full.
 
     Args:
         memory: before.
@@ -82,8 +83,8 @@ def push(memory: Memory, steps: Any) -> Memory:
 
 
 @arguments
-def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> Any:
-    """Some of the steps that are held, drawn with replacement; of an empty memory zeros.
+def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> PyTree:
+    """Return some of the steps that are held, drawn with replacement; of an empty memory zeros.
 
     Args:
         memory: where from.

@@ -125,7 +125,7 @@ def check_number(hyper: object, kind: type, name: str, good: Callable[[float], b
 
 @arguments
 def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""]) -> CBPState:
-    """The state before the first step: every unit of age, utility and mean activation 0.
+    """Return the state before the first step: every unit of age, utility and mean activation 0.
 
     Args:
         units: the groups to manage.
@@ -151,8 +151,8 @@ def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
-    """The dtype of what is owed: sums of millions of tiny rates need more than float32's 24 bits, where a device has
-    more; Apple's devices do not."""
+    """Return the dtype of what is owed: sums of millions of tiny rates need more than float32's 24 bits, where a device
+    has more; Apple's devices do not."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 

@@ -32,7 +32,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def in_one_line(box: str) -> str:
-    """The first words of a box, the flags that may have been meant, and where help is.
+    """Return the first words of a box, the flags that may have been meant, and where help is.
 
     Example:
         >>> in_one_line(\"\"\"

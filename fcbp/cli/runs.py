@@ -90,7 +90,7 @@ class Show:
 
 
 def _sweeps_of(run: Path) -> Sequence[Path]:
-    """The run itself, or the sweeps of one whose settings were chosen and reported apart."""
+    """Return the run itself, or the sweeps of one whose settings were chosen and reported apart."""
     return tuning.sweeps_of(run) if tuning.is_tuned(run) else (run,)
 
 
@@ -153,7 +153,7 @@ class List:
 
 
 def _described(path: Path) -> dict[str, str]:
-    """A run in a line, of characters that can be shown."""
+    """Return a run in a line, of characters that can be shown."""
     row = {"run": str(path), "state": "damaged", "members": "", "steps": "", "time": "", "NaN": "", "settings": ""}
     try:
         config = read_config(path)
@@ -176,7 +176,7 @@ def _described(path: Path) -> dict[str, str]:
 
 
 def _printable(text: str, most: int = 300) -> str:
-    """Text without what would move a terminal's cursor or change its colours."""
+    """Return text without what would move a terminal's cursor or change its colours."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return shown if len(shown) <= most else f"{shown[:most]}..."
 
@@ -252,7 +252,7 @@ class Export:
 
 
 def _there(results: Any) -> Any:
-    """The bins that are there for every member; of a finished run all."""
+    """Return the bins that are there for every member; of a finished run all."""
     if results.attrs.get("state", "finished") == "finished":
         return results
     values = results[analysis.main_variable(results)]

@@ -108,7 +108,7 @@ class Dataset:
         return tuple(self.train.inputs.shape[1:])
 
     def pooled(self) -> Dataset:
-        """The same examples, all of them to learn from: those of training, then those of the test.
+        """Return the same examples, all of them to learn from: those of training, then those of the test.
 
         Small data sets are learned from whole where a problem measures online accuracy alone.
 

@@ -152,7 +152,7 @@ def _network_errors() -> tuple[type[Exception], ...]:
 
 
 def _go_on(url: str, part: Path, start: int, progress: bool) -> bool:
-    """Whether the file is whole after this connection."""
+    """Tell whether the file is whole after this connection."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 
@@ -181,7 +181,7 @@ def _go_on(url: str, part: Path, start: int, progress: bool) -> bool:
 
 
 def _read(answer: Any) -> bytes:
-    """A block; what breaks here is the connection, not the disk."""
+    """Return a block; what breaks here is the connection, not the disk."""
     try:
         block: bytes = answer.read(AT_ONCE)
         return block

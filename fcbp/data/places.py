@@ -28,7 +28,7 @@ class Place(NamedTuple):
         return f"{self.path}: {self.member}" if self.member else str(self.path)
 
     def read(self) -> bytes:
-        """All of them.
+        """Return all of them.
 
         Raises:
             ValueError: the archive is damaged, or has no such member.
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 
 def find(root: Path, *places: str | tuple[str, str]) -> Place | None:
-    """The first of ``places`` under ``root`` that is there.
+    """Return the first of ``places`` under ``root`` that is there.
 
     Args:
         root: a folder.
@@ -67,7 +67,7 @@ def find(root: Path, *places: str | tuple[str, str]) -> Place | None:
 
 
 def members(archive: Path) -> Sequence[str]:
-    """Names of an archive's files.
+    """Return names of an archive's files.
 
     Raises:
         ValueError: it is damaged or no archive.
@@ -83,7 +83,7 @@ def members(archive: Path) -> Sequence[str]:
 
 
 def checksum(path: Path, algorithm: str) -> str:
-    """The sum of a file's bytes, in hexadecimal digits.
+    """Return the sum of a file's bytes, in hexadecimal digits.
 
     Args:
         path: a file.

@@ -77,7 +77,7 @@ class ExperimentMaker:
         return f"the experiment with {', '.join(own)}" if own else ""
 
     def run(self, settings: Mapping[str, Any]) -> Experiment:
-        """The experiment of a member."""
+        """Return the experiment of a member."""
         key = tuple(settings.items())
         if key not in self._runs:
             self._runs[key] = self.base.replace(**settings)
@@ -133,7 +133,7 @@ class ExperimentMaker:
         return [*surprises(runs, steps), *of_another_method(self.base, runs)]
 
     def converted(self, convert: Callable[[str, Any], Any]) -> ExperimentMaker:
-        """The maker whose parts are ``convert(name of the setting, part)``."""
+        """Return the maker whose parts are ``convert(name of the setting, part)``."""
         parts_of = {name: convert(name, getattr(self.base, name)) for name in ROLES}
         metrics = tuple(convert("metrics", metric) for metric in self.base.metrics)
         settings = {name: convert(name, value) for name, value in self.base.settings}

@@ -49,7 +49,7 @@ def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
 
 @arguments
 def of_another_method(base: Experiment, runs: Sequence[Experiment]) -> list[str]:
-    """Messages about members that have numbers which a published problem has for another method.
+    """Return messages about members that have numbers which a published problem has for another method.
 
     Args:
         base: what the members share.

@@ -28,6 +28,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.kinds import PyTree
 from fcbp.lanes import build, gpu
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
@@ -45,6 +46,7 @@ __all__ = [
     "UnsupportedOperation",
     "draft",
     "elements_on",
+    "made_by",
     "members_of",
     "width",
 ]
@@ -90,7 +92,7 @@ class Lanes:
         return sum(node.args[0].size if isinstance(node, Reduce) else node.size for node in self.plan.order)
 
     def is_built(self) -> bool:
-        """Whether the program was compiled before, so that compiling takes no time.
+        """Tell whether the program was compiled before, so that compiling takes no time.
 
         Raises:
             BuildError: as :meth:`compile`.
@@ -98,7 +100,7 @@ class Lanes:
         return self.elements == "vectors" and build.is_built(self.source, OPTIMIZE)
 
     def compile(self) -> Program:
-        """The program, which serves every length and every number of members.
+        """Return the program, which serves every length and every number of members.
 
         Raises:
             BuildError: there is no compiler, or it fails.
@@ -135,12 +137,12 @@ class Lanes:
 
 
 def elements_on(device: torch.device) -> str:
-    """The kind of a program's elements on a device: ``"vectors"`` or ``"threads"``."""
+    """Return the kind of a program's elements on a device: ``"vectors"`` or ``"threads"``."""
     return "threads" if device.type == "cuda" else "vectors"
 
 
 def width(elements: str) -> int:
-    """Members of a block.
+    """Return members of a block.
 
     Raises:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.
@@ -148,15 +150,25 @@ def width(elements: str) -> int:
     return 1 if elements == "threads" else build.lanes()
 
 
+def made_by(device: torch.device) -> str:
+    """The kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
+
+    Raises:
+        BuildError: there is no compiler.
+    """
+    return "CUDA, NVRTC" if elements_on(device) == "threads" else build.made_by()
+
+
 def _error(node: Node, origin: str) -> Exception:
-    """The error that eager raises, with the operation and its line."""
+    """Return the error that eager raises, with the operation and its line."""
     if isinstance(node, Map):
         return ZeroDivisionError(f"division of an integer by 0 in {origin}")
     return IndexError(f"index out of range in {origin}")
 
 
 def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
-    """The examples, each member's own lying together, and their strides from step to step and member to member."""
+    """Return the examples, each member's own lying together, and their strides from step to step and member to
+    member."""
     examples, strides = [], []
     for x in optree.tree_leaves(xs):
         x = x.detach()
@@ -169,7 +181,7 @@ def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
 
 
 def draft(
-    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, check: Callable[..., None]
+    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree, check: Callable[..., None]
 ) -> Lanes:
     """Trace a step and write its program, without compiling it.
 

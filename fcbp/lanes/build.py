@@ -37,6 +37,7 @@ __all__ = [
     "is_built",
     "lanes",
     "launcher",
+    "made_by",
     "run_for",
 ]
 
@@ -54,6 +55,14 @@ FLAGS = [
 MACHINE = "-march=native"
 """The instructions that the compiler may use."""
 COMPILERS = ("g++", "clang++")
+INSTRUCTIONS = {
+    "__AVX512F__": "AVX-512",
+    "__AVX2__": "AVX2",
+    "__AVX__": "AVX",
+    "__x86_64__": "x86-64",
+    "__aarch64__": "AArch64",
+}
+"""Names of instruction sets by the macros of compilers, the widest first."""
 BUILD_FOLDER = "building"
 """The folder, within the cache's, in which compilers work."""
 
@@ -96,7 +105,7 @@ ANSWER_SECONDS = 30.0
 
 
 def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
-    """The function ``run`` of a C++ source.
+    """Return the function ``run`` of a C++ source.
 
     Raises:
         BuildError: see there.
@@ -120,7 +129,7 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
 
 
 def is_built(source: str, optimize: str = "-O3") -> bool:
-    """Whether a source is compiled, now or by an earlier process.
+    """Tell whether a source is compiled, now or by an earlier process.
 
     Raises:
         BuildError: there is no compiler, or no directory to keep programs in.
@@ -129,13 +138,13 @@ def is_built(source: str, optimize: str = "-O3") -> bool:
 
 
 def _library(source: str, flags: Sequence[str]) -> Path:
-    """The file of a compiled source."""
+    """Return the file of a compiled source."""
     parts = (source, *flags, _compiler()[1], _processor())
     return _folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.so"
 
 
 def launcher(source: str, optimize: str, work: int) -> Launch:
-    """A function that runs a source's function ``run`` on the machine's cores.
+    """Return a function that runs a source's function ``run`` on the machine's cores.
 
     Args:
         work: elements that a step of a block computes.
@@ -193,8 +202,7 @@ def _compile(compiler: str, flags: list[str], source: str, library: Path) -> Non
     with _build_folder(library.parent) as build_folder:
         code, made = build_folder / "lanes.cpp", build_folder / "lanes.so"
         code.write_text(source, encoding="utf-8")
-        vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
-        command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
+        command = [compiler, *flags, str(code), "-o", str(made), "-lm"]
         # The temporary folder is for what a compiler that is killed would leave.
         status, _, errors = run_for(command, seconds, {**os.environ, "TMPDIR": str(build_folder)})
         if status or not made.exists():
@@ -251,7 +259,7 @@ def run_for(
 
 
 def compile_seconds() -> float:
-    """The seconds that a program may compile: ``FCBP_COMPILE_SECONDS``, or the default.
+    """Return the seconds that a program may compile: ``FCBP_COMPILE_SECONDS``, or the default.
 
     Raises:
         BuildError: the variable is no number above 0.
@@ -268,16 +276,30 @@ def compile_seconds() -> float:
 
 @functools.cache
 def lanes() -> int:
-    """The members in a vector, as the source has it: by the instructions that the compiler may use."""
-    compiler, _ = _compiler()
-    command = [compiler, MACHINE, "-dM", "-E", "-x", "c++", os.devnull]
-    macros = _output_of(*command)
+    """Return the members in a vector, as the source has it: by the instructions that the compiler may use."""
+    macros = _macros()
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
+
+
+def made_by() -> str:
+    """Return the instructions and the compiler's family of this machine's programs, such as ``"AVX-512, g++"``.
+
+    Raises:
+        BuildError: there is no compiler, or it fails.
+    """
+    macros = _macros()
+    known = (name for macro, name in INSTRUCTIONS.items() if macro in macros)
+    return f"{next(known, platform.machine())}, {'clang++' if '__clang__' in macros else 'g++'}"
+
+
+def _macros() -> str:
+    """Return the macros that the compiler defines by itself."""
+    return _output_of(_compiler()[0], MACHINE, "-dM", "-E", "-x", "c++", os.devnull)
 
 
 @functools.cache
 def _compiler() -> tuple[str, str]:
-    """A C++ compiler and its version."""
+    """Return a C++ compiler and its version."""
     for name in COMPILERS:
         if path := shutil.which(name):
             return path, _output_of(path, "--version")
@@ -294,7 +316,7 @@ def check_compiler(compiler: str) -> None:
 
 
 def _output_of(*command: str) -> str:
-    """A compiler's output. The command runs once, so that a compiler that hangs is waited for once.
+    """Return a compiler's output. The command runs once, so that a compiler that hangs is waited for once.
 
     Raises:
         BuildError: it fails, or does not end.
@@ -316,7 +338,7 @@ def _run_once(*command: str) -> str | BuildError:
 
 @functools.cache
 def _processor() -> str:
-    """The processor, for which ``-march=native`` compiles."""
+    """Return the processor, for which ``-march=native`` compiles."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         kinds = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
@@ -325,7 +347,7 @@ def _processor() -> str:
 
 
 def cache_folder() -> Path:
-    """The folder of compiled programs, which need not be there.
+    """Return the folder of compiled programs, which need not be there.
 
     Raises:
         RuntimeError: no home directory is known.
@@ -335,7 +357,7 @@ def cache_folder() -> Path:
 
 
 def _folder() -> Path:
-    """The cache directory, created where it is missing."""
+    """Return the cache directory, created where it is missing."""
     try:
         folder = cache_folder()
         for missing in reversed([folder, *folder.parents]):

@@ -79,7 +79,7 @@ class Writer:
         self._named[-1][node, index] = text
 
     def name_of(self, node: Node, index: tuple[Index, ...]) -> str | None:
-        """The name of an element, where it has one."""
+        """Return the name of an element, where it has one."""
         for named in self._named:
             if (node, index) in named:
                 return named[node, index]

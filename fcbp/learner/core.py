@@ -40,7 +40,7 @@ __all__ = ["Learner", "LearnerHyperparams", "LearnerState", "make_learner"]
 
 
 RENEWAL = 2
-"""What a member's key draws of its later beginnings, beside the two keys of the first."""
+"""Number of the draw of a member's later beginnings, after the two keys of the first."""
 
 
 class LearnerHyperparams(NamedTuple):
@@ -73,7 +73,7 @@ class LearnerState(NamedTuple):
     step: Any = ()
     """Steps so far, int32; ``()`` in a learner without a schedule."""
     renewal: Any = ()
-    """Of a learner that begins anew with every task: the key of the new ones, and how many there were; else ``()``."""
+    """The key and the number of new beginnings, in a learner that begins anew with every task; else ``()``."""
 
 
 @show.by_fields
@@ -236,7 +236,7 @@ def _beginning(
 def _renewed(
     state: LearnerState, new_task: Bool[Tensor, ""], begin: Callable[..., LearnerState], draw: Draw | None
 ) -> LearnerState:
-    """Where a new task begins, a learner that has not learned yet; elsewhere the state."""
+    """Return a learner that has not learned yet where a new task begins; elsewhere the state."""
     key, tasks = state.renewal
     tasks = tasks + new_task.to(tasks.dtype)
     new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())
@@ -259,7 +259,7 @@ def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Ca
 
 
 def _value(given: Any) -> tuple[Tensor, dict[str, Any]]:
-    """A loss's value, and what it gives beside it, as the entry ``"aux"``."""
+    """Return a loss's value, and what it gives beside it, as the entry ``"aux"``."""
     value, *aux = given if isinstance(given, tuple) and len(given) == 2 else (given,)
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
         words = f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(given)
@@ -296,6 +296,7 @@ def _detached(tree: Any) -> Any:
 
 
 def _is_on_tape(tree: Any) -> bool:
-    """Whether someone differentiates a step by its weights or its examples, on the tape that must not end there."""
+    """Tell whether someone differentiates a step by its weights or its examples, on the tape that must not end
+    there."""
     leaves: list[Any] = optree.tree_leaves(tree)
     return any(isinstance(x, Tensor) and x.requires_grad for x in leaves)

@@ -22,7 +22,7 @@ def draw_params(
     initializer: str | initializers.Initializer = "kaiming_uniform",
     nonlinearity: str = "relu",
 ) -> Params:
-    """Initial parameters for ``model``, as the published CBP code draws them.
+    """Return initial parameters for ``model``, as the published CBP code draws them.
 
     Weights of linear and convolutional layers are drawn by ``initializer``, with the gain of ``nonlinearity`` and in
     the last of them with gain 1; their biases are 0. Other parameters (norms, embeddings) keep the model's values.

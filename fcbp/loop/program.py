@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.loop import layout, passes
 
 __all__ = ["PARALLEL_FROM", "Program", "build", "check_carry"]
@@ -61,7 +62,7 @@ class _Flat(NamedTuple):
     """Positions of the carry leaves that it returns as they are."""
 
 
-def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any) -> Program:
+def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree) -> Program:
     """Trace ``step`` and compile it on the first call of what is returned.
 
     The program serves every length: the leading axis of ``xs`` is dynamic.
@@ -78,7 +79,7 @@ def build(step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpe
 
 
 def _scanned(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec, count: int) -> Program:
-    """One loop without Python in it: for short steps."""
+    """Make one loop without Python in it, for short steps."""
     from torch._higher_order_ops.scan import scan as scan_op
 
     flat = _split(traced, len(leaves), lambda graph, node, leaf: layout.stored(graph, node, leaves[leaf].shape, count))
@@ -122,7 +123,7 @@ def _scanned(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec, cou
 
 
 def _stepped(traced: _Traced, leaves: list[Tensor], spec: optree.PyTreeSpec) -> Program:
-    """One compiled step, called again and again, that writes the new carry over the old: for long steps.
+    """Make one compiled step, called again and again, that writes the new carry over the old, for long steps.
 
     What Python takes between two steps is little beside them, memory holds one copy of the carry instead of two, and
     the compiler meets a step's operations in pieces, not in one file.
@@ -177,7 +178,7 @@ def _copied(graph: fx.Graph, result: fx.Node) -> fx.Node:
 
 
 def _apart(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors, copied where one shares memory with an earlier one."""
+    """Return the tensors, copied where one shares memory with an earlier one."""
     seen: set[int] = set()
     result = []
     for tensor in tensors:
@@ -188,7 +189,7 @@ def _apart(tensors: list[Tensor]) -> list[Tensor]:
 
 
 @arguments
-def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None:
+def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: PyTree) -> None:
     """Check that a step's new carry is like the old.
 
     Raises:
@@ -259,7 +260,7 @@ def _split(traced: _Traced, number: int, carried: Callable[[fx.Graph, fx.Node, i
 
 
 def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
-    """Values that a step need not compute again, and all the operations that lead to them.
+    """Return values that a step need not compute again, and all the operations that lead to them.
 
     A view is free in the loop, and would tie a hoisted value's memory to a constant's: it stays where it is used.
     """
@@ -278,7 +279,7 @@ def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Nod
 
 
 def _copy(nodes: list[fx.Node], arguments: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A graph of ``nodes`` with ``arguments`` as its inputs, and what became of each node."""
+    """Return a graph of ``nodes`` with ``arguments`` as its inputs, and what became of each node."""
     graph = fx.Graph()
     new = {node: graph.placeholder(f"argument_{i}") for i, node in enumerate(arguments)}
     for node in nodes:

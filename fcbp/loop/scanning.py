@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcbp.checks import arguments, shown
+from fcbp.kinds import PyTree
 from fcbp.loop.compiler import check_compiler_for, limited_compiler
 from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
 from fcbp.loop.program import Program, build, check_carry
@@ -50,8 +51,8 @@ _programs: weakref.WeakKeyDictionary[Step, dict[Any, Program | None]] = weakref.
 @arguments(at_once=True)
 def scan(
     step: Step,
-    carry: Any,
-    xs: Any = None,
+    carry: PyTree,
+    xs: PyTree = None,
     length: int | None = None,
     *,
     compile: bool = True,
@@ -155,13 +156,14 @@ def scan(
 
 @arguments
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its own."""
+    """Tell whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its
+    own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 @arguments
-def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
-    """Which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
+def explain(step: Step, carry: PyTree, xs: PyTree = None) -> Choice:
+    """Tell which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
 
     Where a step cannot run in lanes, the reason names the first operation that stands against it and the line of code
     it comes from.
@@ -191,7 +193,7 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
 
 
 @arguments
-def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
+def prepare(step: Step, carry: PyTree, xs: PyTree = None) -> tuple[str, str]:
     """Build the lanes of a step that suits them, before it runs.
 
     Args:
@@ -213,8 +215,8 @@ def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
 
 
 @arguments
-def source(step: Step, carry: Any, xs: Any = None) -> Source:
-    """One member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
+def source(step: Step, carry: PyTree, xs: PyTree = None) -> Source:
+    """Show one member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
 
     Args:
         step: as for :func:`scan`.
@@ -250,8 +252,8 @@ def source(step: Step, carry: Any, xs: Any = None) -> Source:
 
 
 @arguments
-def compiles(step: Step, carry: Any, xs: Any = None) -> bool:
-    """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
+def compiles(step: Step, carry: PyTree, xs: PyTree = None) -> bool:
+    """Tell whether the compiled scan of a step has not failed; it is compiled when it first runs."""
     leaves, spec = _carry_leaves(carry)
     _check_xs(xs)
     return _programs.get(step, {}).get(_signature(leaves, spec, xs), True) is not None

@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from fcbp.kinds import PyTree
+
 __all__ = ["FORMAT", "check_saved", "leaves_by_name"]
 
 FORMAT = 1
 """Raised with every change of what is saved."""
 
 
-def leaves_by_name(tree: Any, prefix: str = "") -> dict[str, Tensor]:
-    """A pytree's tensors by the names of keys, fields and places that lead to them.
+def leaves_by_name(tree: PyTree, prefix: str = "") -> dict[str, Tensor]:
+    """Return a pytree's tensors by the names of keys, fields and places that lead to them.
 
     Example:
         >>> import torch, fcbp

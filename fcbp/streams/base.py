@@ -1,4 +1,4 @@
-"""What every stream is."""
+"""The protocol of streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Kind = Literal["regression", "classification"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What the examples of a stream are, so that a network knows its inputs and outputs, and a learner its loss.
+    """The description of a stream's examples, from which a network knows its inputs and outputs, and a learner its
+    loss.
 
     Args:
         input_shape: shape of one input, without the batch: ``(20,)``, ``(3, 32, 32)``.
@@ -89,7 +90,7 @@ class Stream(NamedTuple):
     """``validation(state) -> (inputs, targets)``: examples of the state's task that are set aside of those to learn
     from."""
     border: Border = Border()
-    """What experiments do to a learner between tasks."""
+    """The acts of an experiment on a learner between tasks."""
 
 
 @arguments

@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import loop
+from fcbp.kinds import PyTree
 from fcbp.loop.nested import Compile
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed
@@ -56,6 +57,8 @@ class Backend(NamedTuple):
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
     unbuilt: str
     """Why it is not lanes or the scan, where it would be but for the compiler; else empty."""
+    made_by: str = ""
+    """The backend, the processor's instructions, and the compiler or the library: ``"lanes, AVX-512, g++"``."""
 
 
 class Steps(NamedTuple):
@@ -116,20 +119,23 @@ class Advance:
 
     def backend(self, carry: Carry) -> Backend:
         """Find the backend. Lanes are built here, so that it holds; the answer for the scan holds after a step."""
+        device = carry.stream_of.device
+        name: loop.BackendName = "scan" if self.compile is True and not self.scan_failed else "eager"
         if self.program.loops:
-            return Backend("scan" if self.compile else "eager", "")
+            name = "scan" if self.compile else "eager"
+            return Backend(name, "", loop.made_by(name, device))
         if self.window_length(carry) or self.suits_lanes(carry):
-            return Backend("lanes", "")
-        return Backend("scan" if self.compile is True and not self.scan_failed else "eager", self.unbuilt)
+            return Backend("lanes", "", loop.made_by("lanes", device))
+        return Backend(name, self.unbuilt, loop.made_by(name, device))
 
     def most_steps(self, carry: Carry) -> int:
-        """The most steps of one call."""
+        """Return the most steps of one call."""
         return self.window_length(carry) or self.piece_length(carry)
 
     # --- in lanes, examples made in the loop ------------------------------------------------------------
 
     def window_length(self, carry: Carry) -> int:
-        """The most steps of a call in which lanes make their own examples; 0 where they do not suit."""
+        """Return the most steps of a call in which lanes make their own examples; 0 where they do not suit."""
         members = len(carry.stream_of)
         if self.compile and not self.program.loops and members not in self.window_lengths:
             length = self.longest_window(carry)
@@ -140,7 +146,7 @@ class Advance:
         return self.window_lengths.get(members, 0)
 
     def longest_window(self, carry: Carry) -> int:
-        """The most steps whose examples a member can make from a small window; 0 where its stream has none."""
+        """Return the most steps whose examples a member can make from a small window; 0 where its stream has none."""
         stream = self.program.stream
         if stream is None:
             return WINDOWS[0] if WINDOWS else 0
@@ -150,7 +156,7 @@ class Advance:
         return next((n for n in WINDOWS if size_of(self.windows(first, n)) <= WINDOW_BYTES), 0)
 
     def making_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]] | None:
-        """Some steps; ``None`` where they cannot be compiled."""
+        """Return some steps; ``None`` where they cannot be compiled."""
         length = self.window_length(carry)
         ahead = self.ahead
         follows = ahead is not None and ahead.problem is carry.problem and ahead.stream_of is carry.stream_of
@@ -167,24 +173,25 @@ class Advance:
         self.ahead = Ahead(problem, carry.stream_of, ahead.window, ahead.next + steps)
         return carry._replace(problem=problem, members=members), totals
 
-    def with_windows(self, carry: Carry, window: Any, index: int) -> tuple[Any, ...]:
-        """The carry of the step that makes its examples."""
+    def with_windows(self, carry: Carry, window: PyTree, index: int) -> tuple[Any, ...]:
+        """Return the carry of the step that makes its examples."""
         return window, torch.full_like(carry.stream_of, index), carry.members, carry.settings, self.zeros(carry)
 
-    def windows(self, problem: Any, length: int) -> Any:
+    def windows(self, problem: PyTree, length: int) -> PyTree:
         stream = self.program.stream
         if stream is None or stream.window is None:
             return ()
         window = stream.window
         return torch.vmap(lambda state: window(state, length))(problem)
 
-    def members_windows(self, carry: Carry, length: int) -> Any:
+    def members_windows(self, carry: Carry, length: int) -> PyTree:
         return optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), self.windows(carry.problem, length))
 
     # --- examples given ---------------------------------------------------------------------------------
 
     def piece_length(self, carry: Carry) -> int:
-        """The most steps of a call whose examples are laid out before it; of long steps, with loops in them, one."""
+        """Return the most steps of a call whose examples are laid out before it; of long steps, with loops in them,
+        one."""
         if self.program.loops:
             return 1
         members = len(carry.stream_of)
@@ -219,7 +226,7 @@ class Advance:
         return carry._replace(problem=problem, members=members), totals
 
     def suits_lanes(self, carry: Carry) -> bool:
-        """Whether lanes are the best way where examples are given; one step's tell."""
+        """Tell whether lanes are the best way where examples are given; one step's tell."""
         members = len(carry.stream_of)
         if self.program.stream is None:
             return False  # such a program makes its own examples, or does not suit lanes
@@ -232,14 +239,14 @@ class Advance:
 
     # --- parts ------------------------------------------------------------------------------------------
 
-    def lanes_are_built(self, step: Any, ours: Any, examples: Any = None) -> bool:
-        """Whether lanes suit a step and its program is built."""
+    def lanes_are_built(self, step: loop.Step, ours: PyTree, examples: PyTree = None) -> bool:
+        """Tell whether lanes suit a step and its program is built."""
         backend, failure = loop.prepare(step, ours, examples)
         self.unbuilt = self.unbuilt or failure
         return backend == "lanes"
 
-    def in_lanes(self, step: Any, ours: Any, batches: Any, length: int) -> Any:
-        """The last carry; ``None`` where the program cannot be compiled."""
+    def in_lanes(self, step: loop.Step, ours: PyTree, batches: PyTree, length: int) -> PyTree:
+        """Return the last carry; ``None`` where the program cannot be compiled."""
         instead = "the compiled scan runs" if self.compile is True else "steps run eagerly"
         try:
             with using_threads(self.threads or torch.get_num_threads()):
@@ -249,15 +256,15 @@ class Advance:
             warnings.warn(f"{instead} in place of lanes: {error}", RuntimeWarning, stacklevel=2)
             return None
 
-    def sample(self, carry: Carry, length: int) -> Any:
-        """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
+    def sample(self, carry: Carry, length: int) -> PyTree:
+        """Return the streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
         stream = self.program.stream
         if stream is None:
             return carry.problem, ()
         return torch.vmap(lambda state: stream.sample(state, length), out_dims=(0, 1))(carry.problem)
 
     def zeros(self, carry: Carry) -> dict[str, Tensor]:
-        """Sums over no steps."""
+        """Return sums over no steps."""
         like = carry.stream_of
         means = {name: torch.zeros_like(like, dtype=torch.float64) for name in self.rehearsed.averaged}
         return means | {name: torch.zeros_like(like, dtype=torch.int64) for name in self.rehearsed.summed}
@@ -288,12 +295,12 @@ def _steps(program: Program) -> Steps:
 
 
 def laid_out(batches: tuple[Tensor, ...], stream_of: Int64[Tensor, "members"]) -> tuple[Tensor, ...]:
-    """Each member's examples ``(length, members, ...)``."""
+    """Return each member's examples ``(length, members, ...)``."""
     return tuple(part.index_select(1, stream_of) for part in batches)
 
 
-def size_of(tree: Any) -> int:
-    """Bytes of a pytree's tensors."""
+def size_of(tree: PyTree) -> int:
+    """Return bytes of a pytree's tensors."""
     return sum(leaf.numel() * leaf.element_size() for leaf in optree.tree_leaves(tree))
 
 

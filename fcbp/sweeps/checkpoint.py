@@ -37,11 +37,11 @@ class Owner(NamedTuple):
     """Steps of the whole run; a checkpoint lies between its first and its last."""
 
     def about(self, step: int) -> dict[str, Any]:
-        """The line about a state after ``step`` steps, as :func:`pack` takes it."""
+        """Return the line about a state after ``step`` steps, as :func:`pack` takes it."""
         return {"sweep": self.sweep, "members": list(self.members), "step": step}
 
     def check(self, about: Mapping[str, Any]) -> int:
-        """The step of a checkpoint of this chunk.
+        """Return the step of a checkpoint of this chunk.
 
         Raises:
             DamagedError: it is of other members, or of no step of the run.
@@ -58,7 +58,7 @@ class Owner(NamedTuple):
 
 
 def pack(about: Mapping[str, Any], tensors: Sequence[Tensor]) -> bytes:
-    """A line that says what it is, a line about the state, the SHA-256 of what follows, and the tensors.
+    """Return a line that says what it is, a line about the state, the SHA-256 of what follows, and the tensors.
 
     The tensors keep their strides, for an operation may sum in another order where they differ.
     """
@@ -69,7 +69,7 @@ def pack(about: Mapping[str, Any], tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], list[Tensor]]:
-    """What :func:`pack` was given.
+    """Undo :func:`pack`.
 
     Raises:
         DamagedError: the bytes are cut or changed.
@@ -88,7 +88,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[Tensor]]:
 
 
 def restore(data: bytes, owner: Owner) -> tuple[int, list[Tensor]]:
-    """The step and the tensors of a chunk's checkpoint.
+    """Return the step and the tensors of a chunk's checkpoint.
 
     Raises:
         DamagedError: the bytes are cut or changed, or of another chunk.
@@ -136,7 +136,7 @@ class OnDisk:
             folder.remove(old)
 
     def read(self, chunk: int, owner: Owner) -> bytes | None:
-        """The newest checkpoint that is whole and of this chunk; ``None`` where there is none.
+        """Return the newest checkpoint that is whole and of this chunk; ``None`` where there is none.
 
         Raises:
             ValueError: it is of another sweep, or another version of the library wrote it.
@@ -178,6 +178,6 @@ FILE = re.compile(r"\d{6,}\.\d{6,}")
 
 
 def _files(folder: Directory, chunk: int) -> list[str]:
-    """Names of a chunk's checkpoints, the oldest first."""
+    """Return names of a chunk's checkpoints, the oldest first."""
     ours = [name for name in folder.names() if FILE.fullmatch(name) and int(name.partition(".")[0]) == chunk]
     return sorted(ours, key=lambda name: int(name.partition(".")[2]))

@@ -40,7 +40,7 @@ class Population(NamedTuple):
     piece: Callable[[Carry], int]
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
     backend: Callable[[Carry], Backend]
-    """What ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
+    """Name the backend that ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
     border: Callable[[Carry, int], Carry]
     """``border(carry, step)``: the population at the program's border after so many steps."""
 
@@ -53,7 +53,7 @@ def population(
     device: torch.device | str | None,
     threads: int | None = None,
 ) -> Population:
-    """The functions of a program for many members.
+    """Return the functions of a program for many members.
 
     Settings that share a seed share the stream and the key that a member begins with: comparisons between them are
     paired. Compiled, small members run in lanes (:mod:`fcbp.lanes`), others in the compiled scan.

@@ -45,7 +45,7 @@ class Progress:
         self._shown = -SHOW_EVERY
 
     def _show(self, act: Callable[[], Any]) -> None:
-        """Do what writes to stderr; the first ``act`` makes the bar."""
+        """Run an act that writes to stderr; the first one makes the bar."""
         try:
             made = act()
             self._bar = made if self._bar is None else self._bar
@@ -55,7 +55,7 @@ class Progress:
             self._bar = None
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Print a line of its own."""
         if self._bar is not None:
             self._show(lambda: self._bar.write(text, file=sys.stderr))
 
@@ -77,7 +77,7 @@ class Progress:
 
 
 def summary(results: Results) -> str:
-    """Members with NaN and units replaced."""
+    """Return members with NaN and units replaced."""
     replaced = results.values.get("units_replaced")
     units = f", {np.nansum(replaced):,.0f} units replaced" if replaced is not None else ""
     return f"{results.failed().sum()} NaN{units}"

@@ -258,7 +258,7 @@ def _rehearse(plan: Plan) -> None:
 
 
 def _task_length(plan: Plan) -> int:
-    """The steps of a task, which all programs' streams number alike."""
+    """Return the steps of a task, which all programs' streams number alike."""
     programs = [plan.program(group) for group in range(len(plan.groups))]
     lengths = {one.task_length if one.stream is None else one.stream.task_length for one in programs}
     length = lengths.pop()

@@ -34,6 +34,11 @@ CONFIG = "config.json"
 PLAN = "plan.json"
 CHANGING = ("state", "seconds", "members_with_nan")
 """The configuration's entries on a run's progress."""
+SAME_BITS = {
+    True: "of all steps, on every processor",
+    False: "with this kind of processor and this version of torch",
+}
+"""The words for where a run gives the same numbers to the bit, by whether lanes made all of them."""
 ALONG_THE_RUN = ("task", "step", "examples")
 """Coordinates of the bins."""
 FLUSH_EVERY = 5.0
@@ -84,7 +89,7 @@ class Results:
             self.flush()
 
     def failed(self) -> np.ndarray:
-        """Which members broke ``(members,)``: their last value is NaN."""
+        """Find the members that broke ``(members,)``: their last value is NaN."""
         at = np.arange(len(self.bins_done)), self.bins_done - 1
         # A member that failed is NaN in all that is measured; a single value may be NaN for another reason.
         last = np.all([np.isnan(values[at]) for values in self.values.values()], axis=0)
@@ -136,7 +141,7 @@ class Results:
             raise files.explained(error, self.path) from error
 
     def checksums(self) -> dict[str, Any]:
-        """What :func:`open` checks a store by."""
+        """Return the facts by which :func:`open` checks a store."""
         return {
             "variables": list(self.values),
             "files": {key: hashlib.sha256(data).hexdigest() for key, data in self.derived.items()},
@@ -207,7 +212,7 @@ class Results:
         self.bins_done[list(members)] = 0
 
     def dataset(self, attributes: Mapping[str, Any]) -> xarray.Dataset:
-        """The results so far, along the swept settings."""
+        """Return the results so far, along the swept settings."""
         return self._dataset({name: value.reshape(self._shape) for name, value in self.values.items()}, attributes)
 
     def _dataset(self, values: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> xarray.Dataset:
@@ -225,7 +230,7 @@ class Results:
         return results
 
     def _along_the_run(self) -> dict[str, Any]:
-        """The coordinates of the bins: the last step of each, the examples until then, and its task."""
+        """Return the coordinates of the bins: the last step of each, the examples until then, and its task."""
         dimension, ends = self.plan.dimension, list(self.plan.ends)
         examples = {"long_name": "examples seen", "units": "examples"}
         # With one example a step the steps are the examples.
@@ -244,7 +249,7 @@ class Results:
         return ".".join([*["0"] * (len(self._shape) - 1), str(block)])
 
     def _array(self, name: str) -> Directory:
-        """The folder of a variable's blocks."""
+        """Return the folder of a variable's blocks."""
         assert self._run is not None
         assert self.path is not None
         store = self._run.child(self.path.name)
@@ -256,7 +261,7 @@ class Results:
 
 @arguments
 def open(run: Path | str) -> xarray.Dataset:
-    """The results of a run directory, also while a sweep is writing them: what is not there yet is NaN.
+    """Return the results of a run directory, also while a sweep is writing them: what is not there yet is NaN.
 
     Nothing that the directory holds is run or imported, and no link in it is followed.
 
@@ -286,7 +291,8 @@ def open(run: Path | str) -> xarray.Dataset:
 
 
 def _in_order(data: xarray.Dataset, plan: Mapping[str, Any]) -> xarray.Dataset:
-    """The dataset with its variables, dimensions and coordinates in the order of the sweep; a store has another."""
+    """Return the dataset with its variables, dimensions and coordinates in the order of the sweep; a store has
+    another."""
     settings = tuple({name: plain(value) for name, value in row.items()} for row in plan["settings"])
     swept = Members({name: plain(values) for name, values in plan["axes"].items()}, settings).coordinates()
     coords = [name for name in (*swept, *ALONG_THE_RUN) if name in data.coords]
@@ -295,7 +301,7 @@ def _in_order(data: xarray.Dataset, plan: Mapping[str, Any]) -> xarray.Dataset:
 
 
 def _arrays(plan: Mapping[str, Any]) -> list[str]:
-    """Names of a store's arrays."""
+    """Return names of a store's arrays."""
     return list(dict.fromkeys(key.partition("/")[0] for key in plan["store"]["files"] if "/" in key))
 
 
@@ -336,7 +342,7 @@ def _cure(path: Path) -> str:
 
 
 def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
-    """The directory of a run, by the name that a person gave.
+    """Return the directory of a run, by the name that a person gave.
 
     Args:
         run: the name.
@@ -358,13 +364,21 @@ def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
 
 
 def progress_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a run's configuration that change while it runs, as a dataset's attributes."""
+    """Return the entries of a run's configuration that change while it runs, as a dataset's attributes."""
     found = {name: config[name] for name in CHANGING if name in config}
-    return {**found, **({"programs": json.dumps(config["programs"])} if "programs" in config else {})}
+    if "programs" not in config:
+        return found
+    makers = sorted({maker for program in config["programs"] for maker in program.get("made_by", ["unknown"])})
+    return {
+        **found,
+        "programs": json.dumps(config["programs"]),
+        "made_by": "; ".join(makers),
+        "same_bits": SAME_BITS[all(maker.startswith("lanes, ") for maker in makers)],
+    }
 
 
 def _coordinate(values: Sequence[Any]) -> list[Any]:
-    """Values as an array of one kind can hold them; what is not set is NaN among numbers."""
+    """Return values as an array of one kind can hold them; what is not set is NaN among numbers."""
     if all(value is None or isinstance(value, (int, float)) for value in values):
         return [math.nan if value is None else value for value in values]
     return ["" if value is None else value if isinstance(value, str) else str(value) for value in values]

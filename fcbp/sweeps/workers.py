@@ -56,7 +56,7 @@ class _Worker:
             )
 
     def end(self, at_once: bool = False) -> int:
-        """The exit status of a process that is over or that nobody needs any more."""
+        """Return the exit status of a process that is over or that nobody needs any more."""
         self.connection.close()
         if at_once:
             self.process.kill()
@@ -126,7 +126,7 @@ def _tell(worker: _Worker, message: Task | None) -> None:
 
 
 def _replaced(worker: _Worker, pending: deque[Chunk], deaths: Counter[int], threads: int) -> _Worker:
-    """A new process for one that died; its chunk goes on from its checkpoint."""
+    """Return a new process for one that died; its chunk goes on from its checkpoint."""
     status = worker.end()
     how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
     failed = 0 if worker.ready else worker.failed + 1

@@ -154,7 +154,7 @@ def draw(
 
 
 def quantile_table(values: Float[Tensor, "weights"]) -> Float[Tensor, "quantiles"]:
-    """The values in order; of more than 1025, as many evenly spaced ones (of an even sample, past 65536)."""
+    """Return the values in order; of more than 1025, as many evenly spaced ones (of an even sample, past 65536)."""
     n = values.shape[0]
     if n > _SAMPLED:
         values = values[_even(n, _SAMPLED, values.device)]

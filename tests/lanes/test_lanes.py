@@ -10,7 +10,6 @@ import subprocess
 import sys
 import types
 import warnings
-import weakref
 
 import optree
 import pytest
@@ -162,26 +161,6 @@ def test_indices_are_what_python_computes(sizes, factors, n):
         assert value(quotient) == value(twice) == value(index) // n
         assert value(rest) == value(index) % n
         assert bounds(index, sizes)[0] <= value(index) <= bounds(index, sizes)[1]
-
-
-@pytest.mark.parametrize(("function", "units"), [("expm1", 1.5), ("tanh", 3)])
-def test_own_functions_to_the_last_places(function, units):
-    """Those that lanes compute themselves."""
-    function = getattr(torch, function)
-    size = torch.logspace(-40, 2, 1 << 14)
-    special = torch.tensor(
-        [0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-45, -1e-45, 88.7228, 88.73, -17.0, 9.01, 3e38]
-    )
-    x = torch.cat([torch.linspace(-25, 90, 1 << 14), size, -size, special])
-    step = torch.vmap(lambda carry, x: (carry, function(x)))
-    result = loop.scan(step, torch.zeros(8), x.expand(2, 8, -1), backend="lanes")[1][1, 3]
-    truth = function(x.double())
-    expected = truth.float()
-    for special in (torch.isnan, torch.isposinf, torch.signbit):
-        assert torch.equal(special(result), special(expected))
-    finite = expected.isfinite()
-    unit = torch.nextafter(expected.abs(), torch.tensor(torch.inf)) - expected.abs()
-    assert ((result.double() - truth).abs() <= units * unit)[finite].all()
 
 
 # --- members --------------------------------------------------------------------------------------------
@@ -801,47 +780,3 @@ def test_no_number_depends_on_the_machines_registers(shape):
         program = dataclasses.replace(drafted, source=source, plan=plan).compile()
         results.append(optree.tree_leaves(program(leaves, xs, 4)))
     assert all(map(torch.equal, *results))
-
-
-MACHINES = {"x86-64": "", "x86-64-v3": "avx2", "x86-64-v4": "avx512f"}
-"""Processors without AVX, with AVX2 and with AVX-512, and what one that runs their programs must have."""
-
-
-def on_machines(names, machine, monkeypatch, step, carry, xs):
-    """The results of programs that are compiled for several kinds of processors."""
-    flags = build._processor().split()
-    results = []
-    for name in names:
-        if MACHINES[name] and MACHINES[name] not in flags:
-            pytest.skip(f"this processor has no {MACHINES[name]}")
-        machine(name)
-        monkeypatch.setattr(choice, "_programs", weakref.WeakKeyDictionary())
-        results.append(optree.tree_leaves(loop.scan(step, carry, xs, backend="lanes")))
-    return results
-
-
-def test_a_learner_has_the_same_bits_with_avx2_and_avx512(machine, monkeypatch):
-    model = fcbp.nets.mlp(6, (9, 7), 3, activation="tanh")
-    units = fcbp.find_units(model, torch.zeros(1, 6))
-    learner = fcbp.make_learner(model, units, loss="cross_entropy", method=fcbp.methods.cbp())
-    hyper = fcbp.LearnerHyperparams(0.05, method=fcbp.Hyperparams(0.05, 2.0, 0.9))
-
-    def step(state, example):
-        state, info = learner.step(state, example, hyper)
-        return state, info["loss"]
-
-    state = torch.vmap(learner.init)(torch.stack([fcbp.random.key(i) for i in range(19)]))
-    xs = torch.randn(40, 19, 5, 6), torch.randint(3, (40, 19, 5))
-    first, second = on_machines(("x86-64-v3", "x86-64-v4"), machine, monkeypatch, torch.vmap(step), state, xs)
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def test_sums_of_products_have_the_same_bits_on_every_processor(machine, monkeypatch):
-    def step(w, x):
-        h = torch.relu(x @ w)
-        return w - 0.01 * (x.T @ h), (h.sum(0) / 3, (x.double() @ w.double()).sqrt())
-
-    carry, xs = torch.randn(19, 6, 5), torch.randn(4, 19, 7, 6)
-    first, *others = on_machines(MACHINES, machine, monkeypatch, torch.vmap(step), carry, xs)
-    for other in others:
-        assert all(torch.equal(a.nan_to_num(7), b.nan_to_num(7)) for a, b in zip(first, other, strict=True))

@@ -35,7 +35,7 @@ class Problem:
     """The settings that the authors chose for a method, by method, where they differ."""
 
     def with_method(self, method: Any) -> Experiment:
-        """The experiment with another method and the settings published for it; else with the method's defaults.
+        """Return the experiment with another method and the settings published for it; else with the method's defaults.
 
         Numbers of the experiment's own method are that method's alone: another that has some of their names has its
         defaults.

@@ -222,7 +222,7 @@ class _Examples:
             self.tensors |= {f"{split} by class": order, f"{split} starts": counts.cumsum(0) - counts}
 
     def enough(self, needed: int, name: str) -> int:
-        """The number of classes.
+        """Return the number of classes.
 
         Raises:
             ValueError: there are fewer than a task needs.
@@ -232,7 +232,7 @@ class _Examples:
         return self.number
 
     def rows(self, context: Context, task: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """The place in the task of the examples' classes, and the examples' numbers."""
+        """Return the place in the task of the examples' classes, and the examples' numbers."""
         each = self.each[context.split]
         place = position // each
         of = context.look_up(task, place)
@@ -255,7 +255,7 @@ class _Examples:
         one_row: bool = False,
         seen: tuple[int, ...] = (),
     ) -> Kind:
-        """Tasks of so many classes, one after the other."""
+        """Return tasks of so many classes, one after the other."""
         train, validation, test = (
             tuple(number * self.each[split] for number in classes) for split in ("train", "validation", "test")
         )
