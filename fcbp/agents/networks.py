@@ -81,7 +81,7 @@ class ActionValues(nn.Module):
 
     Args:
         observation_size: numbers of an observation.
-        actions: the number of actions.
+        actions: how many there are.
         hidden: units of each hidden layer.
         activation: as of :class:`ActorCritic`.
 
@@ -107,7 +107,7 @@ class ActionValues(nn.Module):
 def orthogonal(
     key: Int64[Tensor, ""], outputs: int, inputs: int, gain: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "outputs inputs"]:
-    """Return a random matrix whose rows are orthogonal and of length ``gain``; or its columns, where they are fewer.
+    """Draw a random matrix whose rows are orthogonal and of length ``gain``; or its columns, where they are fewer.
 
     Saxe, McClelland and Ganguli (ICLR 2014, arXiv 1312.6120); the distribution of ``torch.nn.init.orthogonal_``.
 
@@ -141,7 +141,7 @@ def draw_weights(
     nonlinearity: str = "relu",
     head_scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Draw the initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
+    """Return initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
 
     Args:
         network: its ``nn.Sequential`` children are networks of their own, each with a last layer.
