@@ -81,7 +81,7 @@ class ActionValues(nn.Module):
 
     Args:
         observation_size: numbers of an observation.
-        actions: the number of actions.
+        actions: how many there are.
         hidden: units of each hidden layer.
         activation: as of :class:`ActorCritic`.
 
@@ -141,7 +141,7 @@ def draw_weights(
     nonlinearity: str = "relu",
     head_scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Draw the initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
+    """Return initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
 
     Args:
         network: its ``nn.Sequential`` children are networks of their own, each with a last layer.

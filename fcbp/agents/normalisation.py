@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fcbp.checks import arguments
 
-__all__ = ["Statistics", "normalised", "start_statistics", "update_statistics"]
+__all__ = ["Statistics", "discounted", "normalised", "start_statistics", "update_statistics"]
 
 
 class Statistics(NamedTuple):
@@ -77,3 +77,20 @@ def normalised(
     """
     away = x - statistics.mean if centred else x
     return (away / (statistics.variance + eps).sqrt()).clamp(-bound, bound)
+
+
+def discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the discounted sum of the rewards of each copy, which begins anew after an ending; a step of a loop.
+
+    Args:
+        before: the sum before the step.
+        x: the rewards of the step, and whether an episode ended with it.
+        discount: factor of the earlier rewards.
+
+    Example:
+        >>> discounted(torch.tensor([2.0]), (torch.tensor([1.0]), torch.tensor([False])), torch.tensor(0.5))
+        (tensor([2.]), tensor([2.]))
+    """
+    reward, ended = x
+    total = discount * before + reward
+    return torch.where(ended, 0, total), total

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from fcbp.agents.policies import Policy
 from fcbp.checks import arguments
+from fcbp.names import check_option
 
-__all__ = ["Advantages", "Batch", "clipped_objective", "make_objective", "standardised", "value_error"]
+__all__ = ["Advantages", "Batch", "check_batch", "clipped_objective", "make_objective", "standardised", "value_error"]
 
 Number = float | Tensor
 Advantages = Literal["minibatch", "batch", "plain"]
@@ -33,6 +34,34 @@ class Batch(NamedTuple):
     """The targets of the value function."""
     values: Float[Tensor, "samples"]
     """The values of the value function before the update."""
+
+
+@arguments
+def check_batch(steps: int, minibatch: int, normalize_advantages: Advantages) -> None:
+    """Check how the steps of an iteration are cut into minibatches.
+
+    Raises:
+        ValueError: ``minibatch`` is more than ``steps``, does not divide them, or is too small to be standardised.
+
+    Example:
+        >>> check_batch(100, 200, "minibatch")
+        Traceback (most recent call last):
+        ValueError: minibatch is 200; expected at most the steps of an iteration, copies x horizon 100
+    """
+    check_option("normalize_advantages", normalize_advantages, Advantages)
+    if minibatch > steps:
+        raise ValueError(
+            f"minibatch is {minibatch}; expected at most the steps of an iteration, copies x horizon {steps}"
+        )
+    if steps % minibatch:
+        divisors = [n for n in range(1, steps + 1) if steps % n == 0]
+        near = min(divisors, key=lambda n: abs(n - minibatch))
+        raise ValueError(
+            f"minibatch is {minibatch}, which does not divide the steps of an iteration, copies x horizon {steps}; "
+            f"expected a number such as {near}"
+        )
+    if minibatch == 1 and normalize_advantages == "minibatch":
+        raise ValueError("minibatch is 1, whose advantage has no standard deviation; expected 2 or more")
 
 
 @arguments

@@ -97,7 +97,7 @@ class World(NamedTuple):
     environment: Environment
     change: Change
     task_length: int | None
-    """Steps of the program in a level; ``None`` where nothing changes."""
+    """Steps of the program of a level; ``None`` where nothing changes."""
     numbers: dict[str, float]
     """The numbers of the physics, and those of the rule of change that may be tensors."""
 
@@ -152,7 +152,7 @@ def make_world(
 
 
 class AgentLearner(NamedTuple):
-    """A learner, and its parts."""
+    """A learner, and what it is made of."""
 
     learner: learner.Learner
     units: tuple[UnitGroup, ...]
@@ -321,7 +321,7 @@ def _gain(activation: str) -> str:
 
 
 def _initializer(name: str, activation: str) -> initializers.Initializer:
-    """Return the initializer by which methods draw weights."""
+    """Return the function by which methods draw weights."""
     if name == ORTHOGONAL:
         return functools.partial(initializers.kaiming_uniform, gain=ORTHOGONAL_GAIN)
     return initializers.get(name, _gain(activation))

@@ -29,8 +29,8 @@ from fcbp.agents import policies
 from fcbp.agents.advantages import advantages
 from fcbp.agents.measurements import reset_counts, watch
 from fcbp.agents.networks import ActorCritic
-from fcbp.agents.normalisation import normalised, start_statistics, update_statistics
-from fcbp.agents.objective import Advantages, Batch, make_objective, standardised
+from fcbp.agents.normalisation import discounted, normalised, start_statistics, update_statistics
+from fcbp.agents.objective import Advantages, Batch, check_batch, make_objective, standardised
 from fcbp.agents.parts import (
     AgentLearner,
     World,
@@ -55,7 +55,6 @@ from fcbp.envs import Environment
 from fcbp.envs.changes import Change
 from fcbp.learner import LearnerState
 from fcbp.methods import Kind
-from fcbp.names import check_option
 from fcbp.program import Program
 from fcbp.units import forward_with_features
 
@@ -174,7 +173,7 @@ def ppo(
         ['beta1', 'beta2', 'cart_mass', 'clip']
     """
     check_sizes(hidden, copies=copies, horizon=horizon, epochs=epochs, minibatch=minibatch)
-    _check_batch(copies * horizon, minibatch, normalize_advantages)
+    check_batch(copies * horizon, minibatch, normalize_advantages)
     world = make_world(environment, change, task_length, change_options or {}, time_limit)
     found = policies.get(policy, world.environment.actions)
     size = world.environment.observation_size
@@ -207,23 +206,6 @@ def ppo(
         bootstrap_truncated,
     )
     return make_program(agent, world, {**NUMBERS, **world.numbers}, built, ("policy_loss", "value_loss"))
-
-
-def _check_batch(steps: int, minibatch: int, normalize_advantages: Advantages) -> None:
-    check_option("normalize_advantages", normalize_advantages, Advantages)
-    if minibatch > steps:
-        raise ValueError(
-            f"minibatch is {minibatch}; expected at most the steps of an iteration, copies x horizon {steps}"
-        )
-    if steps % minibatch:
-        divisors = [n for n in range(1, steps + 1) if steps % n == 0]
-        near = min(divisors, key=lambda n: abs(n - minibatch))
-        raise ValueError(
-            f"minibatch is {minibatch}, which does not divide the steps of an iteration, copies x horizon {steps}; "
-            f"expected a number such as {near}"
-        )
-    if minibatch == 1 and normalize_advantages == "minibatch":
-        raise ValueError("minibatch is 1, whose advantage has no standard deviation; expected 2 or more")
 
 
 class _Agent:
@@ -345,7 +327,7 @@ class _Agent:
             statistics, before = of_returns
             ended = rollout.terminated | rollout.truncated
             last, sums = loop.nested(
-                _discounted, before, (rollout.rewards, ended), settings["discount"], length=self.horizon
+                discounted, before, (rollout.rewards, ended), settings["discount"], length=self.horizon
             )
             statistics = update_statistics(statistics, sums.flatten())
             rewards = normalised(rewards, statistics, centred=False)
@@ -425,10 +407,3 @@ class _Agent:
             return state, {**info["aux"], **reset_counts(info)}
 
         return update
-
-
-def _discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the discounted sum of the rewards of each copy, which begins anew after an ending."""
-    reward, ended = x
-    total = discount * before + reward
-    return torch.where(ended, 0, total), total

@@ -35,8 +35,10 @@ __all__ = [
     "check_compiler",
     "compile_seconds",
     "is_built",
+    "keep",
     "lanes",
     "launcher",
+    "library_of",
     "made_by",
     "run_for",
 ]
@@ -111,16 +113,8 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
         BuildError: as :class:`BuildError` says.
     """
     flags = [optimize, MACHINE, *FLAGS]
-    library = _library(source, flags)
-    folder = library.parent
-    try:
-        with _locked(folder / "lock"):
-            _clear(folder)
-            if not library.exists():
-                _compile(_compiler()[0], flags, source, library)
-        _check_owner(library)
-    except OSError as error:
-        raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
+    library = library_of("lanes", source, *flags)
+    keep(library, lambda: _compile(_compiler()[0], flags, source, library))
     try:
         return ctypes.CDLL(str(library)).run
     except (OSError, AttributeError) as error:
@@ -134,13 +128,34 @@ def is_built(source: str, optimize: str = "-O3") -> bool:
     Raises:
         BuildError: there is no compiler, or no directory to keep programs in.
     """
-    return _library(source, [optimize, MACHINE, *FLAGS]).exists()
+    return library_of("lanes", source, optimize, MACHINE, *FLAGS).exists()
 
 
-def _library(source: str, flags: Sequence[str]) -> Path:
-    """Return the file of a compiled source."""
-    parts = (source, *flags, _compiler()[1], _processor())
-    return _folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.so"
+def library_of(kind: str, *parts: str) -> Path:
+    """Return the file of a compiled program of a kind: by its parts, the compiler and the processor.
+
+    Raises:
+        BuildError: there is no compiler, or no directory to keep programs in.
+    """
+    told = chr(0).join((*parts, _compiler()[1], _processor()))
+    return _folder(kind) / f"{hashlib.sha256(told.encode()).hexdigest()[:40]}.so"
+
+
+def keep(library: Path, make: Callable[[], None]) -> None:
+    """Have ``make`` write a library where it is missing: one process does, and the others wait.
+
+    Raises:
+        BuildError: it cannot be written, or others can write it.
+    """
+    folder = library.parent
+    try:
+        with _locked(folder / "lock"):
+            _clear(folder)
+            if not library.exists():
+                make()
+        _check_owner(library)
+    except OSError as error:
+        raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
 
 
 def launcher(source: str, optimize: str, work: int) -> Launch:
@@ -346,20 +361,20 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled programs, which need not be there.
+def cache_folder(kind: str = "lanes") -> Path:
+    """Return the folder of compiled programs of a kind, which need not be there.
 
     Raises:
         RuntimeError: no home directory is known.
     """
     general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / kind
 
 
-def _folder() -> Path:
+def _folder(kind: str = "lanes") -> Path:
     """Return the cache directory, created where it is missing."""
     try:
-        folder = cache_folder()
+        folder = cache_folder(kind)
         for missing in reversed([folder, *folder.parents]):
             if not missing.exists():
                 missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes them by the umask alone

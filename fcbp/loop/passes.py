@@ -23,7 +23,7 @@ from fcbp.loop import kernels, layout
 
 aten = torch.ops.aten
 
-__all__ = ["LARGE_MATRIX", "fuse"]
+__all__ = ["LARGE_MATRIX", "fuse", "is_for"]
 
 LARGE_MATRIX = 1 << 18
 """Elements from which on a matrix is worth a kernel of its own: a mebibyte, more than a core's own caches hold."""
@@ -78,6 +78,11 @@ class _Pass:
                     found[operand] = "".join(its)
         products = (node for node in self.sums if node.target is aten.mm.default)
         return found | {_args(node)[0]: "rows" for node in products}
+
+
+def is_for(graph: fx.Graph, number: int) -> bool:
+    """Tell whether there is a large matrix among the first ``number`` arguments of a traced step."""
+    return any(_is_large_matrix(leaf) for leaf in graph.find_nodes(op="placeholder")[:number])
 
 
 def fuse(graph: fx.Graph, number: int) -> None:
