@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optree
@@ -31,7 +31,8 @@ from torch import Tensor
 from fcbp.lanes import build, gpu
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
-from fcbp.lanes.ir import Map, Node, Reduce
+from fcbp.lanes.functions import CALLED, OWN_IN_FLOAT32
+from fcbp.lanes.ir import Map, Node, Reduce, is_map
 from fcbp.lanes.lower import DTYPES, Unsupported, UnsupportedOperation
 from fcbp.lanes.plan import Plan
 from fcbp.lanes.trace import Members, Traced, members_of, trace
@@ -51,6 +52,8 @@ __all__ = [
 
 OPTIMIZE = "-O3"
 """The compiler's level of optimisation."""
+WIDEST = 16
+"""Members of the widest vectors. Those of 8 are computed at once wherever there are any."""
 
 Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
 """``program(carry_leaves, xs, length) -> (carry, ys)``"""
@@ -68,11 +71,20 @@ class Lanes:
     spec: optree.PyTreeSpec
     elements: str
     """``"vectors"`` on the CPU, ``"threads"`` on a GPU."""
+    width: int
+    """Members of a block."""
 
-    @property
-    def width(self) -> int:
-        """Members of a block."""
-        return width(self.elements)
+    @functools.cached_property
+    def halved(self) -> Lanes | None:
+        """The step with half as many members to a block, to the same bits; ``None`` where there is no such program.
+
+        Where a vector of 16 numbers takes two turns, half of it computes at the same rate, its block needs half of the
+        cache, and fewer lanes are idle.
+        """
+        if self.elements != "vectors" or self.width < WIDEST or any(map(_depends_on_width, self.plan.needed)):
+            return None
+        half = self.width // 2
+        return replace(self, source=f"#define LANES {half}\n{self.source}", width=half)
 
     @functools.cached_property
     def block_bytes(self) -> int:
@@ -110,7 +122,7 @@ class Lanes:
         if self.elements == "threads":
             launch = gpu.launcher(self.source)
         else:
-            launch = build.launcher(self.source, OPTIMIZE, self.work)
+            launch = build.launcher(self.source, OPTIMIZE, self.work, self.width)
         spec, y_spec, moving = self.spec, self.traced.y_spec, self.plan.moving
         population, by_member = self.population, self.population and not self.shared_x
         constants = [c.contiguous() for c in self.traced.constants]
@@ -146,6 +158,12 @@ def width(elements: str) -> int:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.
     """
     return 1 if elements == "threads" else build.lanes()
+
+
+def _depends_on_width(node: Node) -> bool:
+    """Whether the last places of a node may depend on the length of a vector."""
+    functions = CALLED - OWN_IN_FLOAT32 if node.dtype == torch.float32 else CALLED
+    return not node.uniform and is_map(node, *functions)
 
 
 def _error(node: Node, origin: str) -> Exception:
@@ -202,4 +220,4 @@ def draft(
     elements = elements_on(next(iter(devices), torch.device("cpu")))
     registers = 32 if elements == "vectors" and build.lanes() == 16 else 16
     source, plan = emit(traced.lowered, elements, registers)
-    return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements)
+    return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements, width(elements))

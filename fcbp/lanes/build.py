@@ -134,11 +134,12 @@ def _library(source: str, flags: Sequence[str]) -> Path:
     return _folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.so"
 
 
-def launcher(source: str, optimize: str, work: int) -> Launch:
+def launcher(source: str, optimize: str, work: int, width: int) -> Launch:
     """A function that runs a source's function ``run`` on the machine's cores.
 
     Args:
         work: elements that a step of a block computes.
+        width: members of a block.
 
     Raises:
         BuildError: as :func:`build`.
@@ -156,7 +157,7 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
             (ctypes.c_int64 * max(len(arguments.strides), 1))(*arguments.strides),
             _pointers(arguments.ys),
         )
-        blocks = -(-arguments.members // lanes())
+        blocks = -(-arguments.members // width)
         threads = min(torch.get_num_threads(), blocks)
         if threads == 1 or blocks * arguments.steps * work < THREADED_FROM:
             function(*pointers_and_sizes)

@@ -62,7 +62,7 @@ class _Program:
 
     def __init__(self, lowered: Lowered, plan: Plan, heap_from: float, registers: int) -> None:
         self.lowered, self.plan, self.heap_from = lowered, plan, heap_from
-        self.writer = Writer()
+        self.writer = Writer(math.isfinite(heap_from))
         self.checks = {node: i for i, node in enumerate(lowered.checks)}
         self.elements = Elements(self.writer, plan, self.checks, registers)
         self.on_heap: list[str] = []
@@ -80,6 +80,8 @@ class _Program:
             with self.writer.scope("EACH_BLOCK(first)"):
                 self._write_block()
         lines = self.writer.lines
+        if self.writer.partial_sums:
+            self.on_heap.append(f"  F partial[{self.writer.partial_sums}];")
         if self.on_heap:
             lines[body:body] = ["  Heap<Large> large;", f"  if (!large.at) return NOTE(shared + 1, {NO_MEMORY});"]
             lines[:0] = ["struct Large {", *self.on_heap, "};"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["CHEAP", "COMPARISONS", "NEUTRAL", "REDUCTION_START", "Function"]
+__all__ = ["CALLED", "CHEAP", "COMPARISONS", "NEUTRAL", "OWN_IN_FLOAT32", "REDUCTION_START", "Function"]
 
 
 class Function(str, Enum):
@@ -109,5 +109,26 @@ CHEAP = COMPARISONS | {
 """Functions that neither round nor take long: to compute them again gives the same bits, and costs less than memory."""
 NEUTRAL = {Function.MUL: 1, Function.QUOTIENT: 1, Function.XOR: 0, Function.OR: 0}
 """The second argument that leaves the first as it is, to the bit."""
+OWN_IN_FLOAT32 = frozenset({Function.EXP, Function.EXPM1, Function.TANH})
+"""Functions that ``vectors.hpp`` computes itself in float32, to the same bits in vectors of any length; the logarithm
+it computes in float64 too."""
+CALLED = OWN_IN_FLOAT32 | {
+    Function.EXP2,
+    Function.LOG2,
+    Function.LOG10,
+    Function.LOG1P,
+    Function.SIN,
+    Function.COS,
+    Function.TAN,
+    Function.ASIN,
+    Function.ACOS,
+    Function.ATAN,
+    Function.SINH,
+    Function.COSH,
+    Function.ERF,
+    Function.ERFC,
+    Function.POW,
+}
+"""Functions for which the C library has others for each length of a vector, with other last places."""
 REDUCTION_START = {Function.ADD: 0, Function.MUL: 1, Function.OR: 0, Function.AND: 1}
 """The number with which a reduction begins. A maximum or a minimum begins with the dtype's own limit."""

@@ -118,7 +118,7 @@ def lane_program(
         *((leaf.shape[first:], leaf.dtype, leaf.device) for leaf in leaves),
         *((x.shape[x_first:], x.dtype, x.device) for x in x_leaves),
     )
-    key = (members.population, members.shared_x, spec, x_spec, described)
+    key = (members.population, members.shared_x, spec, x_spec, described, width)
     programs = _programs.setdefault(members.step, {})
     if key not in programs:
         try:
@@ -127,6 +127,10 @@ def lane_program(
             programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
+    draft = programs[key].draft
+    if draft is not None and draft.halved is not None and cost.halving_pays(draft, count):
+        key = (*key[:-1], draft.halved.width)
+        programs.setdefault(key, LaneProgram(draft.halved))
     return programs[key], count
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from fcbp.lanes.ir import Leaf, Node, Position, Rank, Reduce, Scalar, View
 from fcbp.lanes.plan import Plan, tile_axes
 from fcbp.lanes.reads import inline
 
-__all__ = ["Caches", "caches", "lanes_seconds", "scan_seconds"]
+__all__ = ["Caches", "caches", "halving_pays", "lanes_seconds", "scan_seconds", "splits_vectors"]
 
 VECTOR = 16
 """Numbers of a vector for which the rates hold."""
@@ -39,6 +40,9 @@ FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
 """Bytes a second from a core's own cache, from the one that the cores share, and from memory."""
 OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
+
+CLEARLY = 0.95
+"""The share of the time of full blocks below which halves are taken."""
 
 
 class Caches(NamedTuple):
@@ -63,6 +67,16 @@ def caches() -> Caches:
     return Caches(sizes.get(2, 1 << 20), sizes.get(3, max(32 << 20, sizes.get(2, 0))))
 
 
+@functools.cache
+def splits_vectors() -> bool:
+    """Whether the processor computes a vector of 16 numbers in two turns: Zen 4 does, Intel's do not."""
+    with suppress(OSError):
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
+        words = dict(re.findall(r"^([^\t\n]+)\t*: (.*)$", about, re.MULTILINE))
+        return (words.get("vendor_id"), words.get("cpu family")) == ("AuthenticAMD", "25")
+    return False
+
+
 class _Work(NamedTuple):
     """The work of one member's step."""
 
@@ -84,6 +98,16 @@ def lanes_seconds(draft: Lanes, members: int) -> float:
     loading = work.loaded * draft.width / _rate(draft.block_bytes)
     blocks = -(-members // draft.width)
     return blocks * _together(computing, loading)
+
+
+def halving_pays(draft: Lanes, members: int) -> bool:
+    """Whether so many members are faster with half as many to a block."""
+    half = draft.halved
+    if half is None:
+        return False
+    if not splits_vectors():
+        return members <= half.width
+    return lanes_seconds(half, members) < CLEARLY * lanes_seconds(draft, members)
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:

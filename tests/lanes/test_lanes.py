@@ -2,6 +2,7 @@
 
 import ctypes
 import dataclasses
+import math
 import os
 import platform
 import re
@@ -22,7 +23,7 @@ from lanes_table import GROUPS
 
 import fcbp
 from fcbp import lanes, loop
-from fcbp.lanes import build
+from fcbp.lanes import build, sums
 from fcbp.lanes.emit import emit
 from fcbp.lanes.indices import at, bounds, code, divided, plus, substitute, times, variable
 from fcbp.loop import choice
@@ -803,6 +804,26 @@ def test_no_number_depends_on_the_machines_registers(shape):
     assert all(map(torch.equal, *results))
 
 
+def test_no_number_depends_on_the_pieces_in_which_large_factors_are_read(monkeypatch):
+    def step(w, x):
+        h = torch.relu(x @ w)
+        return w - 0.01 * (x.T @ h), h.sum(0)
+
+    carry, xs = torch.randn(3, 200, 31), torch.randn(3, 3, 43, 200)
+    leaves, spec = optree.tree_flatten(carry)
+    results = []
+    for near, own, text in ((800, 2048, True), (300, 1500, True), (1 << 30, 1 << 30, False)):
+        monkeypatch.setattr(sums, "NEAR", near)
+        monkeypatch.setattr(sums, "OWN", own)
+        drafted = lanes.draft(torch.vmap(step), leaves, spec, xs, lambda *_: None)
+        assert ["to = minimum(from" in drafted.source, "< minimum(from" in drafted.source] == [text, text]
+        results.append(optree.tree_leaves(drafted.compile()(leaves, xs, 3)))
+    assert all(torch.equal(*pair) for other in results[1:] for pair in zip(results[0], other, strict=True))
+    found, expected = results[0], optree.tree_leaves(loop.scan(torch.vmap(step), carry, xs, backend="eager"))
+    for leaf, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(leaf, other, rtol=1e-3, atol=1e-3)
+
+
 MACHINES = {"x86-64": "", "x86-64-v3": "avx2", "x86-64-v4": "avx512f"}
 """Processors without AVX, with AVX2 and with AVX-512, and what one that runs their programs must have."""
 
@@ -834,6 +855,62 @@ def test_a_learner_has_the_same_bits_with_avx2_and_avx512(machine, monkeypatch):
     xs = torch.randn(40, 19, 5, 6), torch.randint(3, (40, 19, 5))
     first, second = on_machines(("x86-64-v3", "x86-64-v4"), machine, monkeypatch, torch.vmap(step), state, xs)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("members", [3, 19])
+def test_blocks_of_half_as_many_members_give_the_same_bits(members):
+    model = fcbp.nets.mlp(6, (9, 7), 3)
+    units = fcbp.find_units(model, torch.zeros(1, 6))
+    learner = fcbp.make_learner(model, units, loss="cross_entropy", method=fcbp.methods.cbp())
+    hyper = fcbp.LearnerHyperparams(0.05, method=fcbp.Hyperparams(0.05, 2.0, 0.9))
+
+    def step(state, example):
+        state, info = learner.step(state, example, hyper)
+        return state, info["loss"]
+
+    state = torch.vmap(learner.init)(torch.stack([fcbp.random.key(i) for i in range(members)]))
+    xs = torch.randn(40, members, 5, 6), torch.randint(3, (40, members, 5))
+    leaves, spec = optree.tree_flatten(state)
+    full = lanes.draft(torch.vmap(step), leaves, spec, xs, lambda *_: None)
+    if full.width < 16:
+        assert full.halved is None
+        pytest.skip("this processor's vectors are not of 16")
+    assert full.halved.width == 8
+    results = [optree.tree_leaves(each.compile()(leaves, xs, 40)) for each in (full, full.halved)]
+    assert all(map(torch.equal, *results))
+
+
+def test_functions_of_the_c_library_keep_the_full_vectors(machine):
+    machine("x86-64-v4")
+    functions = {
+        "sin": torch.sin,
+        "double exp": lambda x: x.double().exp().float(),
+        "exp": torch.exp,
+        "double log": lambda x: x.double().log().float(),
+    }
+    halves = {}
+    for name, function in functions.items():
+        step = torch.vmap(lambda c, x, function=function: (function(c) + x, ()))
+        drafted = lanes.draft(step, *optree.tree_flatten(torch.ones(3, 2)), torch.ones(2, 3, 2), lambda *_: None)
+        halves[name] = drafted.halved is not None
+    assert halves == {"sin": False, "double exp": False, "exp": True, "double log": True}
+
+
+def test_exponentials_and_logarithms_are_right_to_the_last_place_but_one():
+    steps = torch.linspace(-104, 89, 4001).reshape(-1, 1)
+    positive = torch.cat([2.0 ** torch.linspace(-149, 127.9, 2000), torch.linspace(0.5, 2, 2000), torch.tensor([1.0])])
+    special = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, -1.0, 1e30, -1e30]).reshape(-1, 1)
+    step = torch.vmap(lambda c, _: (c, (c.exp(), c.log(), c.double().log().float())))
+    for x in (steps, positive.reshape(-1, 1), special):
+        _, found = loop.scan(step, x, None, 1, backend="lanes")
+        for value, function in zip(found, (torch.exp, torch.log, torch.log), strict=True):
+            exact = function(x.double())
+            ordinary = exact.abs().float().isfinite() & (exact != 0)
+            expected = exact.float()[~ordinary]
+            torch.testing.assert_close(value[0][~ordinary], expected, rtol=0, atol=0, equal_nan=True)
+            near = exact[ordinary].float()
+            place = (near.abs().nextafter(torch.tensor(math.inf)) - near.abs()).double()
+            assert ((value[0][ordinary].double() - exact[ordinary]).abs() <= 2 * place).all()
 
 
 def test_sums_of_products_have_the_same_bits_on_every_processor(machine, monkeypatch):
