@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from fcbp.lanes import build, gpu
+from fcbp.lanes.ahead import with_sums_ahead
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
 from fcbp.lanes.functions import CALLED, OWN_IN_FLOAT32
@@ -127,12 +128,15 @@ class Lanes:
         population, by_member = self.population, self.population and not self.shared_x
         constants = [c.contiguous() for c in self.traced.constants]
         checks = list(self.traced.lowered.checks.items())
-        y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried :]]
+        ahead = [(leaf.shape, leaf.dtype) for leaf in self.traced.lowered.ahead]
+        y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried + len(ahead) :]]
 
         def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
             count = leaves[0].shape[0] if population else 1
             device = leaves[0].device if leaves else None
             state = [leaf.detach().contiguous() for leaf in leaves]
+            given = len(state)
+            state += [torch.zeros(count, *shape, dtype=dtype) for shape, dtype in ahead]
             for i in moving:  # the program writes to these, and must not write to the caller's
                 state[i] = state[i].clone(memory_format=torch.contiguous_format)
             examples, strides = _examples(xs, by_member)
@@ -141,7 +145,7 @@ class Lanes:
             failed = launch(build.Arguments(count, length, state, constants, examples, strides, ys))
             if checks and failed:
                 raise _error(*checks[int(failed) - 1])
-            return optree.tree_unflatten(spec, state), optree.tree_unflatten(y_spec, ys)
+            return optree.tree_unflatten(spec, state[:given]), optree.tree_unflatten(y_spec, ys)
 
         return run
 
@@ -218,6 +222,8 @@ def draft(
     x = [x[0, 0] if by_member else x[0] for x in x_leaves]
     traced = trace(members, one, spec, x, x_spec, check)
     elements = elements_on(next(iter(devices), torch.device("cpu")))
+    if elements == "vectors":
+        traced = traced._replace(lowered=with_sums_ahead(traced.lowered))
     registers = 32 if elements == "vectors" and build.lanes() == 16 else 16
     source, plan = emit(traced.lowered, elements, registers)
     return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements, width(elements))

@@ -42,7 +42,7 @@ OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
 
 CLEARLY = 0.95
-"""The share of the time of full blocks below which halves are taken."""
+"""The share of the time of full blocks to which halves are taken, where full blocks fit a core's own cache."""
 
 
 class Caches(NamedTuple):
@@ -107,7 +107,8 @@ def halving_pays(draft: Lanes, members: int) -> bool:
         return False
     if not splits_vectors():
         return members <= half.width
-    return lanes_seconds(half, members) < CLEARLY * lanes_seconds(draft, members)
+    gain = 1.0 if draft.block_bytes > caches().own else CLEARLY
+    return lanes_seconds(half, members) <= gain * lanes_seconds(draft, members)
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:
