@@ -42,7 +42,7 @@ OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
 
 CLEARLY = 0.95
-"""The share of the time of full blocks to which halves are taken, where full blocks fit a core's own cache."""
+"""The share of the time of full blocks to which halves are taken, where full blocks compute for longer than they load."""
 
 
 class Caches(NamedTuple):
@@ -92,12 +92,14 @@ class _Work(NamedTuple):
 
 def lanes_seconds(draft: Lanes, members: int) -> float:
     """A step of so many members in lanes, on one core."""
+    return -(-members // draft.width) * _together(*_block_seconds(draft))
+
+
+def _block_seconds(draft: Lanes) -> tuple[float, float]:
+    """A block's step: computing, and loading."""
     work = _work(draft.plan, often=True)
-    rate = draft.width / VECTOR
-    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * rate
-    loading = work.loaded * draft.width / _rate(draft.block_bytes)
-    blocks = -(-members // draft.width)
-    return blocks * _together(computing, loading)
+    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * draft.width / VECTOR
+    return computing, work.loaded * draft.width / _rate(draft.block_bytes)
 
 
 def halving_pays(draft: Lanes, members: int) -> bool:
@@ -107,8 +109,9 @@ def halving_pays(draft: Lanes, members: int) -> bool:
         return False
     if not splits_vectors():
         return members <= half.width
-    gain = 1.0 if draft.block_bytes > caches().own else CLEARLY
-    return lanes_seconds(half, members) <= gain * lanes_seconds(draft, members)
+    computing, loading = _block_seconds(draft)
+    waits = draft.block_bytes > caches().own and loading > computing
+    return lanes_seconds(half, members) <= (1 if waits else CLEARLY) * lanes_seconds(draft, members)
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:
