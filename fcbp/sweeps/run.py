@@ -171,7 +171,17 @@ def resume(
     names by address are imported, after a line that says so: installed ones, and files under the current directory.
 
     Args:
-        run: the ``out`` of :func:`sweep`; the other arguments are those of it.
+        run: the ``out`` of :func:`sweep`.
+        progress: as for :func:`sweep`, as are all arguments below.
+        device: by default the CPU.
+        devices: several, each with a process of its own.
+        backend: ``"ray"`` runs the members as Ray tasks.
+        address: of the Ray cluster.
+        checkpoint_every: seconds between two checkpoints.
+        accept_changes: go on although a part's source, or what compiles, has changed.
+
+    Returns:
+        The results, as :func:`sweep` gives them.
 
     Raises:
         ValueError: there is no run, or it was killed before it began; a part lies outside of the current directory, or
