@@ -230,7 +230,7 @@ def test_the_suites_methods_suit_lanes(method):
     steps = side_by_side.advance
     _, batches = steps.sample(carry, 1)
     ours = (carry.members, carry.settings, steps.zeros(carry))
-    choice = loop.explain(steps.steps.given, ours, advance.laid_out(batches, carry.stream_of))
+    choice = loop.explain(steps.steps.given_examples, ours, advance.laid_out(batches, carry.stream_of))
     assert choice.backend == "lanes", choice
 
 

@@ -1,6 +1,6 @@
 """Two problems on scikit-learn's digits, which need no download: permuted pixels and random labels.
 
-All 1,797 images are learned from; what is measured is the online accuracy, before each update.
+A learner learns from all 1,797 images; the measurement is the online accuracy, before each update.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _digits() -> data.Dataset:
 def _permuted_inputs(
     *, batch_size: int = 16, task_length: int | None = None, task_signal: bool = False
 ) -> streams.Stream:
-    """Digits whose pixels have a new order in every task."""
+    """Return digits whose pixels have a new order in every task."""
     return streams.permuted_inputs(_digits(), batch_size=batch_size, task_length=task_length, task_signal=task_signal)
 
 
@@ -37,7 +37,7 @@ def _random_labels(
     task_length: int | None = None,
     task_signal: bool = False,
 ) -> streams.Stream:
-    """Digits whose labels are drawn anew in every task."""
+    """Return digits whose labels are drawn anew in every task."""
     lengths = {"epochs": epochs} if task_length is None else {"task_length": task_length}
     return streams.random_labels(_digits(), batch_size=batch_size, subset=subset, task_signal=task_signal, **lengths)
 
@@ -52,7 +52,8 @@ STEP_SIZES = (1e-2, 3e-3, 1e-3)
 
 
 def _settings() -> tuple[Setting, ...]:
-    """Six settings of each method: three step sizes by two main numbers; of a method without one, six step sizes."""
+    """Return six settings of each method: three step sizes by two main numbers; of a method without one, six step
+    sizes."""
     rows: list[Setting] = [
         {"method": method, "step_size": size} for method in ("fresh", "bp") for size in (3e-2, *STEP_SIZES, 3e-4, 1e-4)
     ]

@@ -14,7 +14,7 @@ __all__ = ["of_another_method", "surprises"]
 
 @arguments
 def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
-    """Messages about settings under which no unit can or is likely to be replaced.
+    """Return messages about settings under which no unit can or is likely to be replaced.
 
     Example:
         >>> surprises([Experiment(maturity_threshold=50)], steps=20)
@@ -49,7 +49,7 @@ def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
 
 @arguments
 def of_another_method(base: Experiment, runs: Sequence[Experiment]) -> list[str]:
-    """Messages about members that have numbers which a published problem has for another method.
+    """Return messages about members that have numbers which a published problem has for another method.
 
     Args:
         base: what the members share.

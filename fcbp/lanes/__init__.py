@@ -28,6 +28,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.kinds import PyTree
 from fcbp.lanes import build, gpu
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
@@ -72,7 +73,7 @@ class Lanes:
 
     @property
     def width(self) -> int:
-        """Members of a block."""
+        """The number of members of a block."""
         return width(self.elements)
 
     @functools.cached_property
@@ -91,7 +92,7 @@ class Lanes:
         return sum(node.args[0].size if isinstance(node, Reduce) else node.size for node in self.plan.order)
 
     def is_built(self) -> bool:
-        """Whether the program was compiled before, so that compiling takes no time.
+        """Tell whether the program was compiled before, so that compiling takes no time.
 
         Raises:
             BuildError: as :meth:`compile`.
@@ -99,7 +100,7 @@ class Lanes:
         return self.elements == "vectors" and build.is_built(self.source, OPTIMIZE)
 
     def compile(self) -> Program:
-        """The program, which serves every length and every number of members.
+        """Return the program, which serves every length and every number of members.
 
         Raises:
             BuildError: there is no compiler, or it fails.
@@ -136,12 +137,12 @@ class Lanes:
 
 
 def elements_on(device: torch.device) -> str:
-    """The kind of a program's elements on a device: ``"vectors"`` or ``"threads"``."""
+    """Return the kind of a program's elements on a device: ``"vectors"`` or ``"threads"``."""
     return "threads" if device.type == "cuda" else "vectors"
 
 
 def width(elements: str) -> int:
-    """Members of a block.
+    """Return the number of members of a block.
 
     Raises:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.
@@ -150,7 +151,7 @@ def width(elements: str) -> int:
 
 
 def made_by(device: torch.device) -> str:
-    """The kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
+    """Name the kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
 
     Raises:
         BuildError: there is no compiler.
@@ -159,14 +160,15 @@ def made_by(device: torch.device) -> str:
 
 
 def _error(node: Node, origin: str) -> Exception:
-    """The error that eager raises, with the operation and its line."""
+    """Return the error that eager raises, with the operation and its line."""
     if isinstance(node, Map):
         return ZeroDivisionError(f"division of an integer by 0 in {origin}")
     return IndexError(f"index out of range in {origin}")
 
 
 def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
-    """The examples, each member's own lying together, and their strides from step to step and member to member."""
+    """Return the examples, each member's own lying together, and their strides from step to step and member to
+    member."""
     examples, strides = [], []
     for x in optree.tree_leaves(xs):
         x = x.detach()
@@ -179,7 +181,7 @@ def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
 
 
 def draft(
-    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, check: Callable[..., None]
+    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree, check: Callable[..., None]
 ) -> Lanes:
     """Trace a step and write its program, without compiling it.
 

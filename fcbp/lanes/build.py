@@ -35,8 +35,10 @@ __all__ = [
     "check_compiler",
     "compile_seconds",
     "is_built",
+    "keep",
     "lanes",
     "launcher",
+    "library_of",
     "made_by",
     "run_for",
 ]
@@ -105,22 +107,14 @@ ANSWER_SECONDS = 30.0
 
 
 def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
-    """The function ``run`` of a C++ source.
+    """Return the function ``run`` of a C++ source.
 
     Raises:
-        BuildError: see there.
+        BuildError: as :class:`BuildError` says.
     """
     flags = [optimize, MACHINE, *FLAGS]
-    library = _library(source, flags)
-    folder = library.parent
-    try:
-        with _locked(folder / "lock"):
-            _clear(folder)
-            if not library.exists():
-                _compile(_compiler()[0], flags, source, library)
-        _check_owner(library)
-    except OSError as error:
-        raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
+    library = library_of("lanes", source, *flags)
+    keep(library, lambda: _compile(_compiler()[0], flags, source, library))
     try:
         return ctypes.CDLL(str(library)).run
     except (OSError, AttributeError) as error:
@@ -129,22 +123,43 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
 
 
 def is_built(source: str, optimize: str = "-O3") -> bool:
-    """Whether a source is compiled, now or by an earlier process.
+    """Tell whether a source is compiled, now or by an earlier process.
 
     Raises:
         BuildError: there is no compiler, or no directory to keep programs in.
     """
-    return _library(source, [optimize, MACHINE, *FLAGS]).exists()
+    return library_of("lanes", source, optimize, MACHINE, *FLAGS).exists()
 
 
-def _library(source: str, flags: Sequence[str]) -> Path:
-    """The file of a compiled source."""
-    parts = (source, *flags, _compiler()[1], _processor())
-    return _folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.so"
+def library_of(kind: str, *parts: str) -> Path:
+    """Return the file of a compiled program of a kind: by its parts, the compiler and the processor.
+
+    Raises:
+        BuildError: there is no compiler, or no directory to keep programs in.
+    """
+    told = chr(0).join((*parts, _compiler()[1], _processor()))
+    return _folder(kind) / f"{hashlib.sha256(told.encode()).hexdigest()[:40]}.so"
+
+
+def keep(library: Path, make: Callable[[], None]) -> None:
+    """Have ``make`` write a library where it is missing: one process does, and the others wait.
+
+    Raises:
+        BuildError: it cannot be written, or others can write it.
+    """
+    folder = library.parent
+    try:
+        with _locked(folder / "lock"):
+            _clear(folder)
+            if not library.exists():
+                make()
+        _check_owner(library)
+    except OSError as error:
+        raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
 
 
 def launcher(source: str, optimize: str, work: int) -> Launch:
-    """A function that runs a source's function ``run`` on the machine's cores.
+    """Return a function that runs a source's function ``run`` on the machine's cores.
 
     Args:
         work: elements that a step of a block computes.
@@ -259,7 +274,7 @@ def run_for(
 
 
 def compile_seconds() -> float:
-    """The seconds that a program may compile: ``FCBP_COMPILE_SECONDS``, or the default.
+    """Return the seconds that a program may compile: ``FCBP_COMPILE_SECONDS``, or the default.
 
     Raises:
         BuildError: the variable is no number above 0.
@@ -276,13 +291,13 @@ def compile_seconds() -> float:
 
 @functools.cache
 def lanes() -> int:
-    """The members in a vector, as the source has it: by the instructions that the compiler may use."""
+    """Return the members in a vector, as the source has it: by the instructions that the compiler may use."""
     macros = _macros()
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
 
 
 def made_by() -> str:
-    """The instructions and the compiler's family of this machine's programs, such as ``"AVX-512, g++"``.
+    """Return the instructions and the compiler's family of this machine's programs, such as ``"AVX-512, g++"``.
 
     Raises:
         BuildError: there is no compiler, or it fails.
@@ -293,13 +308,13 @@ def made_by() -> str:
 
 
 def _macros() -> str:
-    """The macros that the compiler defines by itself."""
+    """Return the macros that the compiler defines by itself."""
     return _output_of(_compiler()[0], MACHINE, "-dM", "-E", "-x", "c++", os.devnull)
 
 
 @functools.cache
 def _compiler() -> tuple[str, str]:
-    """A C++ compiler and its version."""
+    """Return a C++ compiler and its version."""
     for name in COMPILERS:
         if path := shutil.which(name):
             return path, _output_of(path, "--version")
@@ -316,7 +331,7 @@ def check_compiler(compiler: str) -> None:
 
 
 def _output_of(*command: str) -> str:
-    """A compiler's output. The command runs once, so that a compiler that hangs is waited for once.
+    """Return a compiler's output. The command runs once, so that a compiler that hangs is waited for once.
 
     Raises:
         BuildError: it fails, or does not end.
@@ -338,7 +353,7 @@ def _run_once(*command: str) -> str | BuildError:
 
 @functools.cache
 def _processor() -> str:
-    """The processor, for which ``-march=native`` compiles."""
+    """Return the processor, for which ``-march=native`` compiles."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         kinds = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
@@ -346,20 +361,20 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
 
 
-def cache_folder() -> Path:
-    """The folder of compiled programs, which need not be there.
+def cache_folder(kind: str = "lanes") -> Path:
+    """Return the folder of compiled programs of a kind, which need not be there.
 
     Raises:
         RuntimeError: no home directory is known.
     """
     general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / kind
 
 
-def _folder() -> Path:
-    """The cache directory, created where it is missing."""
+def _folder(kind: str = "lanes") -> Path:
+    """Return the cache directory, created where it is missing."""
     try:
-        folder = cache_folder()
+        folder = cache_folder(kind)
         for missing in reversed([folder, *folder.parents]):
             if not missing.exists():
                 missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes them by the umask alone
@@ -371,7 +386,8 @@ def _folder() -> Path:
 
 @contextlib.contextmanager
 def _build_folder(folder: Path) -> Iterator[Path]:
-    """The folder to compile in, under the lock. It is always the same, so that a killed process leaves one at most."""
+    """Provide the folder to compile in, under the lock. It is always the same, so that a killed process leaves one at
+    most."""
     path = folder / BUILD_FOLDER
     path.mkdir(mode=0o700)
     try:

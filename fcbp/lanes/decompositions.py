@@ -29,13 +29,13 @@ def _max_pool(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The maximum of each window, and its place in the flattened picture."""
+    """Return the maximum of each window, and its place in the flattened picture."""
     kernel, pad, gap = (_pair(sizes) for sizes in (kernel_size, padding, dilation))
     stride = _pair(stride) if len(stride) else kernel
     height, width = x.shape[-2:]
     rows, columns = (
-        _windows(size, *sizes, ceil_mode, x.device)
-        for size, *sizes in zip((height, width), kernel, stride, pad, gap, strict=True)
+        _windows(size, kernel[i], stride[i], pad[i], gap[i], ceil_mode, x.device)
+        for i, size in enumerate((height, width))
     )
     place = rows[:, None, :, None] * width + columns[None, :, None, :]
     inside = ((rows >= 0) & (rows < height))[:, None, :, None] & ((columns >= 0) & (columns < width))[None, :, None, :]
@@ -47,7 +47,7 @@ def _max_pool(
 
 
 def _max_pool_backward(grad: Tensor, x: Tensor, *options: Any, indices: Tensor | None = None) -> Tensor:
-    """The gradients, each added where its window's maximum lay. The places are the last of ``options``."""
+    """Return the gradients, each added where its window's maximum lay. The places are the last of ``options``."""
     places = options[-1] if indices is None else indices
     flat = torch.zeros_like(x).flatten(-2)
     return flat.scatter_add(-1, places.flatten(-2), grad.flatten(-2)).reshape(x.shape)
@@ -58,7 +58,7 @@ def _pair(sizes: Sequence[int]) -> tuple[int, int]:
 
 
 def _windows(size: int, kernel: int, stride: int, pad: int, gap: int, ceil_mode: bool, device: torch.device) -> Tensor:
-    """The places along one side of each window, ``(windows, kernel)``; those in the padding lie outside of the side."""
+    """Return the places along one side of each window, ``(windows, kernel)``; the padding lies outside of the side."""
     room = size + 2 * pad - gap * (kernel - 1) - 1
     count = (-(-room // stride) if ceil_mode else room // stride) + 1
     if ceil_mode and (count - 1) * stride >= size + pad:  # the last one would lie in the padding alone

@@ -31,7 +31,7 @@ CACHE_LINE = 64
 
 
 def emit(lowered: Lowered, elements: str = "vectors", registers: int = 16) -> tuple[str, Plan]:
-    """The source of a program, and its plan.
+    """Return the source of a program, and its plan.
 
     Args:
         lowered: one member's step.
@@ -44,14 +44,14 @@ def emit(lowered: Lowered, elements: str = "vectors", registers: int = 16) -> tu
 
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
-    """The memory of one lane's state and temporaries, in bytes."""
+    """Return the memory of one lane's state and temporaries, in bytes."""
     nodes = [n for n in (*lowered.leaves.values(), *plan.order) if not n.uniform and plan.has_array(n)]
     return sum({plan.buffers[n]: n.size * element_bytes(n) for n in nodes}.values())
 
 
 @cache
 def prelude(elements: str) -> str:
-    """The definitions with which every program begins."""
+    """Return the definitions with which every program begins."""
     return "\n".join(
         (Path(__file__).parent / f"{name}.hpp").read_text(encoding="utf-8")
         for name in ("scalars", elements, "generic", "elementary")
@@ -70,7 +70,7 @@ class _Program:
         """The declarations of arrays that do not lie on the stack."""
 
     def lines(self) -> list[str]:
-        """The function's lines."""
+        """Write the function's lines."""
         write = self.writer.line
         with self.writer.scope(
             "KERNEL void run(const int64 *sizes, int64 *shared, void *const *carry, void *const *constants, "
@@ -87,7 +87,7 @@ class _Program:
         return lines
 
     def _write_block(self) -> None:
-        """A block of members, from its state in the caller's arrays to the state after all steps."""
+        """Write a block of members, from its state in the caller's arrays to the state after all steps."""
         leaves, plan, write = self.lowered.leaves, self.plan, self.writer.line
         carried = [leaf for (role, _), leaf in leaves.items() if role == "carry"]
         write("const int lanes = (int)minimum((int64)LANES, members - first);")
@@ -110,7 +110,7 @@ class _Program:
             write(f"if (some_lane(wrong{check})) NOTE(shared + 1, {check + 1});")
 
     def _write_step(self, ys: Sequence[Node]) -> None:
-        """One step, from the example to the results."""
+        """Write one step, from the example to the results."""
         for (role, i), leaf in self.lowered.leaves.items():
             if role == "x":
                 self._write_example(i, leaf)
@@ -121,7 +121,7 @@ class _Program:
         self._write_back()
 
     def _write_array(self, node: Node) -> None:
-        """The declaration of a node's array."""
+        """Write the declaration of a node's array."""
         name = self.plan.buffers[node]
         declaration = f"{type_of(node)} {name}[{node.size}];"
         if node.size < self.heap_from:
@@ -131,7 +131,7 @@ class _Program:
             self.writer.line(f"auto &{name} = large.at->{name};")
 
     def _write_leaf(self, role: str, i: int, leaf: Node) -> None:
-        """The declaration of an input; a part of the carry is loaded."""
+        """Write the declaration of an input; a part of the carry is loaded."""
         kind, name, write = array_type(leaf), self.plan.buffers[leaf], self.writer.line
         if role == "constant":
             write(f"const {kind} *const {name} = (const {kind} *)constants[{i}];")
@@ -177,7 +177,7 @@ class _Program:
             self.writer.line(copy)
 
     def _write_kernels(self, nodes: Sequence[Node]) -> None:
-        """The kernels of nodes in order; neighbours under one mask share a branch."""
+        """Write the kernels of nodes in order; neighbours under one mask share a branch."""
         plan, write = self.plan, self.writer.line
         fused = {*plan.prologues.values(), *plan.epilogues.values()}
         nodes = [node for node in nodes if node not in fused]
@@ -200,5 +200,5 @@ class _Program:
                     position += 1
 
     def _branch_mask(self, node: Node) -> Node | None:
-        """The mask without which a kernel is skipped."""
+        """Return the mask without which a kernel is skipped."""
         return self.plan.guards.get(node) or self.plan.row_mask(node)

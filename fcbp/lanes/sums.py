@@ -31,7 +31,7 @@ Segment = tuple[int, int, int]
 
 
 def write_reduction(elements: Elements, node: Reduce) -> None:
-    """The loops of a reduction, a few results side by side."""
+    """Write the loops of a reduction, a few results side by side."""
     (x,) = node.args
     elements = elements.over(x.shape, elements.prologue)
     tiles = _tiles(elements, node)
@@ -40,7 +40,7 @@ def write_reduction(elements: Elements, node: Reduce) -> None:
 
 
 def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment]) -> None:
-    """The loops over the tiles of one segment of each tiled axis."""
+    """Write the loops over the tiles of one segment of each tiled axis."""
     (x,), writer, kept = node.args, elements.writer, len(node.shape)
     outer = list(node.shape)
     for axis, (_, count, _) in segments.items():
@@ -94,7 +94,7 @@ def _store(elements: Elements, node: Reduce, place: tuple[Index, ...], total: st
 
 
 def _tiles(elements: Elements, node: Reduce) -> dict[int, int]:
-    """The results that are computed side by side: the axes, and the entries along each."""
+    """Return the results that are computed side by side: the axes, and the entries along each."""
     sizes = node.shape
     found = tile_axes(elements.plan, node)
     if found is None:
@@ -109,13 +109,13 @@ def _tiles(elements: Elements, node: Reduce) -> dict[int, int]:
 
 
 def _segments(size: int, width: int) -> list[Segment]:
-    """An axis in tiles: the whole ones, and the rest."""
+    """Return an axis in tiles: the whole ones, and the rest."""
     whole, rest = divmod(size, width)
     return [segment for segment in ((0, whole, width), (whole * width, 1, rest)) if segment[1] and segment[2]]
 
 
 def _loop_order(elements: Elements, x: Node, tiled: list[int], counts: Sequence[int]) -> list[int]:
-    """The axes of the loops over tiles, the outermost first: each turn of it reads the smaller factor again."""
+    """Return the axes of the loops over tiles, the outermost first: each turn of it reads the smaller factor again."""
     order = list(range(len(counts)))
     if len(tiled) < 2:
         return order
@@ -130,7 +130,7 @@ def _loop_order(elements: Elements, x: Node, tiled: list[int], counts: Sequence[
 
 
 def _start(function: Function, node: Node) -> str:
-    """The number with which a reduction begins."""
+    """Return the number with which a reduction begins."""
     if function in REDUCTION_START:
         value = f"({array_type(node)}){REDUCTION_START[function]}"
     elif node.dtype.is_floating_point:
@@ -142,7 +142,7 @@ def _start(function: Function, node: Node) -> str:
 
 
 def write_arg_reduction(elements: Elements, node: Reduce) -> None:
-    """The loops of ``argmin`` and ``argmax``: the first index of the extreme; a NaN wins."""
+    """Write the loops of ``argmin`` and ``argmax``: the first index of the extreme; a NaN wins."""
     (x,), writer = node.args, elements.writer
     elements = elements.over(x.shape)
     here, kept = elements.here, len(node.shape)
@@ -165,7 +165,7 @@ def write_arg_reduction(elements: Elements, node: Reduce) -> None:
 
 
 def write_scan(elements: Elements, node: Scan) -> None:
-    """The loops of a function that runs along the last axis."""
+    """Write the loops of a function that runs along the last axis."""
     (x,), writer, here = node.args, elements.writer, elements.here
     with writer.loops(node.shape[:-1]):
         writer.line(f"{type_of(node)} running = {_start(node.function, node)};")

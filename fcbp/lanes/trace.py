@@ -45,13 +45,13 @@ class Traced(NamedTuple):
     """Tensors that the step closes over."""
     y_spec: optree.PyTreeSpec
     carried: int
-    """Leaves of the carry: the first of the results."""
+    """The number of the carry's leaves, which are the first results."""
     graph: str
     """The traced operations, a line each."""
 
 
 def members_of(step: Step) -> Members:
-    """One member's step from ``torch.vmap(step)``; a step that is not vmapped is that of one member.
+    """Return one member's step from ``torch.vmap(step)``; a step that is not vmapped is that of one member.
 
     Raises:
         Unsupported: members lie along other axes than the first.
@@ -152,7 +152,7 @@ def trace(
 
 
 def _line(error: BaseException) -> str:
-    """The last line of the user's code that an error passed through."""
+    """Return the last line of the user's code that an error passed through."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_own(f.filename)]
     return f"at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
@@ -178,7 +178,7 @@ class _Lines(TorchDispatchMode):
 
 
 def _is_scalar_index(index: Any) -> bool:
-    """Whether an index is one integer in a tensor."""
+    """Tell whether an index is one integer in a tensor."""
     return isinstance(index, Tensor) and index.ndim == 0 and index.dtype in (torch.int64, torch.int32)
 
 

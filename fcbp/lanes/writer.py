@@ -29,7 +29,7 @@ class Writer:
 
     @contextmanager
     def scope(self, head: str) -> Iterator[None]:
-        """A scope, such as a loop or a branch; ``head`` stands before its brace."""
+        """Open a scope, such as a loop or a branch; ``head`` stands before its brace."""
         self.line(head + " {")
         self._depth += 1
         self._named.append({})
@@ -63,7 +63,7 @@ class Writer:
 
     @contextmanager
     def kernel(self) -> Iterator[None]:
-        """A part of the program that uses no name from outside."""
+        """Open a part of the program that uses no name from outside."""
         outside, self._named = self._named, [{}]
         yield
         self._named = outside
@@ -79,7 +79,7 @@ class Writer:
         self._named[-1][node, index] = text
 
     def name_of(self, node: Node, index: tuple[Index, ...]) -> str | None:
-        """The name of an element, where it has one."""
+        """Return the name of an element, where it has one."""
         for named in self._named:
             if (node, index) in named:
                 return named[node, index]

@@ -52,7 +52,7 @@ class Caches(NamedTuple):
 
 @functools.cache
 def caches() -> Caches:
-    """The machine's caches; 1 and 32 MiB where the system does not tell."""
+    """Return the machine's caches; 1 and 32 MiB where the system does not tell."""
     sizes = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         with suppress(OSError, ValueError):
@@ -77,7 +77,7 @@ class _Work(NamedTuple):
 
 
 def lanes_seconds(draft: Lanes, members: int) -> float:
-    """A step of so many members in lanes, on one core."""
+    """Estimate the seconds of a step of so many members in lanes, on one core."""
     work = _work(draft.plan, often=True)
     rate = draft.width / VECTOR
     computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * rate
@@ -87,7 +87,7 @@ def lanes_seconds(draft: Lanes, members: int) -> float:
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:
-    """A step of so many members in the compiled scan, on one core."""
+    """Estimate the seconds of a step of so many members in the compiled scan, on one core."""
     work = _work(draft.plan, often=False)
     computing = work.products * LIBRARY + work.elements * SCAN_ELEMENT
     loading = work.loaded / _rate(draft.block_bytes // draft.width * members)
@@ -99,13 +99,13 @@ def _together(computing: float, loading: float) -> float:
 
 
 def _rate(size: int) -> float:
-    """Bytes a second from where so many lie."""
+    """Return the bytes a second at which so many bytes load."""
     own, shared = caches()
     return FROM_OWN if size <= own else FROM_SHARED if size <= shared // 2 else FROM_MEMORY
 
 
 def _work(plan: Plan, often: bool) -> _Work:
-    """The work of a step.
+    """Count the work of a step.
 
     Args:
         often: leave out what is computed in few steps, as lanes do.
@@ -130,7 +130,7 @@ def _work(plan: Plan, often: bool) -> _Work:
 
 
 def _bytes(plan: Plan, node: Node, stored: set[Node]) -> int:
-    """What the loop that makes a node reads and writes, but for what another loop does on the way."""
+    """Return the reads and writes of the loop that makes a node, without those that another loop does on the way."""
     passed = {total for total, result in plan.epilogues.items() if result is node}
     passed |= {part for total, part in plan.prologues.items() if total is node}
     read = sum(a.size * a.dtype.itemsize for a in inline(node, stored) if a not in passed and not a.uniform)

@@ -8,21 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 aten = torch.ops.aten
 
-__all__ = ["arrange", "is_side_by_side", "is_view", "population", "store", "stored", "work"]
+__all__ = [
+    "STORES",
+    "arrange",
+    "is_side_by_side",
+    "is_view",
+    "pin",
+    "population",
+    "store",
+    "stored",
+    "suits_side_by_side",
+    "work",
+]
 
 SMALL_MEMBER = 1 << 15
 """Elements of a member's state up to which members lie side by side. A larger one's own axes fill vectors."""
 
+STORES = "stores"
+"""The entry of a node's ``meta`` with the node whose numbers it has, in another layout."""
+LIBRARY = 1 << 12
+"""Multiply-adds of a member's product of two matrices from which on a library makes it."""
+
 
 def population(leaves: Iterable[Tensor]) -> int:
-    """The number of small members whose states the leaves hold; 0 where they are no such population."""
+    """Return the number of small members whose states the leaves hold; 0 where they are no such population."""
     leaves = list(leaves)
     sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
     if len(sizes) != 1 or len(leaves) < 2 or max(leaf.ndim for leaf in leaves) < 2:
@@ -31,13 +46,27 @@ def population(leaves: Iterable[Tensor]) -> int:
     return count if sum(leaf.numel() for leaf in leaves) <= SMALL_MEMBER * count else 0
 
 
+def suits_side_by_side(graph: fx.Graph) -> bool:
+    """Tell whether the members of a traced step may lie side by side.
+
+    A library's product of matrices would copy each member's. And batch norm under vmap writes the running statistics
+    through a view that only a member's own layout allows.
+    """
+    products = graph.find_nodes(op="call_function", target=aten.bmm.default)
+    large = any(
+        min(*_shape(a), *_shape(b)[1:]) > 1 and math.prod(_shape(a)) * _shape(b)[2] >= _shape(a)[0] * LIBRARY
+        for a, b in (node.args for node in products)
+    )
+    return not large and not graph.find_nodes(op="call_function", target=aten.native_batch_norm.default)
+
+
 def is_side_by_side(x: Tensor, count: int) -> bool:
-    """Whether ``x`` holds something of every member, and in the layout of :func:`store`."""
+    """Tell whether ``x`` holds something of every member, and in the layout of :func:`store`."""
     return count > 0 and x.ndim > 1 and x.shape[0] == count and x.movedim(0, -1).is_contiguous()
 
 
 def store(leaf: Tensor, count: int) -> Tensor:
-    """The leaf as the loop keeps it: contiguous, a population's members side by side."""
+    """Return the leaf as the loop keeps it: contiguous, a population's members side by side."""
     values = leaf.movedim(0, -1).contiguous() if count else leaf.contiguous()
     # Axes of size 1 keep whatever stride they had, and the loop compares strides.
     return values.as_strided(leaf.shape, _strides(leaf.shape, count))
@@ -83,18 +112,25 @@ def arrange(graph: fx.Graph, count: int, xs: Sequence[fx.Node]) -> None:
         _replace_uses(graph, node, node.next, count)
 
 
+def pin(graph: fx.Graph, results: Sequence[fx.Node], count: int) -> None:
+    """Have what is computed of a population's carry read as it is stored: else the compiler lays it out twice."""
+    for node in dict.fromkeys(results):
+        if node.op == "call_function" and not is_view(node.target) and len(_shape(node)) > 1:
+            _replace_uses(graph, node, node.next, count)
+
+
 def _replace_uses(graph: fx.Graph, node: fx.Node, before: fx.Node, count: int) -> None:
     users = list(node.users)
     with graph.inserting_before(before):
         new = stored(graph, node, _shape(node), count)
-        new.meta = dict(node.meta)
+        new.meta = {**node.meta, STORES: node}
     for user in users:
         user.replace_input_with(node, new)
 
 
 def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
-    """Computed values that an operation spreads over something larger: the compiler would compute them anew for each
-    of its elements."""
+    """Find computed values that an operation spreads over something larger: the compiler would compute them anew for
+    each of its elements."""
     found: dict[fx.Node, None] = {}
     for node in filter(_is_pointwise, graph.nodes):
         for operand in node.all_input_nodes:
@@ -110,13 +146,13 @@ def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
 
 
 def work(graph: fx.Graph) -> int:
-    """Elements that the operations of a traced graph compute."""
+    """Count the elements that the operations of a traced graph compute."""
     computed = (node for node in graph.nodes if node.op == "call_function" and not is_view(node.target))
     return sum(math.prod(_shape(node)) for node in computed)
 
 
-def is_view(operator: Any) -> bool:
-    """Whether an operator's result shares its argument's memory."""
+def is_view(operator: object) -> bool:
+    """Tell whether an operator's result shares its argument's memory."""
     return hasattr(operator, "_schema") and any(r.alias_info is not None for r in operator._schema.returns)
 
 

@@ -43,7 +43,8 @@ def cbp_weights(
     rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> Method:
-    """Per-weight Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.weights.Hyperparams`.
+    """Make the method of per-weight Continual Backpropagation with fixed options; its ``hyper`` is
+    :class:`fcbp.weights.Hyperparams`.
 
     The utility is taken of the weights after the optimiser's step and of the gradients before it. What is reset has its
     optimiser moments reset, and is in ``info["reset_weights"]``. :mod:`fcbp.weights` says where published code differs,

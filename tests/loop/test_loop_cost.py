@@ -1,5 +1,6 @@
 """The backend that is chosen is the faster one: the sizes of published problems, as they were measured."""
 
+import functools
 import weakref
 
 import optree
@@ -24,6 +25,7 @@ MEASURED = [
 ]
 
 
+@functools.cache
 def drafted(sizes, batch, members, with_cbp):
     model = fcbp.nets.mlp(sizes[0], sizes[1:-1], sizes[-1])
     units = fcbp.find_units(model, torch.zeros(batch, sizes[0]))
@@ -41,12 +43,15 @@ def drafted(sizes, batch, members, with_cbp):
     return torch.vmap(step), (state, hyper), examples
 
 
-@pytest.fixture(autouse=True)
-def _machine(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _machine():
     """The one that was measured on."""
-    monkeypatch.setattr(lanes.build, "lanes", lambda: 16)
-    monkeypatch.setattr(cost, "caches", lambda: cost.Caches(1 << 20, 32 << 20))
-    monkeypatch.setattr(choice, "_programs", weakref.WeakKeyDictionary())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes.build, "lanes", lambda: 16)
+        patch.setattr(cost, "caches", lambda: cost.Caches(1 << 20, 32 << 20))
+        patch.setattr(choice, "_programs", weakref.WeakKeyDictionary())
+        yield
+    drafted.cache_clear()
 
 
 @pytest.mark.parametrize(("sizes", "batch", "members", "with_cbp", "ours", "theirs"), MEASURED)

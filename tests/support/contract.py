@@ -6,6 +6,7 @@ member. To add a method, add its :class:`MethodRow` to ``METHOD_ROWS``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,6 +96,11 @@ def key(member: int) -> torch.Tensor:
 
 def params(member: int) -> dict[str, torch.Tensor]:
     """The parameters of a member."""
+    return {name: leaf.clone() for name, leaf in _params(member).items()}
+
+
+@functools.cache
+def _params(member: int) -> dict[str, torch.Tensor]:
     shapes: dict[str, tuple[int, ...]] = {}
     for i in range(len(SIZES) - 1):
         shapes |= {f"{i}.weight": (SIZES[i + 1], SIZES[i]), f"{i}.bias": (SIZES[i + 1],)}
