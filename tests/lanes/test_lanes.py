@@ -681,8 +681,18 @@ def test_data_that_a_step_closes_over_lie_once_in_memory(kind):
     drafted = lanes.draft(torch.vmap(step), leaves, spec, (), lambda *_: None)
     assert f"[{data.numel()}]" not in drafted.source  # no array of as many
     assert drafted.block_bytes < 2000 * drafted.width  # 24 numbers each, a few times
-    found, expected = (loop.scan(torch.vmap(step), carry, None, 6, backend=name) for name in ("lanes", "eager"))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(loop.scan(torch.vmap(step), carry, None, 6, backend="lanes"), alone(step, carry, 6))
+
+
+def alone(step, carry, steps):
+    """Eager, one member after the other: an older torch cannot vmap an index without axes."""
+    members = [
+        loop.scan(step, optree.tree_map(lambda leaf, m=m: leaf[m], carry), None, steps, backend="eager")
+        for m in range(len(optree.tree_leaves(carry)[0]))
+    ]
+    new, ys = zip(*members, strict=True)
+    stacked = optree.tree_map(lambda *leaves: torch.stack(leaves), *new)
+    return stacked, optree.tree_map(lambda *leaves: torch.stack(leaves, 1), *ys)
 
 
 @pytest.mark.compiled
@@ -695,8 +705,8 @@ def test_one_of_many_examples_is_taken_by_a_number_in_the_carry(monkeypatch):
         return (total + table[i % 4] + table[-1 - i % 4], i + 1), ()
 
     carry = torch.zeros(5, 3), torch.arange(5)
-    found, expected = (loop.scan(torch.vmap(step), carry, None, 6, backend=name)[0] for name in ("lanes", "eager"))
-    assert all(map(torch.equal, found, expected))
+    found = loop.scan(torch.vmap(step), carry, None, 6, backend="lanes")[0]
+    assert all(map(torch.equal, found, alone(step, carry, 6)[0]))
 
 
 @pytest.mark.parametrize("shape", [(7, 5, 9), (13, 26, 4), (3, 2, 31)])
