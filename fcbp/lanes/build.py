@@ -158,11 +158,12 @@ def keep(library: Path, make: Callable[[], None]) -> None:
         raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
 
 
-def launcher(source: str, optimize: str, work: int) -> Launch:
+def launcher(source: str, optimize: str, work: int, width: int) -> Launch:
     """Return a function that runs a source's function ``run`` on the machine's cores.
 
     Args:
         work: elements that a step of a block computes.
+        width: members of a block.
 
     Raises:
         BuildError: as :func:`build`.
@@ -180,7 +181,7 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
             (ctypes.c_int64 * max(len(arguments.strides), 1))(*arguments.strides),
             _pointers(arguments.ys),
         )
-        blocks = -(-arguments.members // lanes())
+        blocks = -(-arguments.members // width)
         threads = min(torch.get_num_threads(), blocks)
         if threads == 1 or blocks * arguments.steps * work < THREADED_FROM:
             function(*pointers_and_sizes)

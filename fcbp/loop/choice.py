@@ -126,7 +126,7 @@ def lane_program(
         *((leaf.shape[first:], leaf.dtype, leaf.device) for leaf in leaves),
         *((x.shape[x_first:], x.dtype, x.device) for x in x_leaves),
     )
-    key = (members.population, members.shared_x, spec, x_spec, described)
+    key = (members.population, members.shared_x, spec, x_spec, described, width)
     programs = _programs.setdefault(members.step, {})
     if key not in programs:
         try:
@@ -135,6 +135,10 @@ def lane_program(
             programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
+    full = programs[key].draft
+    if full is not None and full.halved is not None and cost.halving_pays(full, count):
+        key = (*key[:-1], full.halved.width)
+        programs.setdefault(key, LaneProgram(full.halved))
     return programs[key], count
 
 

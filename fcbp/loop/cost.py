@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from fcbp.lanes.ir import Leaf, Node, Position, Rank, Reduce, Scalar, View
 from fcbp.lanes.plan import Plan, tile_axes
 from fcbp.lanes.reads import inline
 
-__all__ = ["Caches", "caches", "lanes_seconds", "scan_seconds"]
+__all__ = ["Caches", "caches", "halving_pays", "lanes_seconds", "scan_seconds", "splits_vectors"]
 
 VECTOR = 16
 """Numbers of a vector for which the rates hold."""
@@ -39,6 +40,9 @@ FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
 """Bytes a second from a core's own cache, from the one that the cores share, and from memory."""
 OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
+
+CLEARLY = 0.95
+"""Halves are taken up to this share of the time of full blocks, where these compute for longer than they load."""
 
 
 class Caches(NamedTuple):
@@ -63,6 +67,16 @@ def caches() -> Caches:
     return Caches(sizes.get(2, 1 << 20), sizes.get(3, max(32 << 20, sizes.get(2, 0))))
 
 
+@functools.cache
+def splits_vectors() -> bool:
+    """Tell whether the processor computes a vector of 16 numbers in two turns: Zen 4 does, Intel's do not."""
+    with suppress(OSError):
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
+        words = dict(re.findall(r"^([^\t\n]+)\t*: (.*)$", about, re.MULTILINE))
+        return (words.get("vendor_id"), words.get("cpu family")) == ("AuthenticAMD", "25")
+    return False
+
+
 class _Work(NamedTuple):
     """The work of one member's step."""
 
@@ -77,13 +91,27 @@ class _Work(NamedTuple):
 
 
 def lanes_seconds(draft: Lanes, members: int) -> float:
-    """Estimate the seconds of a step of so many members in lanes, on one core."""
+    """Return a step of so many members in lanes, on one core."""
+    return -(-members // draft.width) * _together(*_block_seconds(draft))
+
+
+def _block_seconds(draft: Lanes) -> tuple[float, float]:
+    """Return a block's step: computing, and loading."""
     work = _work(draft.plan, often=True)
-    rate = draft.width / VECTOR
-    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * rate
-    loading = work.loaded * draft.width / _rate(draft.block_bytes)
-    blocks = -(-members // draft.width)
-    return blocks * _together(computing, loading)
+    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * draft.width / VECTOR
+    return computing, work.loaded * draft.width / _rate(draft.block_bytes)
+
+
+def halving_pays(draft: Lanes, members: int) -> bool:
+    """Tell whether so many members are faster with half as many to a block."""
+    half = draft.halved
+    if half is None:
+        return False
+    if not splits_vectors():
+        return members <= half.width
+    computing, loading = _block_seconds(draft)
+    waits = draft.block_bytes > caches().own and loading > computing
+    return lanes_seconds(half, members) <= (1 if waits else CLEARLY) * lanes_seconds(draft, members)
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:

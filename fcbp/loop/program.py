@@ -62,15 +62,16 @@ def build(
     def traced(rows: int | None) -> Traced:
         return trace(step, leaves, spec, given, x_spec, count, rows)
 
-    whole = traced(None)
-    if count and not layout.suits_side_by_side(whole.graph):
+    first = traced(0)
+    if count and not layout.suits_side_by_side(first.graph):
         count = 0
-        whole = traced(None)
+        first = traced(0)
     on_cpu = all(leaf.device.type == "cpu" for leaf in (*leaves, *given))
-    if on_cpu and not passes.is_for(whole.graph, len(leaves)):
+    if on_cpu and not passes.is_for(first.graph, len(leaves)):
         threads = torch.get_num_threads() if sum(leaf.numel() for leaf in leaves) >= PARALLEL_FROM else 1
-        return Stepped(traced, leaves, spec, given, count, lambda graph, xs: load(graph, xs, threads, announce))
+        return Stepped(first, traced, leaves, spec, given, count, lambda graph, xs: load(graph, xs, threads, announce))
     announce()
+    whole = traced(None)
     if layout.work(whole.graph) < LONG_STEP:
         return _scanned(whole, leaves, spec, count)
     if count:
@@ -78,7 +79,7 @@ def build(
         whole = traced(None)
     if on_cpu:
         passes.fuse(whole.graph, len(leaves))
-    return Stepped(lambda rows: whole, leaves, spec, given, count, _compiled)
+    return Stepped(whole, traced, leaves, spec, given, count, _compiled)
 
 
 def _compiled(module: fx.GraphModule, arguments: list[Tensor]) -> Compiled:

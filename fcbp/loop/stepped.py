@@ -39,6 +39,7 @@ class Stepped:
 
     def __init__(
         self,
+        first: Traced,
         traced: Callable[[int | None], Traced],
         leaves: list[Tensor],
         spec: optree.PyTreeSpec,
@@ -46,10 +47,11 @@ class Stepped:
         count: int,
         compile: Compile,
     ) -> None:
-        """Trace the step.
+        """Take a traced step apart.
 
         Args:
-            traced: the step's trace, for so many units that are due at most.
+            first: the step's trace for no unit that is due, or for any number, which then tells none.
+            traced: its trace for so many at most.
             leaves: the carry's.
             spec: its structure.
             xs: leaves of the examples.
@@ -59,7 +61,7 @@ class Stepped:
         self.traced, self.spec, self.count, self.compile = traced, spec, count, compile
         self.number = len(leaves)
         self.sides = [layout.is_side_by_side(x[0], count) for x in xs]
-        self.first = traced(0)
+        self.first = first
         constants = constants_of(self.first, self.number)
         self.saved: list[fx.Node] = []
         self.rests: dict[int, _Compiled | None] = {}

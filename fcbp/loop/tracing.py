@@ -80,6 +80,8 @@ def trace(
         count: the members that lie side by side, or 0.
         rows: the most units of a group and member that the trace is to replace; by default all that can fall due.
     """
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
     y_spec = None
@@ -96,7 +98,9 @@ def trace(
         numbers = bound.numbers if bound else []
         return [*results, torch.cat([number.reshape(-1) for number in numbers]).amax()] if numbers else results
 
-    with torch.no_grad():
+    # The tracer notes the shape of each value with a mode of its own, unless it finds one: half of its time.
+    noting = TracingContext(FakeTensorMode(allow_fallback_kernels=True))
+    with torch.no_grad(), tracing(noting):
         # Detached: the tracer takes one tensor passed twice for one argument. Functionalized: what follows moves and
         # copies operations, which is right for those without side effects alone.
         arguments = [*(layout.store(leaf.detach(), count) for leaf in leaves), *(x[0] for x in xs)]

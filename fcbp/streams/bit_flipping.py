@@ -234,7 +234,7 @@ class _Problem:
     def _after(self, state: BitFlippingState, length: int, slow: Float[Tensor, "periods flipping"]) -> BitFlippingState:
         step = state.step + length * self.batch_size
         last = (step - 1) // self.flip_period - state.step // self.flip_period
-        return state._replace(step=step, flipping=slow[last])
+        return state._replace(step=step, flipping=slow[last.unsqueeze(0)].squeeze(0))
 
     def _unpack(self, words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
         bits = words.unsqueeze(-1) >> torch.arange(min(self.random_bits, 64), device=words.device)

@@ -6,6 +6,7 @@
 #define __CUDACC__ 1
 #define __device__
 #define __global__
+#define __noinline__
 #define __forceinline__ inline __attribute__((always_inline))
 
 struct Three { unsigned x, y, z; };
