@@ -8,16 +8,14 @@ choose.
 
 from __future__ import annotations
 
-import functools
 import math
-from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
 
 from fcbp.lanes import Lanes
 from fcbp.lanes.ir import Leaf, Node, Position, Rank, Reduce, Scalar, View
 from fcbp.lanes.plan import Plan, tile_axes
 from fcbp.lanes.reads import inline
+from fcbp.loop.caches import Caches, caches
 
 __all__ = ["Caches", "caches", "lanes_seconds", "scan_seconds"]
 
@@ -39,28 +37,6 @@ FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
 """Bytes a second from a core's own cache, from the one that the cores share, and from memory."""
 OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
-
-
-class Caches(NamedTuple):
-    """Sizes in bytes."""
-
-    own: int
-    """A core's own cache."""
-    shared: int
-    """The cores' common one."""
-
-
-@functools.cache
-def caches() -> Caches:
-    """The machine's caches; 1 and 32 MiB where the system does not tell."""
-    sizes = {}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        with suppress(OSError, ValueError):
-            if (index / "type").read_text(encoding="utf-8").strip() != "Instruction":
-                size = (index / "size").read_text(encoding="utf-8").strip()
-                level = int((index / "level").read_text(encoding="utf-8"))
-                sizes[level] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
-    return Caches(sizes.get(2, 1 << 20), sizes.get(3, max(32 << 20, sizes.get(2, 0))))
 
 
 class _Work(NamedTuple):

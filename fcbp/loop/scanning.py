@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fcbp.checks import arguments, shown
 from fcbp.loop.compiler import check_compiler_for
-from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
+from fcbp.loop.members import check_members, is_vmapped, member_of, named, over_pytrees, tell
 from fcbp.loop.program import Program, build, check_carry
 from fcbp.names import check_option
 
@@ -132,7 +132,7 @@ def scan(
         try:
             if key not in programs:
                 check_compiler_for(leaves)
-                programs[key] = build(over_pytrees(step), leaves, spec, xs, _announcing(step, leaves))
+                programs[key] = build(over_pytrees(step), leaves, spec, xs, _announcing(step, leaves), member_of(step))
             program = programs[key]
             if program is not None:
                 return program(leaves, xs, length)
