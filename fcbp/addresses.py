@@ -1,4 +1,4 @@
-"""Where an object can be found again: ``"package.module:name"`` or ``"path/to/file.py:name"``.
+"""Addresses at which an object can be found again: ``"package.module:name"`` or ``"path/to/file.py:name"``.
 
 A worker process, a resumed run and the command line find a user's own functions by such an address.
 
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from fcbp.names import unknown
 from fcbp.paths import expanded
@@ -38,17 +38,17 @@ __all__ = [
 
 
 class Source(NamedTuple):
-    """The file that an address leads to, as it is now."""
+    """The file that an address leads to, in its present state."""
 
     address: str
     file: str
     """Absolute path; empty where there is none."""
     sha256: str
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes, in hexadecimal digits."""
 
 
-def is_address(text: object) -> bool:
-    """Whether a text has the form of an address: a module or a file, a colon, a name.
+def is_address(text: object) -> TypeGuard[str]:
+    """Tell whether a text has the form of an address: a module or a file, a colon, a name.
 
     Example:
         >>> is_address("mine.py:stream"), is_address("package.mine:stream"), is_address("mlp")
@@ -60,8 +60,8 @@ def is_address(text: object) -> bool:
     return bool(colon and place and name) and all(part.isidentifier() for part in name.split("."))
 
 
-def load(address: str) -> Any:
-    """The object at an address; its module is imported where it is not yet.
+def load(address: str) -> object:
+    """Load the object at an address; its module is imported if need be.
 
     A module is looked for where Python looks, and in the current directory. A file is imported once, under the name of
     the module that was made of it before, if there is one.
@@ -81,8 +81,8 @@ def load(address: str) -> Any:
     return found
 
 
-def address_of(value: Any) -> str | None:
-    """The address at which :func:`load` finds this very object; ``None`` where there is none.
+def address_of(value: object) -> str | None:
+    """Return the address at which :func:`load` finds this very object; ``None`` where there is none.
 
     Functions and classes know their module; other objects are looked for among the names of the modules that are
     imported. Objects of a script that is being run are found in its file.
@@ -99,8 +99,8 @@ def address_of(value: Any) -> str | None:
     return None
 
 
-def name_of(value: Any) -> str:
-    """A text that stands for an object: the text itself, an address, or the object's own name.
+def name_of(value: object) -> str:
+    """Name an object: the text itself, an address, or the object's own name.
 
     Example:
         >>> name_of("mlp"), name_of(lambda: None)
@@ -113,11 +113,11 @@ def name_of(value: Any) -> str:
 
 
 _FOREIGN = {"torch", "numpy", "optree", *sys.stdlib_module_names} - {"__main__"}
-"""Packages that hold no part of a user's: they are not searched."""
+"""Packages without any part of a user's: they are not searched."""
 
 
 def source_of(address: str) -> Source:
-    """The file of an address, which must be imported already, and its hash."""
+    """Return the file of an address, which must be imported already, and its hash."""
     file = getattr(_module(address, address.rpartition(":")[0]), "__file__", None)
     if file is None or not Path(file).is_file():
         return Source(address, "", "")
@@ -131,7 +131,7 @@ def check_allowed(address: str, run: Path | None = None) -> None:
     A file must lie under the current directory, and nothing may lie in a run's directory, for both may be a stranger's.
 
     Args:
-        address: of a part.
+        address: the address of a part.
         run: the directory of the run that names it, which may be damaged; other runs are told by their files.
 
     Raises:
@@ -159,7 +159,7 @@ _OF_A_RUN = "plan.json"
 
 
 def _files_of_module(name: str) -> list[Path]:
-    """The files that importing a module would run, as far as they are found without importing anything."""
+    """Return the files that importing a module would run, as far as they are found without importing anything."""
     package, *rest = name.split(".")
     with _current_directory_on_path():
         try:
@@ -175,7 +175,7 @@ def _files_of_module(name: str) -> list[Path]:
 
 
 def _checked(module: str, name: str, value: Any) -> str | None:
-    """The address of a name in a module, if it leads to ``value``."""
+    """Return the address of a name in a module, if it leads to ``value``."""
     holder: Any = sys.modules.get(module)
     file = getattr(holder, "__file__", None)
     for part in name.split("."):
@@ -190,12 +190,12 @@ def _checked(module: str, name: str, value: Any) -> str | None:
 
 
 def _is_installed(file: str) -> bool:
-    """Whether a module that is in no package lies where every process looks for modules."""
+    """Tell whether a module that is in no package lies where every process looks for modules."""
     return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
 def _short(file: Path) -> str:
-    """A file's path from the current directory, where it lies under it."""
+    """Return a file's path from the current directory, where it lies under it."""
     path = file.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
@@ -228,10 +228,8 @@ def _of_file(address: str, file: Path) -> ModuleType:
     path = file.resolve()
     if not path.is_file():
         raise ValueError(f"{address!r} names the file {str(file)!r}, which is not there")
-    for module in list(sys.modules.values()):
-        known = getattr(module, "__file__", None)
-        if isinstance(module, ModuleType) and known and known.endswith(path.name) and Path(known).resolve() == path:
-            return module
+    if (found := _imported(path)) is not None:
+        return found
     name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -251,6 +249,21 @@ def _of_file(address: str, file: Path) -> ModuleType:
     return module
 
 
+def _imported(path: Path) -> ModuleType | None:
+    """Return the first module that was made of a file; ``None`` where there is none."""
+    name, module = _of_path.get(path, ("", None))
+    if module is not None and sys.modules.get(name) is module:
+        return module
+    for name, module in list(sys.modules.items()):
+        known = getattr(module, "__file__", None)
+        if isinstance(module, ModuleType) and known and known.endswith(path.name) and Path(known).resolve() == path:
+            _of_path[path] = name, module
+            return module
+    return None
+
+
+_of_path: dict[Path, tuple[str, ModuleType | None]] = {}
+"""Modules found before by their files: to look through all that are imported takes a millisecond or more."""
 _importing: list[str] = []
 
 

@@ -32,7 +32,7 @@ def arguments(*, at_once: bool) -> Callable[[F], F]: ...
 
 
 def arguments(function: Any = None, *, at_once: bool = False) -> Any:
-    """Make a function name an argument that is of another kind than its annotation's.
+    """Make a function name any argument that does not fit its annotation.
 
     The arguments are looked at before the function runs. A function whose own ``ValueError`` names an argument says
     more than an annotation, so it is asked what is wrong, unless it is to be refused ``at_once``. Where a function
@@ -44,7 +44,7 @@ def arguments(function: Any = None, *, at_once: bool = False) -> Any:
         at_once: for a function that works long, or changes something: it does not run with a wrong argument.
 
     Returns:
-        It, with a ``ValueError`` in place of any error that an argument of another kind than its annotation's causes.
+        The function, with a ``ValueError`` in place of an error from an argument that does not fit its annotation.
 
     Example:
         >>> @arguments
@@ -95,7 +95,7 @@ def _misfit(
     rest: str,
     tests: dict[str, Test],
 ) -> tuple[str, ValueError] | None:
-    """The name of, and the error about, the first argument of a call that is of another kind than its annotation's."""
+    """Return the name of the first argument that does not fit its annotation, and the error about it."""
     for i, value in enumerate(given):
         name = in_order[i] if i < len(in_order) else rest
         if name in tests and not tests[name](value):
@@ -107,22 +107,22 @@ def _misfit(
 
 
 def _tests(function: Callable[..., Any]) -> tuple[tuple[str, ...], str, dict[str, Test]]:
-    """The arguments that a call may give by their places, what takes those beyond, and a test of each kind."""
+    """Return the arguments that a call may give by their places, what takes those beyond, and a test of each kind."""
     parameters = inspect.signature(function).parameters
     in_order = tuple(p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))
     rest = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), "")
     more = {p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD}
-    hints = {name: kind for name, kind in hints_of(function).items() if kind is not Any and name not in more}
+    hints = {name: kind for name, kind in hints_of(function).items() if kind not in (Any, object) and name not in more}
     return in_order, rest, {name: test_of(kind) for name, kind in hints.items()}
 
 
-def check_device(name: str, value: Any, *, elsewhere: bool = False) -> None:
+def check_device(name: str, value: object, *, elsewhere: bool = False) -> None:
     """Check a device, before anything is put there.
 
     Args:
         name: the argument.
         value: a device or its name.
-        elsewhere: whether it is another machine's, of which a CPU and CUDA's GPUs may be.
+        elsewhere: whether the device may be another machine's: its CPU, or a GPU of CUDA's.
 
     Raises:
         ValueError: it is no device, or this machine does not have it.
@@ -138,13 +138,13 @@ def check_device(name: str, value: Any, *, elsewhere: bool = False) -> None:
         raise ValueError(f"{name} is {shown(value)}; expected {words_of(Device)}")
 
 
-def check_elements(name: str, value: Any, *sizes: int) -> None:
+def check_elements(name: str, value: object, *sizes: int) -> None:
     """Check that an argument asks for no more elements than a machine holds, before memory is asked for.
 
     Args:
         name: the argument.
-        value: what it is.
-        sizes: whose product is the number of elements.
+        value: its value.
+        sizes: sizes of the axes; their product is the number of elements.
 
     Raises:
         ValueError: it asks for more.
@@ -161,7 +161,7 @@ def check_elements(name: str, value: Any, *sizes: int) -> None:
 def _explained(
     function: Callable[..., Any], given: tuple[Any, ...], named: dict[str, Any], error: Exception
 ) -> ValueError | None:
-    """The error that names the argument; ``None`` where the error does so, or no argument explains it."""
+    """Return the error that names the argument; ``None`` where the error does so, or no argument explains it."""
     if isinstance(error, (OSError, ImportError, torch.OutOfMemoryError)):
         return None
     parameters = inspect.signature(function).parameters
@@ -205,17 +205,19 @@ def _explained(
 
 
 def _tells(message: str, names: set[str]) -> bool:
-    """Whether a message is about one of the arguments."""
+    """Tell whether a message is about one of the arguments."""
     return any(re.search(rf"\b{re.escape(name)}\b", message) for name in names)
 
 
 def _renamed(values: Mapping[str, Any], message: str) -> ValueError | None:
-    """The message of a function within about the same value, under the name that it has here."""
+    """Return the message of a function within about the same value, under the name that it has here."""
     name, _, rest = message.partition(" is ")
     if not name.isidentifier() or "; expected" not in rest:
         return None
 
     def is_about(value: Any) -> bool:
+        if not rest.startswith(_BEGINNINGS.get(type(value), "")):
+            return False  # without its whole text, which takes long of tensors
         return any(rest.startswith(f"{text}; expected") for text in (shown(value), _represented(value)))
 
     same = [
@@ -229,6 +231,16 @@ def _renamed(values: Mapping[str, Any], message: str) -> ValueError | None:
     return ValueError(f"{same[0]} is {rest}")
 
 
+_BEGINNINGS: dict[type, str | tuple[str, ...]] = {
+    dict: "{",
+    list: "[",
+    tuple: "(",
+    Tensor: ("tensor(", "a tensor "),
+    nn.Parameter: ("Parameter ", "a tensor "),
+}
+"""The beginning of a value's text in a message."""
+
+
 def _represented(value: Any) -> str:
     try:
         return repr(value)
@@ -237,7 +249,7 @@ def _represented(value: Any) -> str:
 
 
 def _is_extreme(value: Any) -> bool:
-    """Whether a number, or one of several, is one that sizes and rates seldom are."""
+    """Tell whether a number, or one of several, is one that sizes and rates seldom are."""
     if isinstance(value, (tuple, list)):
         return any(map(_is_extreme, value))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -246,7 +258,7 @@ def _is_extreme(value: Any) -> bool:
 
 
 def _holds_no_tensor(value: Any) -> bool:
-    """Whether a value is surely no pytree of tensors, no number, and nothing to call."""
+    """Tell whether a value is surely no pytree of tensors, no number, and nothing to call."""
     if isinstance(value, (dict, list, tuple)):
         parts = value.values() if isinstance(value, dict) else value
         return any(map(_holds_no_tensor, parts))

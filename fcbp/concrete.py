@@ -1,4 +1,4 @@
-"""Whether a tensor's values can be read now: not while something is vmapped, traced or compiled, nor on a device."""
+"""Tests of whether a tensor's values can be read now: not while vmapped, traced or compiled, nor on a device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["is_concrete", "is_nothing", "is_plain"]
 
 
 def is_concrete(*values: object) -> bool:
-    """Whether every tensor among ``values`` holds numbers that Python may branch on.
+    """Tell whether every tensor among ``values`` holds numbers that Python may branch on.
 
     A function that takes a short cut then must give the same bits as without it. Numbers on a device are not read: the
     processor would wait for all that was launched before.
@@ -35,12 +35,12 @@ def is_concrete(*values: object) -> bool:
 
 
 def is_nothing(masks: Mapping[str, Tensor]) -> bool:
-    """Whether it is known that every mask is false, and so every number 0."""
+    """Tell whether it is known that every mask is false, and so every number 0."""
     return is_concrete(*masks.values()) and not any(bool(mask.any()) for mask in masks.values())
 
 
 def is_plain() -> bool:
-    """Whether nothing at all is vmapped, differentiated, traced or compiled here.
+    """Tell whether nothing at all is vmapped, differentiated, traced or compiled here.
 
     Example:
         >>> is_plain()

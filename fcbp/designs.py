@@ -51,11 +51,11 @@ class Members:
         return iter(self.settings)
 
     def names(self) -> list[str]:
-        """What any member sets."""
+        """List the names that any member sets."""
         return list(dict.fromkeys(name for settings in self.settings for name in settings))
 
     def coordinates(self) -> dict[str, tuple[str, tuple[Any, ...]]]:
-        """For every axis, and for everything set that is none, its dimension and its values along it.
+        """Return the dimension and the values of every axis, and of every setting that is no axis.
 
         Along ``"member"`` and ``"setting"`` a value is ``None`` where a member does not set it.
         """
@@ -72,7 +72,7 @@ class Members:
 
 @dataclass(frozen=True)
 class Range:
-    """Where a design draws a setting from; see :func:`linear` and :func:`log`."""
+    """The range that a design draws a setting from; see :func:`linear` and :func:`log`."""
 
     low: float
     high: float
@@ -86,7 +86,7 @@ class Range:
             raise ValueError(f"low is {self.low!r}; expected positive numbers for a logarithmic one")
 
     def at(self, part: float) -> float:
-        """The value at a place between 0 and 1."""
+        """Return the value at a place between 0 and 1."""
         if self.logarithmic:
             value = math.exp(math.log(self.low) + part * (math.log(self.high) - math.log(self.low)))
         else:
@@ -96,19 +96,19 @@ class Range:
 
 @arguments
 def linear(low: float, high: float, *, whole: bool = False) -> Range:
-    """Values from ``low`` to ``high``, equally likely; ``whole`` rounds them."""
+    """Return values from ``low`` to ``high``, equally likely; ``whole`` rounds them."""
     return Range(low, high, whole=whole)
 
 
 @arguments
 def log(low: float, high: float, *, whole: bool = False) -> Range:
-    """Values from ``low`` to ``high`` whose logarithms are equally likely; ``whole`` rounds them."""
+    """Return values from ``low`` to ``high`` whose logarithms are equally likely; ``whole`` rounds them."""
     return Range(low, high, logarithmic=True, whole=whole)
 
 
 @arguments
-def grid(**values: Any) -> Members:
-    """The cartesian product of settings; a value alone stands for itself.
+def grid(**values: object) -> Members:
+    """Return the cartesian product of settings; a value alone stands for itself.
 
     Args:
         values: settings of :class:`fcbp.experiment.Experiment`, each a value or several.
@@ -126,8 +126,8 @@ def grid(**values: Any) -> Members:
 
 
 @arguments
-def paired(**values: Any) -> Members:
-    """Settings side by side, as by ``zip``: the first member takes every first value, and so on.
+def paired(**values: object) -> Members:
+    """Put settings side by side, as ``zip`` does: the first member takes every first value, and so on.
 
     Raises:
         ValueError: the settings have different numbers of values, or none; two members are the same.
@@ -148,8 +148,8 @@ def paired(**values: Any) -> Members:
 
 
 @arguments
-def listed(settings: Iterable[Mapping[str, Any]], **crossed: Any) -> Members:
-    """Settings one by one, each with every value of what is ``crossed`` with them, most often the seeds.
+def listed(settings: Iterable[Mapping[str, Any]], **crossed: object) -> Members:
+    """List settings one by one, each with every value of the settings ``crossed`` with them, most often the seeds.
 
     Raises:
         ValueError: there are no settings, two are the same, or one sets what is crossed.
@@ -174,8 +174,8 @@ def listed(settings: Iterable[Mapping[str, Any]], **crossed: Any) -> Members:
 
 
 @arguments
-def random(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members:
-    """Settings drawn at random, each for every seed.
+def random(number: int, *, key: int = 0, seed: object = 0, **values: object) -> Members:
+    """Draw settings at random, each for every seed.
 
     Args:
         number: how many settings.
@@ -197,8 +197,9 @@ def random(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Member
 
 
 @arguments
-def sobol(number: int, *, key: int = 0, seed: Any = 0, **values: Any) -> Members:
-    """As :func:`random`, but settings that fill the space more evenly: a scrambled Sobol sequence (Owen, 1998).
+def sobol(number: int, *, key: int = 0, seed: object = 0, **values: object) -> Members:
+    """Draw settings as :func:`random`, but so that they fill the space more evenly: a scrambled Sobol sequence (Owen,
+    1998).
 
     It is balanced where ``number`` is a power of two.
 
@@ -246,7 +247,7 @@ def _check_different(what: str, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _several(name: str, value: Any) -> tuple[Any, ...]:
-    """The values of a setting, as plain Python data."""
+    """Return the values of a setting, as plain Python data."""
     if isinstance(value, (Tensor, np.ndarray)):
         value = value.tolist()
     alone = isinstance(value, (str, bytes)) or not isinstance(value, Iterable)
@@ -273,7 +274,8 @@ def _check_product(axes: Mapping[str, Sequence[Any]]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Of a number of NumPy's or torch's, Python's; of a list, such as the units of several layers, a tuple."""
+    """Turn a number of NumPy's or torch's into Python's, and a list, such as the units of several layers, into a
+    tuple."""
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):  # a named tuple is an object: a stream
         return tuple(map(plain, value))
     if isinstance(value, Tensor):

@@ -29,7 +29,7 @@ __all__ = ["frame", "to_csv", "to_parquet", "to_tensorboard", "to_wandb"]
 
 @arguments
 def frame(results: xarray.Dataset) -> pandas.DataFrame:
-    """Results as a table in long form; of an unfinished run, the bins that are there.
+    """Return results as a table in long form; of an unfinished run, the bins that are there.
 
     Args:
         results: what :func:`fcbp.sweep` or :func:`fcbp.open` gave.
@@ -143,7 +143,7 @@ def _members(results: xarray.Dataset) -> Iterator[tuple[xarray.Dataset, dict[str
 
 
 def _points(member: xarray.Dataset) -> Iterator[tuple[int, dict[str, float]]]:
-    """The bins of a member, each with what was measured and is a number."""
+    """Yield the bins of a member, each with what was measured and is a number."""
     places = member["step"] if "step" in member.coords else member[analysis.bins_of(member)]
     for i, step in enumerate(np.atleast_1d(places.values)):
         values = {str(name): float(column.values[i]) for name, column in member.data_vars.items()}
@@ -154,7 +154,7 @@ def _points(member: xarray.Dataset) -> Iterator[tuple[int, dict[str, float]]]:
 
 @contextlib.contextmanager
 def _whole(path: Path | str) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place once it is whole."""
+    """Write to a file beside ``path`` that takes its place once it is whole."""
     place = expanded("path", path)
     if place.is_dir():
         raise ValueError(f"path is {str(path)!r}, which is a directory; expected a file's name")

@@ -68,7 +68,7 @@ GAINS: dict[str, float] = {
 
 @arguments
 def gain(nonlinearity: str) -> float:
-    """The gain of a nonlinearity, as ``torch.nn.init.calculate_gain`` has it; relu's for elu, gelu, silu.
+    """Return the gain of a nonlinearity, as ``torch.nn.init.calculate_gain`` has it; relu's for elu, gelu, silu.
 
     Raises:
         ValueError: the nonlinearity is unknown.
@@ -170,7 +170,7 @@ _FOLLOW_NONLINEARITY = ("kaiming_uniform", "kaiming_normal", "xavier_uniform", "
 
 @arguments
 def draws_in_order(initializer: Initializer) -> bool:
-    """Whether draws of more units are known to begin with those of fewer: of the named ones, whatever their gain.
+    """Tell whether draws of more units are known to begin with those of fewer: of the named ones, whatever their gain.
 
     Example:
         >>> draws_in_order(kaiming_uniform)
@@ -183,7 +183,7 @@ def draws_in_order(initializer: Initializer) -> bool:
 
 @arguments
 def checked(initializer: Initializer) -> Initializer:
-    """The same function, whose result is looked at: a wrong one would change the parameters' shape or dtype.
+    """Return the same function, whose result is looked at: a wrong one would change the parameters' shape or dtype.
 
     Raises:
         ValueError: at a call, the result is no tensor of the shape and dtype that were asked for.
@@ -213,7 +213,8 @@ def checked(initializer: Initializer) -> Initializer:
 
 @arguments
 def get(initializer: str | Initializer, nonlinearity: str | None = None) -> Initializer:
-    """The initializer of that name, with the gain of ``nonlinearity`` where it has one; or the function, checked.
+    """Return the initializer of that name, with the gain of ``nonlinearity`` where it has one; or the function,
+    checked.
 
     Raises:
         ValueError: the initializer or the nonlinearity is unknown.

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import numpy as np
 import optree
@@ -32,6 +32,7 @@ __all__ = [
     "Finite",
     "Fraction",
     "NonNegative",
+    "PyTree",
     "Seed",
     "SomeTensors",
     "Tensors",
@@ -46,6 +47,8 @@ __all__ = [
     "words_of",
 ]
 
+PyTree: TypeAlias = Any
+"""A tensor, or a tuple, a NamedTuple, a list or a dictionary of pytrees; type checkers know no narrower type."""
 Test = Callable[[Any], Any]
 SHOWN = 200
 """Characters of a value in a message."""
@@ -65,26 +68,26 @@ WORDS: dict[Any, str] = {
 
 @dataclass(frozen=True)
 class Within:
-    """What an annotation says of a number beside its type: it is from ``low`` to ``high``."""
+    """The range in an annotation of a number: it is from ``low`` to ``high``."""
 
     low: float
     high: float
     words: str
 
-    def holds(self, value: Any) -> bool:
-        """Whether a plain number is there; a tensor's values are not read."""
+    def holds(self, value: float | Tensor) -> bool:
+        """Tell whether a plain number is there; a tensor's values are not read."""
         return isinstance(value, Tensor) or self.low <= value <= self.high
 
 
 @dataclass(frozen=True)
 class Leaves:
-    """What an annotation says of a pytree: its leaves are tensors, of which there may be none."""
+    """The rule in an annotation of a pytree: all its leaves are tensors; there may be none."""
 
     least: int = 0
     words: str = "a pytree of tensors"
 
     def holds(self, value: Any) -> bool:
-        """Whether it is so."""
+        """Tell whether all leaves are tensors, and enough of them."""
         if isinstance(value, Tensor):
             return True
         if isinstance(value, dict) and value and all(isinstance(part, Tensor) for part in value.values()):
@@ -95,14 +98,14 @@ class Leaves:
 
 @dataclass(frozen=True)
 class Here:
-    """What an annotation says of a device beside its type: this machine has it."""
+    """The rule in an annotation of a device: this machine has it."""
 
     meta: bool = False
     """Whether tensors without values, on which a step is rehearsed, have a place there too."""
     words: str = "'cpu', or a GPU that this machine has, such as 'cuda:0'"
 
     def holds(self, value: Any) -> bool:
-        """Whether it is so; ``None`` is a device by default."""
+        """Tell whether this machine has the device; ``None`` is a device by default."""
         try:
             device = torch.device(value) if isinstance(value, str) else value
             return device is None or (self.meta and device.type == "meta") or _is_here(device)
@@ -136,8 +139,8 @@ Device = Annotated[torch.device | str | None, Here()]
 DrawDevice = Annotated[torch.device | str | None, Here(meta=True)]
 
 
-def shown(value: Any) -> str:
-    """A value in a message: short, a tensor by its shape, a network by its class."""
+def shown(value: object) -> str:
+    """Return a value in a message: short, a tensor by its shape, a network by its class."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
     if isinstance(value, nn.Module):
@@ -156,8 +159,8 @@ def shown(value: Any) -> str:
         return text[:SHOWN]
 
 
-def misfit(name: str, value: Any, kind: Any) -> str | None:
-    """The message about a value that is not of a kind; ``None`` where it is.
+def misfit(name: str, value: object, kind: object) -> str | None:
+    """Return the message about a value that is not of a kind; ``None`` where it is.
 
     Args:
         name: the argument.
@@ -181,7 +184,7 @@ def misfit(name: str, value: Any, kind: Any) -> str | None:
 
 
 def _options(kind: Any) -> tuple[str, ...]:
-    """The words of a ``Literal``, which may be optional; empty where a kind takes anything else."""
+    """Return the words of a ``Literal``, which may be optional; empty where a kind takes anything else."""
     if get_origin(kind) in (typing.Union, types.UnionType):
         kinds = [part for part in get_args(kind) if part is not type(None)]
         return _options(kinds[0]) if len(kinds) == 1 else ()
@@ -190,7 +193,7 @@ def _options(kind: Any) -> tuple[str, ...]:
 
 
 def _within(name: str, value: Any) -> Iterator[str]:
-    """What does not fit in the fields of a tuple with names, such as a method's numbers."""
+    """Yield a message for each field that does not fit in a tuple with names, such as a method's numbers."""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         hints = hints_of(type(value))
         for field, part in zip(value._fields, value, strict=True):
@@ -199,7 +202,7 @@ def _within(name: str, value: Any) -> Iterator[str]:
 
 
 def shape_misfit(values: Mapping[str, Any], hints: Mapping[str, Any]) -> str | None:
-    """The message about the first tensor whose shape is not as its annotation says, or has another size than an
+    """Return the message about the first tensor whose shape is not as its annotation says, or has another size than an
     argument before it; ``None`` where all fit.
 
     Args:
@@ -227,7 +230,7 @@ def shape_misfit(values: Mapping[str, Any], hints: Mapping[str, Any]) -> str | N
 
 
 def _sizes(axes: list[str], shape: tuple[int, ...]) -> dict[str, Any] | None:
-    """The size of every axis with a name; ``None`` where the number of axes is another."""
+    """Return the size of every axis with a name; ``None`` where the number of axes is another."""
     several = [i for i, axis in enumerate(axes) if axis.startswith(("*", "..."))]
     if len(several) > 1 or (len(shape) < len(axes) - 1 if several else len(shape) != len(axes)):
         return {} if len(several) > 1 else None
@@ -253,8 +256,8 @@ class _Names(dict[str, Any]):
             return Any
 
 
-def hints_of(function: Any) -> dict[str, Any]:
-    """The annotations of a function or of a class, by name; what has none, or cannot be read, is anything."""
+def hints_of(function: Callable[..., object]) -> dict[str, Any]:
+    """Return the annotations of a function or of a class, by name; what has none, or cannot be read, is anything."""
     module = inspect.getmodule(inspect.unwrap(function))
     known = vars(module) if module else {}
     hints = {}
@@ -269,13 +272,13 @@ def hints_of(function: Any) -> dict[str, Any]:
     return hints
 
 
-def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of an annotation's kind: a sequence may be a tuple or a list, a number NumPy's."""
+def fits(value: object, kind: object) -> bool:
+    """Tell whether a value is of an annotation's kind: a sequence may be a tuple or a list, a number NumPy's."""
     return bool(test_of(kind)(value))
 
 
-def test_of(kind: Any) -> Test:
-    """The function that tells whether a value is of an annotation's kind."""
+def test_of(kind: object) -> Test:
+    """Return the function that tells whether a value is of an annotation's kind."""
     try:
         return _made_test(kind)
     except TypeError:  # an annotation that cannot be hashed
@@ -284,7 +287,7 @@ def test_of(kind: Any) -> Test:
 
 @functools.lru_cache(maxsize=1024)
 def _made_test(kind: Any) -> Test:
-    """The function that tells whether a value is of a kind; made once, as calls are many."""
+    """Return the function that tells whether a value is of a kind; made once, as calls are many."""
     origin, parts = get_origin(kind), get_args(kind)
     if kind is Any or isinstance(kind, (TypeVar, str)):
         return lambda value: True
@@ -312,7 +315,7 @@ def _made_test(kind: Any) -> Test:
 
 
 def _is_alike(value: Any, option: Any) -> bool:
-    """Whether a value is of an option's type; a string may be NumPy's."""
+    """Tell whether a value is of an option's type; a string may be NumPy's."""
     return type(value) is type(option) or (isinstance(value, str) and isinstance(option, str))
 
 
@@ -348,12 +351,12 @@ def _several_fit(origin: type, parts: tuple[Any, ...], value: Any) -> bool:
 
 
 def _is_column(value: Any, origin: type) -> bool:
-    """Whether a value is a vector of NumPy's, in the place of a sequence."""
+    """Tell whether a value is a vector of NumPy's, in the place of a sequence."""
     return isinstance(value, np.ndarray) and value.ndim == 1 and origin is collections.abc.Sequence
 
 
-def words_of(kind: Any) -> str:
-    """A kind in words."""
+def words_of(kind: object) -> str:
+    """Return a kind in words."""
     origin, parts = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return next((rule.words for rule in parts[1:] if hasattr(rule, "words")), words_of(parts[0]))
@@ -363,8 +366,8 @@ def words_of(kind: Any) -> str:
         return f"{words}, or several" if several else words
     if origin is Literal:
         return f"one of {', '.join(map(repr, parts))}"
-    if hasattr(kind, "array_type"):
-        return f"a tensor {kind.dim_str or 'without axes'} of {kind.__name__.split('[')[0].lower()}"
+    if isinstance(kind, type) and hasattr(kind, "array_type"):
+        return f"a tensor {getattr(kind, 'dim_str', '') or 'without axes'} of {kind.__name__.split('[')[0].lower()}"
     if origin is collections.abc.Callable:
         return "a function"
     if isinstance(origin, type) and issubclass(origin, collections.abc.Mapping):

@@ -25,7 +25,7 @@ Loss = Callable[..., Any] | nn.Module
 
 @arguments
 def mse(output: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean squared error of a regression.
+    """Return the mean squared error of a regression.
 
     Args:
         output: the network's output.
@@ -49,7 +49,7 @@ def mse(output: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Fl
 
 @arguments
 def cross_entropy(output: Float[Tensor, "batch classes ..."], targets: Tensor) -> Float[Tensor, ""]:
-    """Mean cross-entropy of a classification, the output being unnormalised log-probabilities (logits).
+    """Return the mean cross-entropy of a classification, the output being unnormalised log-probabilities (logits).
 
     Args:
         output: ``(batch, classes, ...)``, or ``(classes,)`` for one example.
@@ -113,7 +113,7 @@ def get(loss: str | Loss) -> Loss:
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:
-    """Whether a function can be called with an output and targets, as far as its signature says."""
+    """Tell whether a function can be called with an output and targets, as far as its signature says."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a function written in C

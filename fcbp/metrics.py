@@ -60,13 +60,13 @@ Activation = Float[Tensor, "*samples units"]
 
 @arguments
 def squared_error(output: Float[Tensor, "*shape"], targets: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean squared difference."""
+    """Return the mean squared difference."""
     return (output - targets).square().mean()
 
 
 @arguments
 def accuracy(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
-    """Fraction of the examples whose largest output is that of their class.
+    """Return the fraction of the examples whose largest output is that of their class.
 
     Args:
         output: of a network, one number for each class.
@@ -81,7 +81,7 @@ def accuracy(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*bat
 
 @arguments
 def error(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, ""]:
-    """Fraction of the examples whose largest output is not that of their class: ``1 - accuracy``.
+    """Return the fraction of the examples whose largest output is not that of their class: ``1 - accuracy``.
 
     Example:
         >>> error(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
@@ -92,7 +92,7 @@ def error(output: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"
 
 @arguments
 def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
-    """Units that are 0 on every sample: rectifiers that never fire.
+    """Return units that are 0 on every sample: rectifiers that never fire.
 
     Example:
         >>> dead_units(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))
@@ -103,7 +103,7 @@ def dead_units(activation: Activation) -> Bool[Tensor, "units"]:
 
 @arguments
 def dormant_units(activation: Activation, threshold: NonNegative | Float[Tensor, ""] = 0.025) -> Bool[Tensor, "units"]:
-    """Units whose mean absolute activation is at most ``threshold`` times their layer's.
+    """Return units whose mean absolute activation is at most ``threshold`` times their layer's.
 
     Sokar, Agarwal, Castro and Evci, "The dormant neuron phenomenon in deep reinforcement learning" (ICML 2023),
     Definition 3.1; 0.025 is theirs, and 0 finds the dead units. In a dead layer all units are dormant.
@@ -120,7 +120,7 @@ def dormant_units(activation: Activation, threshold: NonNegative | Float[Tensor,
 def saturated_units(
     activation: Activation, lower: Finite, upper: Finite, tolerance: NonNegative = 0.05
 ) -> Bool[Tensor, "units"]:
-    """Units of a bounded activation that lie at one of its ends on every sample.
+    """Return units of a bounded activation that lie at one of its ends on every sample.
 
     Args:
         activation: outputs of a function with values in ``[lower, upper]``: -1 and 1 for tanh, 0 and 1 for sigmoid.
@@ -139,7 +139,7 @@ def saturated_units(
 
 @arguments
 def weight_magnitude(params: SomeTensors) -> Float[Tensor, ""]:
-    """Mean absolute value over every element of a pytree."""
+    """Return the mean absolute value over every element of a pytree."""
     leaves = optree.tree_leaves(params)
     totals = [leaf.abs().sum() for leaf in leaves]
     mean: Tensor = sum(totals[1:], totals[0]) / sum(leaf.numel() for leaf in leaves)
@@ -148,13 +148,14 @@ def weight_magnitude(params: SomeTensors) -> Float[Tensor, ""]:
 
 @arguments
 def gradient_magnitude(grads: SomeTensors) -> Float[Tensor, ""]:
-    """Mean absolute gradient over every element of a pytree."""
+    """Return the mean absolute gradient over every element of a pytree."""
     return weight_magnitude(grads)
 
 
 @arguments
 def update_magnitude(before: SomeTensors, after: SomeTensors) -> Float[Tensor, ""]:
-    """Mean absolute change over every element of two pytrees, such as the parameters before and after a step.
+    """Return the mean absolute change over every element of two pytrees, such as the parameters before and after a
+    step.
 
     Raises:
         ValueError: they have different structures, or a leaf is no tensor.
@@ -169,7 +170,8 @@ def update_magnitude(before: SomeTensors, after: SomeTensors) -> Float[Tensor, "
 
 @arguments
 def plasticity(before: Float[Tensor, "..."], after: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """How much of the loss on some examples a step on these examples takes away: ``1 - after / before``, from 0 to 1.
+    """Return the share of the loss on some examples that a step on them takes away: ``1 - after / before``, from 0 to
+    1.
 
     Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in continual learning" (ICLR 2024),
     Eq. 8; as their code (``mohmdelsayed/upgd`` b75e90a, ``core/run/run_stats.py``) has it, over ``max(before, 1e-8)``
@@ -205,7 +207,7 @@ class Summary(NamedTuple):
 
 @arguments
 def summarize(values: Num[Tensor, "..."]) -> Summary:
-    """The least, the median, the mean and the greatest of a tensor's numbers; all NaN where one of them is.
+    """Return the least, the median, the mean and the greatest of a tensor's numbers; all NaN where one of them is.
 
     Example:
         >>> [x.item() for x in summarize(torch.tensor([3, 1, 8]))]
@@ -218,13 +220,13 @@ def summarize(values: Num[Tensor, "..."]) -> Summary:
 
 @arguments
 def age_summary(state: CBPState) -> Summary:
-    """The ages, in steps, of all units of all groups."""
+    """Return the ages, in steps, of all units of all groups."""
     return summarize(torch.cat(list(state.age.values())))
 
 
 @arguments
 def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
-    """The bias-corrected utilities of all units of all groups; that of a unit of age 0 is 0."""
+    """Return the bias-corrected utilities of all units of all groups; that of a unit of age 0 is 0."""
 
     def corrected(name: str) -> Tensor:
         age, utility = state.age[name], state.utility[name]
@@ -235,13 +237,13 @@ def utility_summary(state: CBPState, hyper: Hyperparams) -> Summary:
 
 @arguments
 def mature_fraction(state: CBPState, hyper: Hyperparams) -> Float[Tensor, ""]:
-    """The share of units old enough to be replaced: where it is 0, nothing can be."""
+    """Return the share of units old enough to be replaced: where it is 0, nothing can be."""
     return torch.cat([age > hyper.maturity_threshold for age in state.age.values()]).to(torch.float32).mean()
 
 
 @arguments
 def units_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
-    """How many units a learner's step replaced: what is true in the masks of ``info["replaced"]``.
+    """Count the units that a learner's step replaced: the true entries of the masks in ``info["replaced"]``.
 
     Raises:
         ValueError: ``info`` has none.
@@ -253,7 +255,8 @@ def units_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
 
 @arguments
 def weights_reset(info: Mapping[str, Any]) -> Int32[Tensor, ""]:
-    """How many single weights a learner's step reset: what is true in ``info["reset_weights"]``, 0 without it."""
+    """Count the single weights that a learner's step reset: the true entries of ``info["reset_weights"]``, 0 without
+    it."""
     return _number_true(info.get("reset_weights", {}))
 
 
@@ -266,16 +269,16 @@ class Spectrum(NamedTuple):
     """A matrix's singular values, which every rank is a function of."""
 
     relative: Float[Tensor, "rank"]
-    """Over the largest; NaN for a matrix that is not finite."""
+    """The singular values over the largest; NaN for a matrix that is not finite."""
     is_zero: Bool[Tensor, ""]
-    """Whether all are 0."""
+    """Whether all singular values are 0."""
     longer: Float[Tensor, ""]
     """The matrix's longer side."""
 
 
 @arguments
 def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
-    """The singular values of a matrix, for several of its ranks: each takes them in the matrix's place.
+    """Return the singular values of a matrix, for several of its ranks: each takes them in the matrix's place.
 
     They are roots of the eigenvalues of the smaller Gram matrix, in float64, whose error is that of a decomposition in
     float32: for many samples of few features 20 times faster than one.
@@ -306,7 +309,7 @@ def spectrum(matrix: Float[Tensor, "samples features"]) -> Spectrum:
 def rank(
     matrix: Float[Tensor, "samples features"] | Spectrum, tolerance: NonNegative | None = None
 ) -> Float[Tensor, ""]:
-    """How many singular values exceed ``tolerance`` times the largest.
+    """Count the singular values above ``tolerance`` times the largest.
 
     Args:
         matrix: of any floating-point dtype; or its :func:`spectrum`.
@@ -327,7 +330,8 @@ def rank(
 
 @arguments
 def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
-    """The exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 for a zero matrix.
+    """Return the exponential of the entropy of the normalised singular values (Roy and Vetterli, 2007); 0 for a zero
+    matrix.
 
     Example:
         >>> effective_rank(torch.eye(4))
@@ -342,7 +346,7 @@ def effective_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Floa
 def approximate_rank(
     matrix: Float[Tensor, "samples features"] | Spectrum, fraction: Fraction = 0.99
 ) -> Float[Tensor, ""]:
-    """How many of the largest singular values hold 99 % of the sum of their squares.
+    """Count the largest singular values that together hold 99 % of the sum of all squares.
 
     Yang, Zhang, Xu and Katabi, "Harnessing structures for value-based planning and reinforcement learning" (ICLR 2020).
 
@@ -356,7 +360,7 @@ def approximate_rank(
 
 @arguments
 def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: Fraction = 0.01) -> Float[Tensor, ""]:
-    """How many of the largest singular values hold ``1 - delta`` of their sum.
+    """Count the largest singular values that together hold ``1 - delta`` of the sum of all.
 
     Kumar, Agarwal, Ghosh and Levine, "Implicit under-parameterization inhibits data-efficient deep reinforcement
     learning" (ICLR 2021), who call it the effective rank.
@@ -371,7 +375,8 @@ def srank(matrix: Float[Tensor, "samples features"] | Spectrum, delta: Fraction 
 
 @arguments
 def stable_rank(matrix: Float[Tensor, "samples features"] | Spectrum) -> Float[Tensor, ""]:
-    """The squared Frobenius norm over the squared spectral norm (Rudelson and Vershynin, 2007); 0 for a zero matrix.
+    """Return the squared Frobenius norm over the squared spectral norm (Rudelson and Vershynin, 2007); 0 for a zero
+    matrix.
 
     Published continual-learning code calls :func:`srank` so.
 
@@ -388,7 +393,7 @@ def _spectrum(matrix: Float[Tensor, "samples features"] | Spectrum) -> Spectrum:
 
 
 def _holding(parts: Float[Tensor, "rank"], fraction: float, is_zero: Bool[Tensor, ""]) -> Float[Tensor, ""]:
-    """How many of the largest parts add up to that fraction of all."""
+    """Count the largest parts that add up to a fraction of all."""
     share = parts.flip(0).to(torch.float32).cumsum(0)
     # Less a little: of 100 equal parts 99 are enough, whichever way their sum was rounded.
     enough = (fraction - 1e-5) * share[-1]

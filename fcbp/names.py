@@ -1,21 +1,22 @@
-"""Looking a thing up by name, with an error that knows what was meant."""
+"""Look-up by name, with an error that offers near misses."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import TypeVar, get_args
 
 T = TypeVar("T")
 
 __all__ = ["check_option", "lookup", "unknown"]
 
 MANY = 30
-"""More names than this are not all told where some are near."""
+"""The number of names above which a message lists near misses alone."""
 
 
 def unknown(argument: str, value: object, names: Iterable[str]) -> ValueError:
-    """The error for a ``value`` of ``argument`` none of ``names``; of many names only near misses are offered."""
+    """Return the error for a ``value`` of ``argument`` none of ``names``; of many names only near misses are
+    offered."""
     names = sorted(names)
     near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
     if len(names) > MANY:
@@ -29,7 +30,7 @@ def _either(names: list[str]) -> str:
     return " or ".join(map(repr, names))
 
 
-def check_option(argument: str, value: object, options: Any) -> None:
+def check_option(argument: str, value: object, options: object) -> None:
     """Refuse a ``value`` of ``argument`` that is none of a ``Literal``'s.
 
     Raises:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 __all__ = ["expanded"]
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def expanded(name: str, path: Any) -> Path:
-    """A path on this machine, ``~`` expanded.
+def expanded(name: str, path: str | os.PathLike[str]) -> Path:
+    """Return a path on this machine, ``~`` expanded.
 
     Args:
         name: the argument's name.

@@ -59,7 +59,7 @@ _FOLD = _signed(0xD1B54A32D192ED03)
 
 
 def _shift_right(x: Tensor, count: int) -> Tensor:
-    """Logical shift: torch's ``>>`` repeats the sign bit."""
+    """Shift logically to the right: torch's ``>>`` repeats the sign bit."""
     return (x >> count) & ((1 << (64 - count)) - 1)
 
 
@@ -120,7 +120,7 @@ def _is_integer(value: object) -> bool:
 
 @arguments
 def key(seed: Seed | Tensor, device: Device = None) -> Int64[Tensor, "..."]:
-    """A key from a seed.
+    """Return a key from a seed.
 
     Args:
         seed: an integer, or an integer tensor of seeds (each gives one key, elementwise).
@@ -141,7 +141,7 @@ def key(seed: Seed | Tensor, device: Device = None) -> Int64[Tensor, "..."]:
 
 @arguments
 def split(key: Int64[Tensor, ""], num: int = 2) -> Int64[Tensor, "num"]:
-    """``num`` keys from one, independent of one another and of the draws of ``key``."""
+    """Make ``num`` keys from one, independent of one another and of the draws of ``key``."""
     check_key(key)
     _check_count("num", num)
     return _child(key + _counters(num, key.device))
@@ -149,7 +149,7 @@ def split(key: Int64[Tensor, ""], num: int = 2) -> Int64[Tensor, "num"]:
 
 @arguments
 def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-    """A key from a key and an integer, such as a step or a member's number.
+    """Return a key from a key and an integer, such as a step or a member's number.
 
     An integer tensor ``data`` of any shape gives that many keys.
 
@@ -168,7 +168,7 @@ def fold_in(key: Int64[Tensor, ""], data: int | Int64[Tensor, "..."]) -> Int64[T
 
 @arguments
 def bits(key: Int64[Tensor, ""], shape: Sequence[int] = ()) -> Int64[Tensor, "*shape"]:
-    """Uniform 64-bit words, as ``int64``.
+    """Draw uniform 64-bit words, as ``int64``.
 
     With ``key`` as the raw state, ``bits(key, (n,))`` are the first ``n`` outputs of SplitMix64.
     """
@@ -179,7 +179,7 @@ def bits(key: Int64[Tensor, ""], shape: Sequence[int] = ()) -> Int64[Tensor, "*s
 
 @arguments
 def bits_at(key: Int64[Tensor, ""], index: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
-    """The words of ``key`` at these positions: ``bits_at(key, arange(n))`` equals ``bits(key, (n,))``."""
+    """Return the words of ``key`` at these positions: ``bits_at(key, arange(n))`` equals ``bits(key, (n,))``."""
     check_key(key)
     return _word(key + _times_gamma(index + 1))
 
@@ -232,7 +232,7 @@ def uniform(
 def normal(
     key: Int64[Tensor, ""], shape: Sequence[int] = (), dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*shape"]:
-    """Standard normal, by Box and Muller (1958), one word a value.
+    """Draw from the standard normal distribution, by Box and Muller (1958), one word a value.
 
     Computed in float64 and rounded to ``dtype``: the logarithms of different devices and compilers differ in
     the last place, which the rounding removes (for float32 in all but about one draw in 10^8).
@@ -286,6 +286,6 @@ def bernoulli(
 
 @arguments
 def permutation(key: Int64[Tensor, ""], n: int) -> Int64[Tensor, "n"]:
-    """A uniform permutation of ``0 .. n-1``."""
+    """Return a uniform permutation of ``0 .. n-1``."""
     _check_count("n", n)
     return torch.argsort(bits(key, (n,)), stable=True)

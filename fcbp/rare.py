@@ -62,12 +62,12 @@ def unbounded() -> Iterator[None]:
 
 
 def is_bounded() -> bool:
-    """Whether a step is traced for some rows alone, by :func:`at_most`."""
+    """Tell whether a step is traced for some rows alone, by :func:`at_most`."""
     return _current() is not None
 
 
 def rows(number: Tensor, limit: int, least: int = 1) -> int:
-    """The rows that a step must be ready for, of ``number`` that are due now and ``limit`` at most.
+    """Return the rows that a step must be ready for, of ``number`` that are due now and ``limit`` at most.
 
     Args:
         number: the units that are replaced now.
@@ -85,7 +85,7 @@ def rows(number: Tensor, limit: int, least: int = 1) -> int:
 
 
 def largest(number: Tensor) -> float | None:
-    """The largest of ``number`` among all members of a ``torch.vmap``; ``None`` where it cannot be read now.
+    """Return the largest of ``number`` among all members of a ``torch.vmap``; ``None`` where it cannot be read now.
 
     Example:
         >>> torch.vmap(lambda x: x + largest(x))(torch.tensor([1.0, 2.0]))
@@ -105,7 +105,7 @@ def _current() -> Bound | None:
 
 
 def _of_all(number: Tensor) -> Tensor:
-    """The numbers of all members, of a member's under ``torch.vmap``."""
+    """Return the numbers of all members, of a member's under ``torch.vmap``."""
     functorch = torch._C._functorch
     while functorch.is_batchedtensor(number):
         number = functorch.get_unwrapped(number)

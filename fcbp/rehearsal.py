@@ -7,7 +7,7 @@ import functools
 import random as python_random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,6 +19,8 @@ from fcbp import random
 from fcbp.loop import check_carry
 from fcbp.program import Program
 
+T = TypeVar("T")
+
 __all__ = ["Rehearsed", "call", "call_pure", "rehearse", "rehearse_members"]
 
 _rehearsed: WeakKeyDictionary[Program, dict[str, Rehearsed]] = WeakKeyDictionary()
@@ -26,7 +28,7 @@ _rehearsed: WeakKeyDictionary[Program, dict[str, Rehearsed]] = WeakKeyDictionary
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a program turned out to be."""
+    """The findings of a rehearsal."""
 
     averaged: tuple[str, ...]
     """Measured floating-point values of a step, whose mean over a bin is a result."""
@@ -92,9 +94,9 @@ def rehearse_members(
 
 
 def step_once(program: Program, numbers: Mapping[str, float], name: str = "") -> None:
-    """One step of one member whose numbers are plain floats: whatever is wrong with a number is said here.
+    """Take one step of one member whose numbers are plain floats, so that any error in a number shows.
 
-    The functions took tensors before, so what fails for lack of a tensor's methods is right.
+    The functions took tensors before, so an error for lack of a tensor's methods is none.
     """
     rehearsal = _Rehearsal(program, numbers, None, name)
     with contextlib.suppress(AttributeError, TypeError):
@@ -107,8 +109,8 @@ def step_once(program: Program, numbers: Mapping[str, float], name: str = "") ->
             raise ValueError(f"step{rehearsal.of} fails: ValueError: {error}") from error
 
 
-def call(about: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-    """What a function gives.
+def call(about: str, function: Callable[..., T], *arguments: object, **keywords: object) -> T:
+    """Call a function.
 
     Raises:
         ValueError: it fails; ``about`` begins the message.
@@ -120,9 +122,13 @@ def call(about: str, function: Callable[..., Any], *arguments: Any, **keywords: 
 
 
 def call_pure(
-    about: str, function: Callable[..., Any], *arguments: Any, call: Callable[..., Any] | None = None, **keywords: Any
-) -> Any:
-    """What a function gives that keeps the promises of a pure one.
+    about: str,
+    function: Callable[..., T],
+    *arguments: object,
+    call: Callable[..., Any] | None = None,
+    **keywords: object,
+) -> T:
+    """Call a function that must keep the promises of a pure one.
 
     Args:
         about: begins a message.
@@ -137,7 +143,7 @@ def call_pure(
     """
     call = functools.partial(_call, about) if call is None else call
     before, generators = _copy((arguments, keywords)), _generators()
-    given = call(function, *arguments, **keywords)
+    given: T = call(function, *arguments, **keywords)
     for generator, state in _generators().items():
         if state != generators[generator]:
             raise ValueError(
@@ -253,7 +259,7 @@ class _Rehearsal:
         return f" of {self.name}" if self.name else ""
 
     def example(self, length: int) -> tuple[Any, ...]:
-        """What a step takes beside its carry and settings: batches on a leading axis, or nothing."""
+        """Return a step's arguments beside its carry and settings: batches on a leading axis, or nothing."""
         if self.program.stream is None:
             return ()
         _, batches = self.program.stream.sample(self.program.stream.init(random.key(0, device=self.device)), length)
@@ -271,7 +277,7 @@ class _Rehearsal:
             raise ValueError(f"{what}{self.of} fails: {type(error).__name__}: {error}") from error
 
     def pure(self, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function gives, after checks that it changed nothing and gives the same again."""
+        """Return a function's result, after checks that it changed nothing and gives the same again."""
         settings = {n: value.clone() for n, value in dict.items(self.settings)}
         given = call_pure(f"{what}{self.of}", function, *arguments, call=functools.partial(self.call, what))
         if not _same(settings, dict(dict.items(self.settings))):
@@ -326,7 +332,7 @@ class _Rehearsal:
                 raise ValueError(f"failed{self.of} gives {value!r}; expected a 0-d bool tensor")
 
     def check_side_by_side(self, carry: Any) -> None:
-        """Whether the functions can be vmapped: two members, one step."""
+        """Check that the functions can be vmapped: two members, one step."""
         program = self.program
         settings = dict(dict.items(self.settings))
         both: Any = (carry, settings)
@@ -348,7 +354,7 @@ def _copy(tree: Any) -> Any:
 
 
 def _generators() -> dict[str, Any]:
-    """The states of the global random generators."""
+    """Return the states of the global random generators."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002  (whether somebody draws from it is the question)
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
@@ -358,7 +364,7 @@ def _generators() -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two pytrees hold the same numbers, NaN being NaN."""
+    """Tell whether two pytrees hold the same numbers, NaN being NaN."""
     left, right = optree.tree_leaves(a), optree.tree_leaves(b)
     return len(left) == len(right) and all(map(_equal, left, right))
 
@@ -372,7 +378,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def telling(rows: Sequence[Mapping[str, float]], most: int) -> list[Mapping[str, float]]:
-    """Rows that hold between them the values of each number, of very many some and the extremes."""
+    """Choose rows that hold between them the values of each number; of very many values, some and the extremes."""
     chosen: dict[tuple[float, ...], Mapping[str, float]] = {}
     for name in rows[0] if rows else ():
         holder = {float(row[name]): row for row in rows}

@@ -38,8 +38,8 @@ def _showing(record: type[T], written: Callable[[Any], str]) -> type[T]:
     return record
 
 
-def text(record: Any) -> str:
-    """The record's name, and a line for each of its fields.
+def text(record: object) -> str:
+    """Return the record's name, and a line for each of its fields.
 
     Args:
         record: a NamedTuple, or another record that :func:`html` knows.
@@ -58,8 +58,8 @@ def text(record: Any) -> str:
     return "\n".join([type(record).__name__, *(f"  {name:<{width}}  {words}" for name, words in rows)])
 
 
-def html(record: Any) -> str:
-    """The same as a table, for notebooks."""
+def html(record: object) -> str:
+    """Return the same as a table, for notebooks."""
     cells = "".join(
         f'<tr><th style="text-align:left">{markup.escape(name)}</th>'
         f'<td style="text-align:left">{markup.escape(words)}</td></tr>'
@@ -68,8 +68,8 @@ def html(record: Any) -> str:
     return f"<table><caption>{markup.escape(type(record).__name__)}</caption>{cells}</table>"
 
 
-def maker(record: Any) -> str:
-    """A record of functions as the call that made them: the maker's name, and the plain options that they hold.
+def maker(record: object) -> str:
+    """Return a record of functions as the call that made them: the maker's name, and the plain options that they hold.
 
     Example:
         >>> import fcbp
@@ -82,8 +82,8 @@ def maker(record: Any) -> str:
     return f"{type(record).__name__}({', '.join(words)})"
 
 
-def describe(value: Any) -> str:
-    """A value in one line: shapes and dtypes of tensors, names of functions, numbers of entries.
+def describe(value: object) -> str:
+    """Return a value in one line: shapes and dtypes of tensors, names of functions, numbers of entries.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ def describe(value: Any) -> str:
     if isinstance(value, nn.Module):
         count = sum(p.numel() for p in value.parameters())
         return f"{type(value).__name__}, {_many(count, 'parameter')}"
-    if hasattr(value, "_fields"):
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
         if any(callable(field) for field in value):
             return maker(value)
         parts = ", ".join(f"{name}: {_count(field)}" for name, field in zip(value._fields, value, strict=True))
@@ -133,7 +133,7 @@ def _more(entries: list[Any]) -> str:
 
 
 def _count(value: Any) -> str:
-    """A field within a field."""
+    """Return a field within a field."""
     if isinstance(value, Mapping) and all(isinstance(entry, Tensor) for entry in value.values()):
         return f"{_many(len(value), 'tensor')}, {_many(sum(entry.numel() for entry in value.values()), 'number')}"
     return describe(value)
@@ -152,14 +152,14 @@ def _dtypes(tensors: list[Tensor]) -> str:
 
 
 def _functions(record: Any) -> list[Callable[..., Any]]:
-    """The functions of a record, and those of this package that they call by closure."""
+    """Return the functions of a record, and those of this package that they call by closure."""
     own = [inspect.unwrap(field) for field in record if callable(field)]
     inner = [inspect.unwrap(value) for f in own for value in _held(f).values() if inspect.isfunction(value)]
     return list(dict.fromkeys([*own, *(f for f in inner if str(f.__module__).startswith("fcbp."))]))
 
 
 def _held(function: Callable[..., Any]) -> dict[str, Any]:
-    """The values that a function closes over, by name."""
+    """Return the values that a function closes over, by name."""
     return dict(inspect.getclosurevars(function).nonlocals) if inspect.isfunction(function) else {}
 
 
@@ -170,7 +170,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _made_by(functions: list[Callable[..., Any]]) -> str:
-    """The function in whose body others were written: one that its module is named after, or else a public one."""
+    """Return the function in whose body others were written: one that its module is named after, or else a public
+    one."""
     makers = [f for f in functions if ".<locals>" in getattr(f, "__qualname__", "")]
     names = [f.__qualname__.split(".<locals>")[0] for f in makers]
     mains = [name for f, name in zip(makers, names, strict=True) if str(f.__module__).endswith(f".{name}")]
@@ -179,7 +180,8 @@ def _made_by(functions: list[Callable[..., Any]]) -> str:
 
 
 def _named(function: Callable[..., Any]) -> str:
-    """A function's name; of one that another function made, the maker's with the plain numbers that it was given."""
+    """Return a function's name; of one that another function made, the maker's with the plain numbers that it was
+    given."""
     function = inspect.unwrap(function)
     if isinstance(function, functools.partial):
         return f"{_named(function.func)}(...)"

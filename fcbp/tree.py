@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 Path = tuple[str | int, ...]
 
-__all__ = ["NoSuchPath", "Path", "get", "replace", "show"]
+__all__ = ["NoSuchPath", "Path", "child", "get", "replace", "show"]
 
 
 class NoSuchPath(KeyError, ValueError):
@@ -20,7 +21,12 @@ class NoSuchPath(KeyError, ValueError):
         return f"path is {self.args[0]!r}; expected one that the tree has"
 
 
-def _child(node: Any, entry: str | int) -> Any:
+def child(node: PyTree, entry: str | int) -> PyTree:
+    """Return the child of a container under a key, a field's name or a position.
+
+    Raises:
+        NoSuchPath: there is none.
+    """
     if isinstance(node, Mapping):
         if entry in node:  # asked first: a defaultdict would make an entry
             return node[entry]
@@ -33,22 +39,22 @@ def _child(node: Any, entry: str | int) -> Any:
 
 
 @arguments
-def get(tree: Any, path: Path) -> Any:
-    """The subtree at ``path``: keys of mappings, positions of sequences, fields of named tuples.
+def get(tree: PyTree, path: Path) -> PyTree:
+    """Return the subtree at ``path``: keys of mappings, positions of sequences, fields of named tuples.
 
     Raises:
         NoSuchPath: there is nothing at ``path``; it is a ``KeyError`` and a ``ValueError``.
     """
     for entry in path:
         try:
-            tree = _child(tree, entry)
+            tree = child(tree, entry)
         except KeyError:
             raise NoSuchPath(path) from None
     return tree
 
 
 @arguments
-def replace(tree: Any, updates: Mapping[Path, Any]) -> Any:
+def replace(tree: PyTree, updates: Mapping[Path, Any]) -> PyTree:
     """``tree`` with ``updates`` in place of its own leaves; containers on the way are new, the rest is shared.
 
     Raises:
@@ -67,7 +73,7 @@ def _replaced(tree: Any, updates: Mapping[Path, Any]) -> Any:
     below: dict[str | int, dict[Path, Any]] = {}
     for path, value in updates.items():
         below.setdefault(path[0], {})[path[1:]] = value
-    new = {entry: _replaced(_child(tree, entry), rest) for entry, rest in below.items()}
+    new = {entry: _replaced(child(tree, entry), rest) for entry, rest in below.items()}
     if isinstance(tree, Mapping):
         out = {**tree, **new}
         if isinstance(tree, defaultdict):
@@ -75,7 +81,7 @@ def _replaced(tree: Any, updates: Mapping[Path, Any]) -> Any:
         return out if type(tree) is dict else type(tree)(out)  # type: ignore[call-arg]
     if hasattr(tree, "_replace"):
         return tree._replace(**{tree._fields[e] if isinstance(e, int) else e: v for e, v in new.items()})
-    return type(tree)(new.get(i, child) for i, child in enumerate(tree))
+    return type(tree)(new.get(i, old) for i, old in enumerate(tree))
 
 
 @arguments

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,10 @@ from fcbp.sweeps.folder import Folder, read_plan
 if TYPE_CHECKING:
     import xarray
 
+    from fcbp.experiment import Experiment
+    from fcbp.program import Program
+    from fcbp.sweeps.makers import Maker
+
 __all__ = ["Choice", "Tuned", "is_tuned", "resume", "sweeps_of", "table", "tune"]
 
 NAME = "tuning.json"
@@ -44,9 +48,9 @@ class Choice:
 
     method: str
     setting: Setting
-    """What the members of the report set."""
+    """The settings of the members of the report."""
     tried: int
-    """How many settings of the method were tried."""
+    """The number of settings of the method that were tried."""
     value: float
     """Its mean over the tuning seeds."""
     place: int
@@ -55,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was chosen on some seeds, and reported on others."""
+    """The choices made on some seeds, and their results on others."""
 
     choices: tuple[Choice, ...]
     tune: xarray.Dataset
@@ -63,19 +67,19 @@ class Tuned:
     report: xarray.Dataset
     """Results of the chosen settings on fresh seeds, along ``setting``, in the order of ``choices``."""
     variable: str
-    """By which settings were chosen."""
+    """The variable by which settings were chosen."""
     over: float
     """The last fraction of the run whose mean was compared; 1 is the whole run."""
 
     @property
     def budgets(self) -> dict[str, int]:
-        """How many settings of each method were tried."""
+        """The number of settings of each method that were tried."""
         return {choice.method: choice.tried for choice in self.choices}
 
 
 @arguments
 def tune(
-    experiment: Any,
+    experiment: str | Experiment | Program | Callable[..., Program] | Maker,
     settings: Members | Iterable[Mapping[str, Any]],
     *,
     tune_seeds: int = 3,
@@ -85,7 +89,7 @@ def tune(
     apart: Sequence[str] = (),
     out: Path | str | None = None,
     resume: bool = False,
-    **how: Any,
+    **how: object,
 ) -> Tuned:
     """Run all settings on some seeds, choose each method's best, and run these on fresh seeds.
 
@@ -138,7 +142,7 @@ def tune(
 
 
 @arguments
-def resume(out: Path | str, **how: Any) -> Tuned:
+def resume(out: Path | str, **how: object) -> Tuned:
     """Go on with a tuning that was interrupted or killed, to the same bits as if it had not been.
 
     Args:
@@ -165,20 +169,20 @@ def resume(out: Path | str, **how: Any) -> Tuned:
 
 @arguments
 def is_tuned(out: Path | str) -> bool:
-    """Whether a directory holds a tuning."""
+    """Tell whether a directory holds a tuning."""
     return (Path(out) / NAME).is_file()
 
 
 @arguments
 def sweeps_of(out: Path | str) -> list[Path]:
-    """The run directories of a tuning that are there: that of the tuning seeds, and that of the report."""
+    """Return the run directories of a tuning that are there: that of the tuning seeds, and that of the report."""
     paths = (Path(out) / TUNE, Path(out) / REPORT)
     return [path for path in paths if (path / sweeps.CONFIG).is_file()]
 
 
 @arguments
 def table(tuned: Tuned, *, baseline: str = "fresh", last: float = 0.1) -> str:
-    """What was chosen, from how many settings, and what came of it on fresh seeds.
+    """Show each choice, the number of settings that it was made from, and its result on fresh seeds.
 
     Args:
         tuned: what :func:`tune` returned.
@@ -237,7 +241,7 @@ def _run(
 
 
 def _prepared(path: Path, kept: Mapping[str, Any], resume: bool) -> Path:
-    """The directory, with what it is a tuning of."""
+    """Return the directory, with what it is a tuning of."""
     directory = files.Directory(path, create=True)
     if is_tuned(path):
         if not resume:
@@ -284,7 +288,8 @@ def _choose(
 
 
 def _method(row: Mapping[str, Any], apart: Sequence[str] = ()) -> str:
-    """Settings of one name compete; a number that sets them apart is named where it is not 0."""
+    """Name the method of a setting. Settings of one name compete; a number that sets them apart is named where it is
+    not 0."""
     told = {name: row[name] for name in apart if row.get(name)}
     return str(row.get("method", "all")) + (f" with {analysis.describe(told)}" if told else "")
 
@@ -296,12 +301,12 @@ def _rank(value: float, variable: str) -> float:
 
 
 def _rows(tuned: Tuned, last: float) -> list[analysis.Row]:
-    """Of each choice what came of it on the fresh seeds."""
+    """Return the result of each choice on the fresh seeds."""
     return analysis.summary(tuned.report, tuned.variable, last=last)
 
 
 def _by_method(tuned: Tuned) -> xarray.Dataset:
-    """The report with each setting's method, also where only one differs."""
+    """Return the report with each setting's method, also where only one differs."""
     return tuned.report.assign_coords(method=("setting", [choice.method for choice in tuned.choices]))
 
 
@@ -324,7 +329,7 @@ def _unequal(rows: Sequence[Mapping[str, Any]], apart: Sequence[str]) -> str:
 
 
 def _budget_note(budgets: Mapping[str, int]) -> str:
-    """A sentence where methods have different numbers of settings."""
+    """Return a sentence where methods have different numbers of settings."""
     if len(set(budgets.values())) < 2:
         return ""
     told = ", ".join(f"{method} {number}" for method, number in budgets.items())

@@ -43,7 +43,7 @@ Weights = tuple[Float[Tensor, "*rest units block"], ...]
 
 @dataclass(frozen=True)
 class Observation:
-    """What a measure may look at: one group at one step.
+    """The input of a measure: one group at one step.
 
     Attributes:
         activation: the group's activation in the forward pass before the update, ``(*samples, units, positions)``;
@@ -76,7 +76,7 @@ def _mean_samples(x: Float[Tensor, "*samples units positions"]) -> Float[Tensor,
 
 
 def _magnitude(weights: Weights, positions: int = 1) -> Float[Tensor, "units positions"]:
-    """Mean absolute weight of each unit, position by position where the weights know positions."""
+    """Return the mean absolute weight of each unit, position by position where the weights know positions."""
     totals, count = [], 0
     for w in weights:
         total = _sum_rest(w.abs())
@@ -178,12 +178,12 @@ MEASURES: dict[str, Measure] = {
 """The measures by name. A further name, ``"random"``, replaces the utility by a fresh uniform draw."""
 
 OF_GRADIENTS = frozenset(f.__name__ for f in (weight_gradient, incoming_gradient, removal))
-"""Those that look at gradients."""
+"""The measures that read gradients."""
 
 
 @arguments
 def get(measure: str | Measure) -> Measure:
-    """The measure of that name, or the function itself.
+    """Return the measure of that name, or the function itself.
 
     Raises:
         ValueError: there is no such measure.

@@ -46,9 +46,9 @@ def with_defaults(
     make: Callable[..., Program],
     numbers: Mapping[str, float],
     held: Mapping[str, Any] | None = None,
-    **options: Any,
+    **options: object,
 ) -> Callable[..., Program]:
-    """A function that makes programs with other defaults of its options and of the programs' numbers.
+    """Make a function of programs with other defaults of its options and of the programs' numbers.
 
     Args:
         make: ``make(**options) -> Program``.

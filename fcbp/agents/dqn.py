@@ -70,7 +70,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 class DQNState(NamedTuple):
-    """All that an agent carries from round to round."""
+    """The state that an agent carries from round to round."""
 
     copies: Copies
     memory: Memory
@@ -79,7 +79,7 @@ class DQNState(NamedTuple):
     """Parameters of the target network."""
     key: Int64[Tensor, ""]
     change_key: Int64[Tensor, ""]
-    """Of the rule of change, the same at every step."""
+    """The key of the rule of change, the same at every step."""
     round: Int64[Tensor, ""]
 
 
@@ -119,7 +119,7 @@ def dqn(
         method: what runs after each update: a name of :data:`fcbp.methods.METHODS`, or a kind
         hidden: units of each hidden layer
         activation: activation of the hidden units
-        initializer: how weights are drawn, at the start and after a replacement
+        initializer: how weights are drawn, as in :func:`fcbp.agents.ppo`
         copies: environments that an agent acts in at once
         horizon: steps of each copy in a round
         updates: of a round
@@ -175,7 +175,7 @@ def dqn(
 
 
 def _loss(output: Tensor, targets: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The mean squared difference of the values of the actions taken from their targets."""
+    """Return the mean squared difference of the values of the actions taken from their targets."""
     chosen, wanted = targets
     values = torch.where(chosen[:, None] == torch.arange(output.shape[-1], device=output.device), output, 0).sum(-1)
     loss = (values - wanted).square().mean()
@@ -183,7 +183,7 @@ def _loss(output: Tensor, targets: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[
 
 
 class _Agent:
-    """The functions of the program; what they close over is the same for all members."""
+    """The functions of the program; all members share the values that they close over."""
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class _Agent:
     # --- parts of a step --------------------------------------------------------------------------------
 
     def _renewed(self, state: DQNState, begins: Tensor) -> DQNState:
-        """Where the method begins anew and a level does, an agent that remembers nothing; else the state."""
+        """Return an agent that remembers nothing where the method and a level begin anew; else the state."""
         if not self.built.method.renews:
             return state
         learner = self.built.learner.renew(state.learner, begins)
@@ -253,7 +253,7 @@ class _Agent:
         return state._replace(learner=learner, target=target, memory=memory)
 
     def _exploring(self, state: DQNState, settings: Mapping[str, Any]) -> Tensor:
-        """The chance of an action at random."""
+        """Return the chance of an action at random."""
         length = self.world.task_length
         rounds = state.round if length is None or not self.built.method.renews else state.round % length
         share = (rounds * (self.copies * self.horizon) / settings["explore_steps"]).clamp(max=1)
@@ -269,7 +269,8 @@ class _Agent:
     def _learn(
         self, state: DQNState, memory: Memory, ends: Tensor, key: Tensor, settings: Mapping[str, Any]
     ) -> tuple[LearnerState, dict[str, Tensor]]:
-        """The learner after the updates of a round, of which there are none before there is enough to learn from."""
+        """Return the learner after the updates of a round, of which there are none before there is enough to learn
+        from."""
         drawn = sample(memory, key, self.updates * self.minibatch)
         batches: Any = optree.tree_map(lambda x: x.unflatten(0, (self.updates, self.minibatch)), drawn)
         last = torch.arange(self.updates, device=ends.device) == self.updates - 1

@@ -1,4 +1,4 @@
-"""What is looked at in a learning agent: its units, its weights, what was reset."""
+"""Measurements of a learning agent: its units, its weights, its resets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fcbp import metrics
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["VARIABLES", "reset_counts", "watch"]
 
 SELDOM = 0.01
-"""Share of the states on which a unit is active at most, or inactive at most, that counts as stuck."""
+"""A unit is stuck when it is active on at most this share of the states, or inactive on at most this share."""
 
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "episode_return": ("mean return of the episodes that ended", "1"),
@@ -34,12 +35,12 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "stable_rank": ("mean stable rank of the last hidden layers", "1"),
     "weight_magnitude": ("mean absolute weight", "1"),
 }
-"""Long name and unit of all that agents measure."""
+"""Long name and unit of every measurement of agents."""
 
 
 @arguments
 def reset_counts(info: Mapping[str, Any]) -> dict[str, Tensor]:
-    """How many units, or weights, a learner's step reset, where its method does."""
+    """Count the units, or the weights, that a learner's step reset, where its method resets any."""
     found: dict[str, Tensor] = {}
     if info["replaced"]:
         found["units_replaced"] = metrics.units_reset(info)
@@ -49,7 +50,7 @@ def reset_counts(info: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 @arguments
-def watch(params: Any, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def watch(params: PyTree, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Measure a network on some states.
 
     Args:

@@ -13,7 +13,11 @@ from fcbp import initializers, random
 from fcbp.checks import arguments
 from fcbp.nets import mlp
 
-__all__ = ["ActionValues", "ActorCritic", "draw_weights"]
+__all__ = ["ORTHOGONAL", "ActionValues", "ActorCritic", "draw_weights", "orthogonal"]
+
+ORTHOGONAL = "orthogonal"
+"""The name of the initial weights of CleanRL's agents: hidden layers have gain :data:`ORTHOGONAL_GAIN`, last ones 1."""
+ORTHOGONAL_GAIN = math.sqrt(2.0)
 
 
 class ActorCritic(nn.Module):
@@ -62,8 +66,8 @@ class ActorCritic(nn.Module):
             self.log_std = nn.Parameter(torch.full((deviations,), float(log_std)))
 
     def forward(self, observations: Float[Tensor, "*batch observation"]) -> tuple[Tensor, ...]:
-        """The policy's numbers ``(*batch, outputs)``, the values ``(*batch,)`` and, where there are any, the logarithms
-        of the standard deviations."""
+        """Return the policy's numbers ``(*batch, outputs)``, the values ``(*batch,)`` and, where there are any, the
+        logarithms of the standard deviations."""
         if self.shared:
             both = self.both(observations)
             found = both[..., :-1], both[..., -1]
@@ -100,6 +104,35 @@ class ActionValues(nn.Module):
 
 
 @arguments
+def orthogonal(
+    key: Int64[Tensor, ""], outputs: int, inputs: int, gain: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "outputs inputs"]:
+    """Draw a random matrix whose rows are orthogonal and of length ``gain``; or its columns, where they are fewer.
+
+    Saxe, McClelland and Ganguli (ICLR 2014, arXiv 1312.6120); the distribution of ``torch.nn.init.orthogonal_``.
+
+    Args:
+        key: of the draw.
+        outputs: rows.
+        inputs: columns.
+        gain: length of the rows or columns.
+        dtype: of the result; the draw is in float64.
+
+    Example:
+        >>> import fcbp
+        >>> weight = orthogonal(fcbp.random.key(0), 3, 5, gain=2.0)
+        >>> bool(torch.allclose(weight @ weight.T, 4 * torch.eye(3), atol=1e-6))
+        True
+    """
+    normal = random.normal(key, (max(outputs, inputs), min(outputs, inputs)), torch.float64)
+    columns: Tensor
+    columns, triangle = torch.linalg.qr(normal)
+    # Without the signs the decomposition would favour some directions.
+    columns = gain * columns * triangle.diagonal().sign()
+    return (columns.T if outputs < inputs else columns).to(dtype)
+
+
+@arguments
 def draw_weights(
     network: nn.Module,
     key: Int64[Tensor, ""],
@@ -108,13 +141,13 @@ def draw_weights(
     nonlinearity: str = "relu",
     head_scale: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
+    """Return initial weights of an agent's networks; biases are 0, other parameters keep the module's values.
 
     Args:
         network: its ``nn.Sequential`` children are networks of their own, each with a last layer.
         key: a key of :mod:`fcbp.random`; under ``vmap`` every member draws its own.
-        initializer: of the weights; a name of :data:`fcbp.initializers.INITIALIZERS`, or a function.
-        nonlinearity: whose gain the hidden layers have; the last layers have gain 1.
+        initializer: of the weights; a name of :data:`fcbp.initializers.INITIALIZERS`, a function, or ``"orthogonal"``.
+        nonlinearity: whose gain the hidden layers have; the last layers have gain 1. Orthogonal ones have sqrt 2.
         head_scale: times the last layer of a network that is called ``policy`` or ``both``. A small one, such as 0.01,
             makes the first actions as good as uniform.
 
@@ -130,9 +163,12 @@ def draw_weights(
             continue
         child, _, place = name.partition(".")
         last = int(place) == len(getattr(network, child)) - 1
-        draw = initializers.get(initializer, "linear" if last else nonlinearity)
-        out, size = layer.weight.shape
-        weight = draw(random.fold_in(key, i), (out, size), size, out, layer.weight.dtype, layer.weight.device)
+        own, (out, size) = random.fold_in(key, i), layer.weight.shape
+        if initializer == ORTHOGONAL:
+            weight = orthogonal(own, out, size, 1.0 if last else ORTHOGONAL_GAIN, layer.weight.dtype)
+        else:
+            draw = initializers.get(initializer, "linear" if last else nonlinearity)
+            weight = draw(own, (out, size), size, out, layer.weight.dtype, layer.weight.device)
         scaled = last and child in ("policy", "both") and not math.isclose(head_scale, 1.0)
         params[f"{name}.weight"] = head_scale * weight if scaled else weight
         params[f"{name}.bias"] = torch.zeros_like(params[f"{name}.bias"])

@@ -16,36 +16,36 @@ from torch import Tensor
 
 from fcbp.checks import arguments
 
-__all__ = ["Statistics", "normalised", "start_statistics", "update_statistics"]
+__all__ = ["Statistics", "discounted", "normalised", "start_statistics", "update_statistics"]
 
 
 class Statistics(NamedTuple):
-    """Mean and variance of all that was seen, by coordinate."""
+    """Mean and variance of all samples so far, by coordinate."""
 
     mean: Float[Tensor, "*coordinates"]
     variance: Float[Tensor, "*coordinates"]
     count: Float[Tensor, ""]  # type: ignore[assignment]
-    """How many were seen, float64."""
+    """The number of samples seen, float64."""
 
 
 @arguments
 def start_statistics(like: Float[Tensor, "*coordinates"]) -> Statistics:
-    """The statistics of nothing: mean 0, variance 1.
+    """Make the statistics of no samples: mean 0, variance 1.
 
     Args:
-        like: of the shape and the dtype of what will be seen.
+        like: a tensor with the shape and the dtype of a sample.
     """
     return Statistics(torch.zeros_like(like), torch.ones_like(like), torch.zeros_like(like.sum(), dtype=torch.float64))
 
 
 @arguments
 def update_statistics(statistics: Statistics, seen: Float[Tensor, "samples *coordinates"]) -> Statistics:
-    """The statistics with some more samples (Chan, Golub and LeVeque, 1983), as Gymnasium's ``RunningMeanStd``.
+    """Update the statistics by more samples (Chan, Golub and LeVeque, 1983), as Gymnasium's ``RunningMeanStd``.
 
     Gymnasium begins with 1e-4 samples of variance 1, and this with none.
 
     Args:
-        statistics: of what was seen before.
+        statistics: the statistics of the samples before.
         seen: the samples.
     """
     number = len(seen)
@@ -66,7 +66,7 @@ def normalised(
     bound: float = 10.0,
     eps: float = 1e-8,
 ) -> Float[Tensor, "*samples"]:
-    """Samples over their standard deviation.
+    """Return samples over their standard deviation.
 
     Args:
         x: the samples.
@@ -77,3 +77,20 @@ def normalised(
     """
     away = x - statistics.mean if centred else x
     return (away / (statistics.variance + eps).sqrt()).clamp(-bound, bound)
+
+
+def discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the discounted sum of the rewards of each copy, which begins anew after an ending; a step of a loop.
+
+    Args:
+        before: the sum before the step.
+        x: the rewards of the step, and whether an episode ended with it.
+        discount: factor of the earlier rewards.
+
+    Example:
+        >>> discounted(torch.tensor([2.0]), (torch.tensor([1.0]), torch.tensor([False])), torch.tensor(0.5))
+        (tensor([2.]), tensor([2.]))
+    """
+    reward, ended = x
+    total = discount * before + reward
+    return torch.where(ended, 0, total), total

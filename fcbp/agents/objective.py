@@ -15,29 +15,58 @@ from torch import Tensor
 
 from fcbp.agents.policies import Policy
 from fcbp.checks import arguments
+from fcbp.names import check_option
 
-__all__ = ["Advantages", "Batch", "clipped_objective", "make_objective", "standardised", "value_error"]
+__all__ = ["Advantages", "Batch", "check_batch", "clipped_objective", "make_objective", "standardised", "value_error"]
 
 Number = float | Tensor
 Advantages = Literal["minibatch", "batch", "plain"]
 
 
 class Batch(NamedTuple):
-    """What a minibatch's loss reads beside the observations, ``(samples, ...)``."""
+    """The inputs of a minibatch's loss beside the observations, ``(samples, ...)``."""
 
     draws: Tensor
     log_densities: Float[Tensor, "samples"]
-    """Of the policy that acted."""
+    """The log-probabilities of the policy that acted."""
     advantages: Float[Tensor, "samples"]
     returns: Float[Tensor, "samples"]
     """The targets of the value function."""
     values: Float[Tensor, "samples"]
-    """Of the value function before the update."""
+    """The values of the value function before the update."""
+
+
+@arguments
+def check_batch(steps: int, minibatch: int, normalize_advantages: Advantages) -> None:
+    """Check how the steps of an iteration are cut into minibatches.
+
+    Raises:
+        ValueError: ``minibatch`` is more than ``steps``, does not divide them, or is too small to be standardised.
+
+    Example:
+        >>> check_batch(100, 200, "minibatch")
+        Traceback (most recent call last):
+        ValueError: minibatch is 200; expected at most the steps of an iteration, copies x horizon 100
+    """
+    check_option("normalize_advantages", normalize_advantages, Advantages)
+    if minibatch > steps:
+        raise ValueError(
+            f"minibatch is {minibatch}; expected at most the steps of an iteration, copies x horizon {steps}"
+        )
+    if steps % minibatch:
+        divisors = [n for n in range(1, steps + 1) if steps % n == 0]
+        near = min(divisors, key=lambda n: abs(n - minibatch))
+        raise ValueError(
+            f"minibatch is {minibatch}, which does not divide the steps of an iteration, copies x horizon {steps}; "
+            f"expected a number such as {near}"
+        )
+    if minibatch == 1 and normalize_advantages == "minibatch":
+        raise ValueError("minibatch is 1, whose advantage has no standard deviation; expected 2 or more")
 
 
 @arguments
 def standardised(x: Float[Tensor, "samples"]) -> Float[Tensor, "samples"]:
-    """Less the mean, over the standard deviation (with Bessel's correction) and 1e-8, as CleanRL has it.
+    """Subtract the mean and divide by the standard deviation (with Bessel's correction) and 1e-8, as CleanRL has it.
 
     Example:
         >>> import torch
@@ -51,7 +80,7 @@ def standardised(x: Float[Tensor, "samples"]) -> Float[Tensor, "samples"]:
 def clipped_objective(
     log_ratio: Float[Tensor, "samples"], advantages: Float[Tensor, "samples"], clip_range: Number
 ) -> Float[Tensor, ""]:
-    """The loss of a policy: the mean of ``-min(r A, clip(r, 1 - c, 1 + c) A)``, equation 7.
+    """Return the loss of a policy: the mean of ``-min(r A, clip(r, 1 - c, 1 + c) A)``, equation 7.
 
     Args:
         log_ratio: logarithms of the ratios r of the new probability of an action to the old one.
@@ -76,7 +105,7 @@ def value_error(
     before: Float[Tensor, "samples"] | None = None,
     clip_range: Number = 0.2,
 ) -> Float[Tensor, ""]:
-    """The mean squared error of the values.
+    """Return the mean squared error of the values.
 
     Args:
         values: of the value function.

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from fcbp import envs, initializers, learner, methods, optim
 from fcbp.agents.measurements import VARIABLES
-from fcbp.agents.networks import draw_weights
+from fcbp.agents.networks import ORTHOGONAL, ORTHOGONAL_GAIN, draw_weights
 from fcbp.checks import arguments
 from fcbp.envs import Environment
 from fcbp.envs.changes import Change
+from fcbp.kinds import PyTree
 from fcbp.methods import Kind, Method
 from fcbp.methods.base import parameters_of
 from fcbp.names import lookup
@@ -24,6 +26,7 @@ from fcbp.program import Program
 from fcbp.units import UnitGroup, find_units
 
 __all__ = [
+    "Agent",
     "AgentLearner",
     "World",
     "check_numbers",
@@ -96,16 +99,16 @@ class World(NamedTuple):
     task_length: int | None
     """Steps of the program of a level; ``None`` where nothing changes."""
     numbers: dict[str, float]
-    """Those of the physics, and of the rule of change where it takes a tensor for one."""
+    """The numbers of the physics, and those of the rule of change that may be tensors."""
 
-    def physics(self, settings: Mapping[str, Any]) -> Any:
-        """A member's numbers of the physics, before any change."""
+    def physics(self, settings: Mapping[str, Any]) -> PyTree:
+        """Return a member's numbers of the physics, before any change."""
         return self.environment.physics._replace(
             **{name: settings[name] for name in self.environment.physics._fields if name in self.numbers}
         )
 
     def level(self, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The level of a step of the program, whether it begins with that step, and whether it ends with it."""
+        """Return the level of a step of the program, whether it begins with that step, and whether it ends with it."""
         if self.task_length is None:
             never = torch.zeros_like(step, dtype=torch.bool)
             return torch.zeros_like(step), never, never
@@ -159,7 +162,7 @@ class AgentLearner(NamedTuple):
     method: Method
 
     def signal(self, last: Tensor, ends: Tensor) -> Tensor:
-        """Of each update of an iteration, whether the method is told of a new task with it.
+        """Tell for each update of an iteration whether the method is told of a new task with it.
 
         Methods that make units or networks new with a task do so after the last update of a level, and so the next one
         begins with the new ones. A method that begins anew has done so before it acted.
@@ -194,7 +197,8 @@ def make_agent_learner(
         loss: of the network's output and the targets.
         method: a name of :data:`fcbp.methods.METHODS`, or a kind.
         activation: of the hidden units, which the initial weights follow.
-        initializer: how weights are drawn, at the start and by methods that do so too.
+        initializer: how weights are drawn, at the start and by methods that do so too. With ``"orthogonal"`` methods
+            draw weights of the variance that those of a square layer have.
         head_scale: times the policy's last layer.
         schedule: a name of :data:`fcbp.optim.SCHEDULES`, or ``None``.
         capacity: the most units of a group that are replaced at once.
@@ -209,11 +213,11 @@ def make_agent_learner(
         ValueError: a name is unknown, the method cannot be made, or it acts on levels and there are none.
     """
     kind = lookup("method", method, methods.METHODS) if isinstance(method, str) else method
-    initializers.get(initializer, _gain(activation))
+    of_new = _initializer(initializer, activation)
     if capacity is not None:
         check_whole(0, capacity=capacity)
     units = find_units(network, torch.zeros(1, observation_size))
-    built = _build(kind, initializer, activation, capacity, measure, units)
+    built = _build(kind, of_new, capacity, measure, units)
     if built.reads_new_task and task_length is None:
         raise ValueError(f"method is {method!r}, which acts where a level ends; expected a change, or a task_length")
     make_schedule = None if schedule is None else lookup("schedule", schedule, optim.SCHEDULES)
@@ -258,7 +262,7 @@ def make_agent_learner(
 
 
 def _numbers_of(make_schedule: Callable[..., Any]) -> dict[str, float]:
-    """The numbers of a schedule, with their defaults."""
+    """Return the numbers of a schedule, with their defaults."""
     return {
         name: float(p.default)
         for name, p in parameters_of(make_schedule).items()
@@ -266,8 +270,24 @@ def _numbers_of(make_schedule: Callable[..., Any]) -> dict[str, float]:
     }
 
 
+class Agent(Protocol):
+    """The functions of an agent's program, for one member."""
+
+    def init(self, key: Tensor, settings: Mapping[str, Any]) -> PyTree:
+        """Make the member's state at the start."""
+
+    def step(self, state: PyTree, settings: Mapping[str, Any]) -> tuple[PyTree, dict[str, Tensor]]:
+        """Take one step."""
+
+    def probe(self, state: PyTree, settings: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Measure the member between steps."""
+
+    def failed(self, state: PyTree) -> Tensor:
+        """Say whether the member has a number that is not finite."""
+
+
 def make_program(
-    agent: Any, world: World, numbers: Mapping[str, float], built: AgentLearner, finite: tuple[str, ...]
+    agent: Agent, world: World, numbers: Mapping[str, float], built: AgentLearner, finite: tuple[str, ...]
 ) -> Program:
     """Make the program of an agent's functions.
 
@@ -300,17 +320,23 @@ def _gain(activation: str) -> str:
     return activation if activation in initializers.GAINS else "relu"
 
 
+def _initializer(name: str, activation: str) -> initializers.Initializer:
+    """Return the function by which methods draw weights."""
+    if name == ORTHOGONAL:
+        return functools.partial(initializers.kaiming_uniform, gain=ORTHOGONAL_GAIN)
+    return initializers.get(name, _gain(activation))
+
+
 def _build(
     kind: Kind,
-    initializer: str,
-    activation: str,
+    initializer: initializers.Initializer,
     capacity: int | None,
     measure: str | None,
     units: tuple[UnitGroup, ...],
 ) -> Method:
     options: dict[str, Any] = {}
     if kind.initializer:
-        options["initializer"] = initializers.get(initializer, _gain(activation))
+        options["initializer"] = initializer
     if kind.capacity and capacity is not None:
         options["capacity"] = capacity
     elif kind.capacity and "replacement_rate" in kind.hyperparams()._asdict():

@@ -29,8 +29,8 @@ from fcbp.agents import policies
 from fcbp.agents.advantages import advantages
 from fcbp.agents.measurements import reset_counts, watch
 from fcbp.agents.networks import ActorCritic
-from fcbp.agents.normalisation import normalised, start_statistics, update_statistics
-from fcbp.agents.objective import Advantages, Batch, make_objective, standardised
+from fcbp.agents.normalisation import discounted, normalised, start_statistics, update_statistics
+from fcbp.agents.objective import Advantages, Batch, check_batch, make_objective, standardised
 from fcbp.agents.parts import (
     AgentLearner,
     World,
@@ -55,7 +55,6 @@ from fcbp.envs import Environment
 from fcbp.envs.changes import Change
 from fcbp.learner import LearnerState
 from fcbp.methods import Kind
-from fcbp.names import check_option
 from fcbp.program import Program
 from fcbp.units import forward_with_features
 
@@ -84,7 +83,7 @@ WATCHED = 1000
 
 
 class PPOState(NamedTuple):
-    """All that an agent carries from iteration to iteration."""
+    """The state that an agent carries from iteration to iteration."""
 
     copies: Copies
     learner: LearnerState
@@ -96,7 +95,7 @@ class PPOState(NamedTuple):
     """Observations of the last rollout, on which units are measured."""
     key: Int64[Tensor, ""]
     change_key: Int64[Tensor, ""]
-    """Of the rule of change, the same at every step."""
+    """The key of the rule of change, the same at every step."""
     iteration: Int64[Tensor, ""]
 
 
@@ -145,7 +144,8 @@ def ppo(
         hidden: units of each hidden layer
         activation: activation of the hidden units
         shared: whether policy and value function share their hidden layers
-        initializer: how weights are drawn, at the start and after a replacement
+        initializer: how weights are drawn, at the start and after a replacement: a name of
+            :data:`fcbp.initializers.INITIALIZERS`, or orthogonal, as CleanRL's start
         head_scale: times the initial weights of the policy's last layer
         copies: environments that an agent acts in at once
         horizon: steps of each copy in an iteration
@@ -173,7 +173,7 @@ def ppo(
         ['beta1', 'beta2', 'cart_mass', 'clip']
     """
     check_sizes(hidden, copies=copies, horizon=horizon, epochs=epochs, minibatch=minibatch)
-    _check_batch(copies * horizon, minibatch, normalize_advantages)
+    check_batch(copies * horizon, minibatch, normalize_advantages)
     world = make_world(environment, change, task_length, change_options or {}, time_limit)
     found = policies.get(policy, world.environment.actions)
     size = world.environment.observation_size
@@ -208,25 +208,8 @@ def ppo(
     return make_program(agent, world, {**NUMBERS, **world.numbers}, built, ("policy_loss", "value_loss"))
 
 
-def _check_batch(steps: int, minibatch: int, normalize_advantages: Advantages) -> None:
-    check_option("normalize_advantages", normalize_advantages, Advantages)
-    if minibatch > steps:
-        raise ValueError(
-            f"minibatch is {minibatch}; expected at most the steps of an iteration, copies x horizon {steps}"
-        )
-    if steps % minibatch:
-        divisors = [n for n in range(1, steps + 1) if steps % n == 0]
-        near = min(divisors, key=lambda n: abs(n - minibatch))
-        raise ValueError(
-            f"minibatch is {minibatch}, which does not divide the steps of an iteration, copies x horizon {steps}; "
-            f"expected a number such as {near}"
-        )
-    if minibatch == 1 and normalize_advantages == "minibatch":
-        raise ValueError("minibatch is 1, whose advantage has no standard deviation; expected 2 or more")
-
-
 class _Agent:
-    """The functions of the program; what they close over is the same for all members."""
+    """The functions of the program; all members share the values that they close over."""
 
     def __init__(
         self,
@@ -246,6 +229,12 @@ class _Agent:
         self.of_observations, self.of_rewards = of_observations, of_rewards
         self.rollout = make_rollout(world.environment, world.change, self._choose, policy.action)
         self.update = self._make_update()
+
+        def judge(_: Any, x: tuple[Tensor, Tensor], params: dict[str, Tensor]) -> tuple[Any, Tensor]:
+            seen, asked = x
+            return (), torch.where(asked, forward(params, {}, seen)[0][1], 0)
+
+        self.judge = judge
 
     def init(self, key: Tensor, settings: Mapping[str, Any]) -> PPOState:
         key, learner_key, change_key, start_key = random.split(key, 4).unbind()
@@ -303,7 +292,7 @@ class _Agent:
     # --- parts of a step --------------------------------------------------------------------------------
 
     def _renewed(self, state: PPOState, begins: Tensor) -> PPOState:
-        """Where the method begins anew and a level does, an agent that has seen nothing; else the state."""
+        """Return an agent that has seen nothing where the method and a level begin anew; else the state."""
         if not self.built.method.renews:
             return state
         before: Any = (state.of_observations, state.of_returns)
@@ -313,7 +302,7 @@ class _Agent:
         return state._replace(learner=learner, of_observations=kept[0], of_returns=kept[1])
 
     def _statistics_of(self, copies: Copies) -> tuple[Any, Any]:
-        """Of observations and of returns, before any."""
+        """Return the statistics of observations and of returns before the first sample."""
         of_observations = start_statistics(copies.observation[0]) if self.of_observations else ()
         of_returns = (start_statistics(copies.score[0]), torch.zeros_like(copies.score)) if self.of_rewards else ()
         return of_observations, of_returns
@@ -329,7 +318,7 @@ class _Agent:
         return draws, torch.vmap(self.policy.log_density, (0, None, 0))(output, log_std, draws)
 
     def _statistics(self, state: PPOState, rollout: Rollout, settings: Mapping[str, Any]) -> tuple[Any, Any, Tensor]:
-        """Those of observations and returns with this rollout's, and the rewards to learn from."""
+        """Return the statistics with this rollout's observations and returns, and the rewards to learn from."""
         of_observations, of_returns = state.of_observations, state.of_returns
         if self.of_observations:
             of_observations = update_statistics(of_observations, rollout.observations.flatten(0, 1))
@@ -338,7 +327,7 @@ class _Agent:
             statistics, before = of_returns
             ended = rollout.terminated | rollout.truncated
             last, sums = loop.nested(
-                _discounted, before, (rollout.rewards, ended), settings["discount"], length=self.horizon
+                discounted, before, (rollout.rewards, ended), settings["discount"], length=self.horizon
             )
             statistics = update_statistics(statistics, sums.flatten())
             rewards = normalised(rewards, statistics, centred=False)
@@ -348,11 +337,14 @@ class _Agent:
     def _batch(
         self, state: PPOState, rollout: Rollout, rewards: Tensor, settings: Mapping[str, Any]
     ) -> tuple[Tensor, Batch]:
-        """The observations as the network saw them ``(samples, observation)``, and what the loss reads of them."""
-        shape = self.horizon * self.copies
-        both = torch.cat([rollout.observations, rollout.final_observations]).flatten(0, 1)
-        seen = self._seen(both, state.of_observations)
-        values, next_values = self.forward(state.learner.params, {}, seen)[0][1].reshape(2, self.horizon, -1).unbind()
+        """Return the observations as the network saw them ``(samples, observation)``, and the loss's other inputs."""
+        shape = self.horizon, self.copies
+        seen = self._seen(rollout.observations, state.of_observations).flatten(0, 1)
+        values = self._values(seen, torch.ones_like(rollout.truncated), state).reshape(shape)
+        # The observation at the end of a step is the next step's but for a truncated episode's, and the last of all.
+        asked = torch.cat([rollout.truncated[:-1], torch.ones_like(rollout.truncated[-1:])])
+        final = self._seen(rollout.final_observations, state.of_observations).flatten(0, 1)
+        next_values = torch.where(asked, self._values(final, asked, state).reshape(shape), values.roll(-1, 0))
         gained = advantages(
             rewards,
             values,
@@ -367,7 +359,15 @@ class _Agent:
         flat: Any = optree.tree_map(lambda x: x.flatten(0, 1), batch)
         if self.standardise:
             flat = flat._replace(advantages=standardised(flat.advantages))
-        return seen[:shape], flat
+        return seen, flat
+
+    def _values(self, seen: Tensor, asked: Tensor, state: PPOState) -> Tensor:
+        """Return the values of the observations that are asked for, 0 for others, by a loop over minibatches."""
+        values: Tensor
+        parts = len(seen) // self.minibatch
+        xs = seen.unflatten(0, (parts, self.minibatch)), asked.flatten().unflatten(0, (parts, self.minibatch))
+        _, values = loop.nested(self.judge, (), xs, state.learner.params, length=parts)
+        return values.flatten()
 
     def _learn(
         self,
@@ -378,7 +378,7 @@ class _Agent:
         key: Tensor,
         settings: Mapping[str, Any],
     ) -> tuple[LearnerState, dict[str, Tensor]]:
-        """The learner after all epochs, and what to tell of them."""
+        """Return the learner after all epochs, and the measurements of them."""
         number = len(observations)
         orders = torch.vmap(lambda one: random.permutation(one, number))(random.split(key, self.epochs)).flatten()
         updates = self.epochs * number // self.minibatch
@@ -407,10 +407,3 @@ class _Agent:
             return state, {**info["aux"], **reset_counts(info)}
 
         return update
-
-
-def _discounted(before: Tensor, x: tuple[Tensor, Tensor], discount: Tensor) -> tuple[Tensor, Tensor]:
-    """The discounted sum of the rewards of each copy, which begins anew after an ending."""
-    reward, ended = x
-    total = discount * before + reward
-    return torch.where(ended, 0, total), total

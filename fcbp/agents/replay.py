@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fcbp import random
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["Memory", "Transitions", "push", "sample", "start_memory"]
 
@@ -39,14 +40,14 @@ class Memory(NamedTuple):
     held: Any
     """:class:`Transitions`, ``(capacity, ...)``."""
     size: Int64[Tensor, ""]
-    """How many are held."""
+    """The number of steps held."""
     next: Int64[Tensor, ""]
     """The place of the next one."""
 
 
 @arguments
-def start_memory(like: Any, capacity: int) -> Memory:
-    """An empty memory.
+def start_memory(like: PyTree, capacity: int) -> Memory:
+    """Make an empty memory.
 
     Args:
         like: a pytree of tensors ``(steps, ...)``, such as :class:`Transitions`.
@@ -64,8 +65,8 @@ def start_memory(like: Any, capacity: int) -> Memory:
 
 
 @arguments
-def push(memory: Memory, steps: Any) -> Memory:
-    """The memory with some more steps, in the places of the oldest where it is full.
+def push(memory: Memory, steps: PyTree) -> Memory:
+    """Add steps to the memory, in the places of the oldest where it is full.
 
     Args:
         memory: before.
@@ -82,13 +83,13 @@ def push(memory: Memory, steps: Any) -> Memory:
 
 
 @arguments
-def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> Any:
-    """Some of the steps that are held, drawn with replacement; of an empty memory zeros.
+def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> PyTree:
+    """Draw some of the held steps, with replacement; an empty memory gives zeros.
 
     Args:
-        memory: where from.
-        key: of the draws.
-        number: how many.
+        memory: the memory.
+        key: the key of the draws.
+        number: the number of steps drawn.
     """
     rows = random.randint(key, (number,), 0, memory.size.clamp(min=1))
     found: Any = optree.tree_map(lambda held: held[rows], memory.held)

@@ -17,6 +17,7 @@ from fcbp import loop, random
 from fcbp.checks import arguments
 from fcbp.envs import Environment, step_and_reset
 from fcbp.envs.changes import Change
+from fcbp.kinds import PyTree
 
 __all__ = ["Copies", "Rollout", "Situation", "ended_episodes", "make_rollout", "new_level", "start_copies"]
 
@@ -25,9 +26,9 @@ class Copies(NamedTuple):
     """Copies of an environment that one agent acts in, ``(copies, ...)``."""
 
     state: Any
-    """Of each environment."""
+    """The state of each environment."""
     observation: Float[Tensor, "copies observation"]
-    """As the environment gives it."""
+    """The observation as the environment gives it."""
     score: Float[Tensor, "copies"]
     """Sum of the rewards of the episode so far."""
     length: Int32[Tensor, "copies"]
@@ -35,28 +36,28 @@ class Copies(NamedTuple):
 
 
 class Situation(NamedTuple):
-    """What stays the same during a rollout."""
+    """The parts that stay the same during a rollout."""
 
     physics: Any
     """The numbers of the physics at this level."""
     change_key: Int64[Tensor, ""]
-    """Of the rule of change."""
+    """The key of the rule of change."""
     level: Int64[Tensor, ""]
     chooser: Any
-    """What ``choose`` reads."""
+    """The parameters that ``choose`` reads."""
 
 
 class Rollout(NamedTuple):
     """Steps of all copies, ``(steps, copies, ...)``."""
 
     observations: Float[Tensor, "steps copies observation"]
-    """That the actions were chosen by, as they are seen at this level."""
+    """The observations that the actions were chosen by, as they are seen at this level."""
     final_observations: Float[Tensor, "steps copies observation"]
-    """At the ends of the steps, before any reset."""
+    """Observations at the ends of the steps, before any reset."""
     draws: Tensor
-    """Of the policy."""
+    """The draws of the policy."""
     told: Any
-    """What ``choose`` gives beside its draw."""
+    """The other results of ``choose``, beside its draw."""
     rewards: Float[Tensor, "steps copies"]
     terminated: Bool[Tensor, "steps copies"]
     truncated: Bool[Tensor, "steps copies"]
@@ -67,8 +68,8 @@ class Rollout(NamedTuple):
 
 
 @arguments
-def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physics: Any) -> Copies:
-    """Copies of an environment at the start of an episode, each drawn from a key of its own.
+def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physics: PyTree) -> Copies:
+    """Start copies of an environment at the beginning of an episode, each drawn from a key of its own.
 
     Example:
         >>> import fcbp
@@ -84,9 +85,9 @@ def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physic
 
 @arguments
 def new_level(
-    environment: Environment, copies: Copies, begins: Bool[Tensor, ""], keys: Int64[Tensor, "copies"], physics: Any
+    environment: Environment, copies: Copies, begins: Bool[Tensor, ""], keys: Int64[Tensor, "copies"], physics: PyTree
 ) -> Copies:
-    """The copies, all at the start of an episode where a new level begins.
+    """Return the copies, all at the start of an episode where a new level begins.
 
     Args:
         environment: the environment.
@@ -151,7 +152,7 @@ def make_rollout(
 
 @arguments
 def ended_episodes(rollout: Rollout) -> dict[str, Tensor]:
-    """Sums over the episodes that ended in a rollout: of their returns, of their lengths, and their number.
+    """Return sums over the episodes that ended in a rollout: of their returns, of their lengths, and their number.
 
     Of returns and lengths a program's results hold the mean of an episode (:attr:`fcbp.Program.per`).
     """

@@ -1,4 +1,4 @@
-"""What a sweep's results say: the end of a run, intervals over seeds, the best settings, and differences between runs.
+"""The analysis of a sweep's results: the end of a run, intervals over seeds, best settings, differences between runs.
 
 >>> import fcbp
 >>> members = fcbp.grid(seed=range(4), step_size=[0.003, 0.03])

@@ -1,4 +1,4 @@
-"""What sets the members of a sweep apart, as plain data and in words."""
+"""The settings that tell the members of a sweep apart, as plain data and in words."""
 
 from __future__ import annotations
 
@@ -42,25 +42,26 @@ BINS = ("step", "task")
 
 @arguments
 def bins_of(results: xarray.Dataset | xarray.DataArray) -> str:
-    """The dimension of the bins: ``"step"``, or ``"task"`` where each bin is a task."""
+    """Return the dimension of the bins: ``"step"``, or ``"task"`` where each bin is a task."""
     return next((name for name in BINS if name in results.dims), "step")
 
 
 @arguments
 def main_variable(results: xarray.Dataset) -> str:
-    """The variable that settings are judged by where none is named: ``"loss"``, or the first that was measured."""
+    """Return the variable that settings are judged by where none is named: ``"loss"``, or the first that was
+    measured."""
     return "loss" if "loss" in results.data_vars else str(next(iter(results.data_vars)))
 
 
 @arguments
 def chosen_variable(results: xarray.Dataset) -> str:
-    """The variable that methods are compared by where none is named: the accuracy, or else the main one."""
+    """Return the variable that methods are compared by where none is named: the accuracy, or else the main one."""
     return "accuracy" if "accuracy" in results.data_vars else main_variable(results)
 
 
 @arguments
 def settings(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> Iterator[tuple[Setting, Setting]]:
-    """Every setting: where it is (for ``isel``), and what sets it apart from the others.
+    """List every setting: its place (for ``isel``), and the values that set it apart from the others.
 
     Args:
         results: a sweep's.
@@ -83,9 +84,10 @@ def _settings(results: xarray.Dataset | xarray.DataArray, over: str) -> Iterator
 
 @arguments
 def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> list[str]:
-    """What differs between settings: the method first, the dimensions, and what sets listed settings apart.
+    """Return the names that differ between settings: the method first, the dimensions, and the names that set listed
+    settings apart.
 
-    A setting that only one method has, and always with one value, says no more than the method does.
+    A setting that only one method has, and always with one value, is left out: the method says as much.
 
     Raises:
         ValueError: ``results`` has no dimension ``over``.
@@ -111,33 +113,33 @@ def _check_over(results: xarray.Dataset | xarray.DataArray, over: str) -> None:
 
 @arguments
 def identity(chosen: xarray.Dataset | xarray.DataArray, names: Sequence[str]) -> Setting:
-    """What sets a setting apart, as plain numbers and words; what it does not set is left out."""
+    """Return the values that set a setting apart, as plain numbers and words, without values that it does not set."""
     found = {name: plain(chosen[name].values[()]) for name in names if name in chosen.coords}
     return {name: value for name, value in found.items() if not is_unset(value)}
 
 
 @arguments
-def is_unset(value: Any) -> bool:
-    """Whether a coordinate's value stands for a setting that a member does not set."""
+def is_unset(value: object) -> bool:
+    """Tell whether a coordinate's value stands for a setting that a member does not set."""
     return value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and np.isnan(value))
 
 
 @arguments
 def describe(setting: Setting) -> str:
-    """What sets a setting apart, in words."""
+    """Say in words what sets a setting apart."""
     words = {name: f"{name.replace('_', ' ')} {show(value)}" for name, value in setting.items() if name != "method"}
     return ", ".join([*([str(setting["method"])] if "method" in setting else []), *words.values()])
 
 
 @arguments
 def others(setting: Setting) -> Setting:
-    """A setting without its method."""
+    """Return a setting without its method."""
     return {name: value for name, value in setting.items() if name != "method"}
 
 
 @arguments
-def show(value: Any) -> str:
-    """A setting's value, short."""
+def show(value: object) -> str:
+    """Return a setting's value, short."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         return str(value)
     return f"{value:g}"

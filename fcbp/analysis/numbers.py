@@ -43,7 +43,7 @@ COUNTS = {"units_replaced": "units replaced", "weights_reset": "weights reset"}
 
 @arguments
 def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
-    """The mean over the last bins; NaN where a member failed before the end."""
+    """Return the mean over the last bins; NaN where a member failed before the end."""
     _check_fraction(last)
     dimension = bins_of(values)
     bins = max(1, round(last * values.sizes[dimension]))
@@ -53,7 +53,7 @@ def end_of_run(values: xarray.DataArray, last: float = 0.2) -> xarray.DataArray:
 
 @arguments
 def bootstrap(values: Float[np.ndarray, "seeds"], *, level: Fraction = LEVEL, key: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean (Efron and Tibshirani, 1993); NaN for less than two values.
+    """Return the percentile bootstrap interval of the mean (Efron and Tibshirani, 1993); NaN for less than two values.
 
     Args:
         values: one for each seed; those that are not finite are left out.
@@ -75,12 +75,12 @@ def bootstrap(values: Float[np.ndarray, "seeds"], *, level: Fraction = LEVEL, ke
 
 @dataclass(frozen=True)
 class Row:
-    """A setting, and what came of it over its seeds."""
+    """A setting, and its results over the seeds."""
 
     setting: Setting
-    """What sets it apart, by name."""
+    """The values that set it apart, by name."""
     at: Setting
-    """Where it is in the results: ``results.isel(row.at)``."""
+    """Its place in the results: ``results.isel(row.at)``."""
     start: float
     """Mean of the first part of the run."""
     end: float
@@ -103,16 +103,17 @@ class Row:
     """Whether the best are those of the highest end."""
 
     @property
-    def method(self) -> Any:
+    def method(self) -> str | None:
         """The method, where methods were swept."""
-        return self.setting.get("method")
+        name: str | None = self.setting.get("method")
+        return name
 
 
 @arguments
 def summary(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> list[Row]:
-    """A row for every setting, in the order of the results; lower is better, but of an accuracy.
+    """Return a row for every setting, in the order of the results. Lower is better, except for an accuracy.
 
-    The best are chosen by the same seeds that their errors are of, so of many settings the best looks a little better
+    The best are chosen on the seeds that their errors are computed from. So the best of many looks a little better
     than it is.
 
     Args:
@@ -169,7 +170,7 @@ def _best(rows: Any, higher: bool = False) -> Row | None:
 
 @arguments
 def best_of_each(rows: Sequence[Row]) -> list[Row]:
-    """The best setting of each method, the best method first; those that failed altogether last."""
+    """Return the best setting of each method, the best method first; those that failed altogether last."""
     by_method = {row.method: row for row in rows}  # of a method that failed altogether: any
     by_method |= {row.method: row for row in rows if row.best}
     higher = rows[0].higher if rows else False
@@ -178,7 +179,7 @@ def best_of_each(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Difference:
-    """The second run's end less the first's, seed by seed."""
+    """The difference of two runs' ends, the second less the first, seed by seed."""
 
     first: Setting
     second: Setting
@@ -188,7 +189,7 @@ class Difference:
     ends: tuple[float, float]
     """Means of the two."""
     mean: float
-    """Of the differences; below 0 the second run's error is lower."""
+    """Mean of the differences; below 0 the second run's error is lower."""
     low: float
     """Lower end of their bootstrap interval."""
     high: float
@@ -199,7 +200,8 @@ class Difference:
 def compare(
     first: xarray.Dataset, second: xarray.Dataset, variable: str | None = None, *, last: float = 0.2
 ) -> list[Difference]:
-    """Paired differences between two runs, over the seeds of both: of their best settings, then of those of both.
+    """Return paired differences between two runs, over the seeds of both: of their best settings, then of those of
+    both.
 
     Args:
         first: a sweep's results.
@@ -235,7 +237,7 @@ def _difference(a: tuple[xarray.Dataset, Row], b: tuple[xarray.Dataset, Row], va
 def lost_plasticity(
     results: xarray.Dataset, variable: str | None = None, *, baseline: str = "fresh", last: float = 0.2
 ) -> list[Difference]:
-    """Of each method, at its best, the difference to learners begun anew with every task, paired by seed.
+    """Return the difference of each method, at its best, to learners begun anew with every task, paired by seed.
 
     A network has lost plasticity where it ends worse than one that is new to the task (Dohare et al., Nature 2024,
     Fig. 2). That is :func:`fcbp.methods.fresh`, itself at its best.
@@ -263,7 +265,7 @@ def lost_plasticity(
 
 @arguments
 def is_higher_better(variable: str) -> bool:
-    """Whether the best are those with the highest values: of accuracies, returns and plasticity; else the lowest.
+    """Tell whether the best are those with the highest values: of accuracies, returns and plasticity; else the lowest.
 
     Example:
         >>> is_higher_better("test_accuracy"), is_higher_better("loss")
@@ -274,7 +276,7 @@ def is_higher_better(variable: str) -> bool:
 
 @arguments
 def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[int, float]:
-    """The end of the run of each seed of one setting."""
+    """Return the end of the run of each seed of one setting."""
     _check_variable(chosen, variable)
     ends = np.atleast_1d(end_of_run(chosen[variable], last).values).astype(float)
     if "seed" in chosen.coords:
@@ -286,7 +288,7 @@ def by_seed(chosen: xarray.Dataset, variable: str, last: float = 0.2) -> dict[in
 
 @arguments
 def experiment_of(results: xarray.Dataset) -> dict[str, Any]:
-    """The settings that all members share, as they were recorded."""
+    """Return the settings that all members share, as they were recorded."""
     settings: dict[str, Any] = json.loads(results.attrs.get("experiment", "{}"))
     return settings
 

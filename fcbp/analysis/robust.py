@@ -48,7 +48,7 @@ class Interval(NamedTuple):
 
 @arguments
 def interquartile_mean(values: Scores) -> float:
-    """The mean of the middle half of all runs of all tasks: the 25 % trimmed mean (Agarwal et al., Sec. 4.3).
+    """Return the mean of the middle half of all runs of all tasks: the 25 % trimmed mean (Agarwal et al., Sec. 4.3).
 
     As ``scipy.stats.trim_mean(values, 0.25)``: of n values ``floor(n / 4)`` at each end are left out.
 
@@ -66,7 +66,7 @@ def interquartile_mean(values: Scores) -> float:
 
 @arguments
 def optimality_gap(values: Scores, target: float = 1.0) -> float:
-    """How far runs stay below a target on average, more counting as the target itself (Agarwal et al., Sec. 4.3).
+    """Return the mean distance of runs below a target, more counting as the target itself (Agarwal et al., Sec. 4.3).
 
     ``mean(target - min(score, target))``; lower is better.
 
@@ -79,7 +79,7 @@ def optimality_gap(values: Scores, target: float = 1.0) -> float:
 
 @arguments
 def performance_profile(values: Scores, thresholds: Float[np.ndarray, "thresholds"]) -> Float[np.ndarray, "thresholds"]:
-    """The fraction of runs with scores above each threshold, averaged over tasks (Agarwal et al., Eq. 2).
+    """Return the fraction of runs with scores above each threshold, averaged over tasks (Agarwal et al., Eq. 2).
 
     Example:
         >>> performance_profile(np.array([0.1, 0.5, 0.9]), np.array([0.0, 0.5, 1.0])).round(2).tolist()
@@ -92,7 +92,7 @@ def performance_profile(values: Scores, thresholds: Float[np.ndarray, "threshold
 
 @arguments
 def probability_of_improvement(first: Scores, second: Scores) -> float:
-    """How probable it is that a run of the first scores higher than one of the second, averaged over tasks.
+    """Return the probability that a run of the first scores higher than one of the second, averaged over tasks.
 
     Agarwal et al., Sec. 4.3 and App. A.1: of each task the Mann-Whitney statistic over the number of pairs, in which a
     tie counts a half.
@@ -123,8 +123,8 @@ def stratified_bootstrap(
     level: float = LEVEL,
     key: int = 0,
 ) -> Interval:
-    """A statistic with its percentile interval: runs are drawn with replacement within each task (Agarwal et al.,
-    Sec. 4.1).
+    """Return a statistic with its percentile interval: runs are drawn with replacement within each task (Agarwal et
+    al., Sec. 4.1).
 
     Args:
         statistic: of as many arrays of scores as are given; gives a number, or an array such as a profile.
@@ -158,7 +158,7 @@ def stratified_bootstrap(
 
 @arguments
 def scores(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> dict[str, np.ndarray]:
-    """Of each method, at its best, the end of the run of each seed ``(runs,)``: what the functions here take.
+    """Return the end of the run of each seed ``(runs,)``, for each method at its best: the input of the functions here.
 
     Of several problems, ``np.stack([scores(one)["cbp"] for one in problems], 1)`` is ``(runs, tasks)``.
 

@@ -29,7 +29,7 @@ __all__ = ["columns", "differences_table", "label", "lost_table", "ranking", "ta
 
 @arguments
 def table(results: xarray.Dataset) -> str:
-    """A line for each setting: the loss, or the first variable, at the start and at the end of the run, and what
+    """Write a line for each setting: the loss, or the first variable, at the start and at the end of the run, and what
     happened to its units.
 
     Errors are means over seeds, the last with its standard error and its 95% bootstrap interval; the best is marked, of
@@ -49,7 +49,7 @@ def table(results: xarray.Dataset) -> str:
 
 @arguments
 def ranking(results: xarray.Dataset) -> str:
-    """Each method at its best, the best first."""
+    """Rank the methods, each at its best, the best first."""
     rows = best_of_each(summary(results))
     what = label(results)
     return columns(
@@ -61,8 +61,8 @@ def ranking(results: xarray.Dataset) -> str:
 
 @arguments
 def times(results: xarray.Dataset) -> str:
-    """A line for each program that the members were grouped by, such as one for each method: the seconds that it ran,
-    compiling and measuring included, summed over processes."""
+    """Return a line for each program that the members were grouped by, such as one for each method: the seconds that it
+    ran, compiling and measuring included, summed over processes."""
     programs = json.loads(results.attrs.get("programs", "[]"))
     names = list(dict.fromkeys(name for program in programs for name in program["settings"]))
     steps = results.attrs["steps"]
@@ -82,7 +82,7 @@ def _told(value: Any) -> str:
 
 @arguments
 def label(results: xarray.Dataset) -> str:
-    """The name of the main variable."""
+    """Return the name of the main variable."""
     return main_variable(results).replace("_", " ")
 
 
@@ -113,7 +113,7 @@ def _count(value: float) -> str:
 
 @arguments
 def columns(cells: dict[str, list[str]], *, left: bool = False) -> str:
-    """Cells by heading as lines of text, to the right or to the left of their columns."""
+    """Return cells by heading as lines of text, to the right or to the left of their columns."""
     widths = [max(map(len, (name, *column))) for name, column in cells.items()]
     lines = [list(cells), ["-" * width for width in widths], *map(list, zip(*cells.values(), strict=True))]
     adjust = str.ljust if left else str.rjust
@@ -126,7 +126,7 @@ def columns(cells: dict[str, list[str]], *, left: bool = False) -> str:
 def lost_table(
     results: xarray.Dataset, variable: str | None = None, *, baseline: str = "fresh", last: float = 0.2
 ) -> str:
-    """Whether plasticity is lost: a line for each method, with its difference to :func:`fcbp.methods.fresh`.
+    """Show the loss of plasticity in a line for each method, with its difference to :func:`fcbp.methods.fresh`.
 
     See :func:`lost_plasticity`. "lost" stands where the interval holds only values that are worse than the baseline's,
     "better" where it holds only better ones.
@@ -160,7 +160,7 @@ def lost_table(
 
 @arguments
 def differences_table(differences: Sequence[Difference]) -> str:
-    """A line for each pair of settings; a difference whose interval holds no 0 is marked."""
+    """Return a line for each pair of settings; a difference whose interval holds no 0 is marked."""
     size = [abs(value) for d in differences for value in (d.mean, d.high - d.low) if np.isfinite(value) and value]
     digits = min(8, max(3, 1 - int(np.floor(np.log10(min(size)))))) if size else 3
     sides = [(describe(d.first) or "-", describe(d.second) or "-") for d in differences]

@@ -66,7 +66,7 @@ def _section(name: str, tuned: Tuned, place: Path) -> str:
 
 
 def _tried(tuned: Tuned) -> str:
-    """A line for each setting: its mean over the tuning seeds, and whether it was chosen."""
+    """Return a line for each setting: its mean over the tuning seeds, and whether it was chosen."""
     rows = analysis.summary(tuned.tune, tuned.variable, last=tuned.over)
     chosen = {choice.place for choice in tuned.choices}
     return analysis.columns(
@@ -80,7 +80,7 @@ def _tried(tuned: Tuned) -> str:
 
 
 def _drawn(found: Mapping[str, Tuned], path: Path) -> bool:
-    """Whether there is a picture; without matplotlib there is none."""
+    """Draw the picture and tell whether there is one; without matplotlib there is none."""
     panels: dict[str, Any] = {
         name: tuned.report.assign_coords(label=("setting", [choice.method for choice in tuned.choices]))
         for name, tuned in found.items()

@@ -28,7 +28,7 @@ def draw(panels: Mapping[str, xarray.Dataset], path: Path, variable: str = "accu
     Args:
         panels: results by title; along ``setting`` each has one setting, whose words are its coordinate ``label``.
         path: of the PNG.
-        variable: what is drawn.
+        variable: the variable drawn.
 
     Raises:
         ImportError: the extra ``fcbp[plot]`` is not installed.
@@ -66,14 +66,14 @@ def draw(panels: Mapping[str, xarray.Dataset], path: Path, variable: str = "accu
 
 
 def _thinned(curve: xarray.DataArray) -> xarray.DataArray:
-    """Means of neighbouring bins, at most :data:`SMOOTH` of them."""
+    """Return the means of neighbouring bins, at most :data:`SMOOTH` of them."""
     dimension = analysis.bins_of(curve)
     width = -(-curve.sizes[dimension] // SMOOTH)
     return curve if width == 1 else curve.coarsen({dimension: width}, boundary="trim").mean(keep_attrs=True)
 
 
 def spread(places: Sequence[float], least: float) -> list[float]:
-    """Places of labels, in their order and near where they were, at least ``least`` apart.
+    """Return places of labels, in their order and near where they were, at least ``least`` apart.
 
     Example:
         >>> spread([1.0, 1.0, 5.0], 2.0)

@@ -20,7 +20,7 @@ __all__ = ["Due", "corrected_utility", "due", "most_due", "pay", "replacements_d
 
 
 class Due(NamedTuple):
-    """A group's replacements that are due, before it is said who is replaced."""
+    """A group's replacements that are due, before units are chosen for them."""
 
     owed: Float[Tensor, ""]
     """Replacements owed, this step's included."""
@@ -37,7 +37,7 @@ def due(
     rate_counts: RateCounts,
     key: Int64[Tensor, ""],
 ) -> dict[str, Due]:
-    """Step 5 for every group, by its name."""
+    """Take step 5 for every group, by its name."""
     result: dict[str, Due] = {}
     for i, group in enumerate(units):
         name = group.name
@@ -51,7 +51,7 @@ def due(
 
 
 def _finite(state: CBPState, name: str, hyper: Hyperparams) -> Bool[Tensor, "units"]:
-    """Which units have a finite bias-corrected utility.
+    """Find the units whose bias-corrected utility is finite.
 
     The correction divides by at least ``1 - eta``, so that of most utilities it need not be known: where that can be
     seen, and in lanes, it is then not computed.
@@ -66,12 +66,13 @@ def _finite(state: CBPState, name: str, hyper: Hyperparams) -> Bool[Tensor, "uni
 
 
 def corrected_utility(state: CBPState, name: str, hyper: Hyperparams) -> Float[Tensor, "units"]:
-    """A group's utility without the bias of its start at 0: step 4's second half."""
+    """Return a group's utility without the bias of its start at 0: step 4's second half."""
     return state.utility[name] / bias_correction(state.age[name], hyper.decay_rate, state.utility[name])
 
 
 def most_due(size: int, rate: float | Tensor, capacity: int | None) -> int:
-    """The most of ``size`` that one step replaces: ``capacity``, or by default what can fall due at such a rate."""
+    """Return the most of ``size`` that one step replaces: ``capacity``, or by default what can fall due at such a
+    rate."""
     if capacity is not None:
         return min(capacity, size)
     if isinstance(rate, Tensor):
@@ -87,7 +88,7 @@ def replacements_due(
     key: Int64[Tensor, ""],
     index: int,
 ) -> Float[Tensor, ""]:
-    """The replacements due: what is owed and ``rate`` times the units counted, rounded here if at random."""
+    """Return the replacements due: the debt and ``rate`` times the units counted, rounded here if at random."""
     fresh = counted.to(owed.dtype) * (rate.to(owed.dtype) if isinstance(rate, Tensor) else rate)
     if rounding == "accumulate":
         return owed + fresh
@@ -98,7 +99,7 @@ def replacements_due(
 def pay(
     owed: Float[Tensor, ""], number_eligible: Int[Tensor, ""], limit: int, rate: float | Tensor
 ) -> tuple[Int32[Tensor, ""], Float[Tensor, ""]]:
-    """The number replaced now, at most ``limit``, and the number owed afterwards.
+    """Return the number replaced now, at most ``limit``, and the number owed afterwards.
 
     At rate 0 nobody is replaced. Whole replacements that nobody eligible is left for are forgiven, so that a debt is
     never larger than the eligible.

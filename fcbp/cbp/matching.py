@@ -1,4 +1,4 @@
-"""Which leaves of an optimiser's state belong to which parameter, and to which of its axes."""
+"""The leaves of an optimiser's state, matched with the parameters and the axes that they belong to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcbp import tree
+from fcbp.kinds import PyTree
 from fcbp.tree import Path
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice
@@ -39,7 +40,7 @@ class Moment(NamedTuple):
 
 
 def children(node: Any) -> list[tuple[str | int, Any]]:
-    """The children of a container with their entries: keys, field names or positions."""
+    """Return the children of a container with their entries: keys, field names or positions."""
     if isinstance(node, Mapping):
         return list(node.items())
     if isinstance(node, (tuple, list)):
@@ -48,8 +49,8 @@ def children(node: Any) -> list[tuple[str | int, Any]]:
     return []
 
 
-def tensors_of(node: Any, path: Path = (), argument: str = "opt_state") -> Iterator[tuple[Path, Tensor]]:
-    """Every tensor below ``node`` with its path.
+def tensors_of(node: PyTree, path: Path = (), argument: str = "opt_state") -> Iterator[tuple[Path, Tensor]]:
+    """Yield every tensor below ``node`` with its path.
 
     Raises:
         ValueError: something in it is no part of a pytree of tensors.
@@ -79,21 +80,21 @@ def _check_plain(node: Any, path: Path, argument: str) -> None:
         raise ValueError(f"{where} is {node!r}; expected what an optimiser's init(params) returned, such as ()")
 
 
-def place_in(node: Any, path: Path) -> Path | None:
+def place_in(node: PyTree, path: Path) -> Path | None:
     """``path`` by the entries of :func:`children`; ``None`` where it leads nowhere."""
     place: Path = ()
     for entry in path:
         names = getattr(node, "_fields", ())
         try:
-            node = tree.get(node, (entry,))
+            node = tree.child(node, entry)
         except KeyError:
             return None
         place += (names[entry] if names and isinstance(entry, int) else entry,)
     return place
 
 
-def match(state: Any, parameters: Sequence[Path]) -> tuple[list[Moment], list[tuple[Path, Tensor]]]:
-    """The tensors under the parameters' names, and the tensors that lie beside no parameter.
+def match(state: PyTree, parameters: Sequence[Path]) -> tuple[list[Moment], list[tuple[Path, Tensor]]]:
+    """Return the tensors under the parameters' names, and the tensors that lie beside no parameter.
 
     A subtree shaped like ``params``, or like a part of it, may lie anywhere in the state; in a parameter's place may
     stand a tensor, a container of tensors, or nothing.
@@ -141,7 +142,8 @@ def match(state: Any, parameters: Sequence[Path]) -> tuple[list[Moment], list[tu
 
 
 def _place(node: Any, parameter: Path) -> Path | None:
-    """The place of the parameter's own state below ``node``, by the entries of :func:`children`; ``None``: nowhere."""
+    """Return the place of the parameter's own state below ``node``, by the entries of :func:`children`; ``None``:
+    nowhere."""
     place = place_in(node, parameter)
     if place is None:
         return None
@@ -155,7 +157,7 @@ def _place(node: Any, parameter: Path) -> Path | None:
 
 
 def shape_of(path: Path, slices: Slices, moments: Sequence[Moment], params: Any | None) -> Shape:
-    """A parameter's shape: from ``params``, or else as its moments have it.
+    """Return a parameter's shape: from ``params``, or else as its moments have it.
 
     Raises:
         ValueError: the units do not fit it, or the moments leave it open.
@@ -189,7 +191,7 @@ def shape_of(path: Path, slices: Slices, moments: Sequence[Moment], params: Any 
 
 
 def _of_row_and_column(path: Path, slices: Slices, own: Sequence[Moment]) -> Shape:
-    """The shape of a matrix of which a row and a column are known, and nothing else."""
+    """Return the shape of a matrix of which a row and a column are known, and nothing else."""
     vectors = [m for m in own if m.leaf.numel() > 1]
     known = [{m.leaf.shape[0] for m in vectors if m.side == side} for side in (0, 1)]
     lengths = [*dict.fromkeys(m.leaf.shape[0] for m in vectors)]
@@ -208,7 +210,7 @@ def _of_row_and_column(path: Path, slices: Slices, own: Sequence[Moment]) -> Sha
 
 
 def misfit(shape: Sequence[int], slices: Slices) -> str:
-    """What the units' slices need and a parameter of that shape has not; empty where they fit."""
+    """Say how the units' slices do not fit a parameter of that shape; empty where they fit."""
     owned: dict[int, set[int]] = {}
     for group, s in slices:
         if not -len(shape) <= s.axis < len(shape):
@@ -223,7 +225,8 @@ def misfit(shape: Sequence[int], slices: Slices) -> str:
 
 
 def _side(path: Path, start: int, place: Path, beside: Sequence[Path]) -> int | None:
-    """Whether a factored moment is a row (0) or a column (1), by the words in its path, or by its place in a pair."""
+    """Tell whether a factored moment is a row (0) or a column (1), by the words in its path, or by its place in a
+    pair."""
     own = path[:start] + path[start + len(place) :]
     if (said := _said(own)) is not None:
         return said
@@ -239,7 +242,7 @@ def _said(entries: Path) -> int | None:
 
 
 def axes_of(moment: Moment, shape: Shape) -> dict[int, int]:
-    """The moment's own axis for each axis of the parameter that the moment has.
+    """Return the moment's own axis for each axis of the parameter that the moment has.
 
     All of them for a tensor of the parameter's ``shape``; fewer for a factored moment, a mean over other axes (which
     may have kept them, of size 1); none for a number of the whole tensor.

@@ -15,7 +15,7 @@ from fcbp.cbp.matching import Moment, Owners, axes_of, match, misfit, place_in, 
 from fcbp.cbp.state import Params, Replaced, check_by_group, check_groups
 from fcbp.checks import arguments
 from fcbp.concrete import is_nothing
-from fcbp.kinds import Finite, Tensors
+from fcbp.kinds import Finite, PyTree, Tensors
 from fcbp.tree import Path
 from fcbp.units import UnitGroup
 from fcbp.units.group import Slice, put, update
@@ -33,9 +33,14 @@ optimiser's state."""
 @arguments
 @torch.no_grad()
 def reset_moments(
-    opt_state: Any, replaced: Replaced, *, units: Iterable[UnitGroup], params: Params | None = None, fresh: Fresh = 0.0
-) -> Any:
-    """Reset what an optimiser remembers of the replaced units' weights: moments and per-element step counts.
+    opt_state: PyTree,
+    replaced: Replaced,
+    *,
+    units: Iterable[UnitGroup],
+    params: Params | None = None,
+    fresh: Fresh = 0.0,
+) -> PyTree:
+    """Reset an optimiser's memory of the replaced units' weights: moments and per-element step counts.
 
     Every tensor shaped like a parameter under that parameter's name is reset, wherever it lies: in subtrees shaped like
     ``params`` or like a part of it (``{"muon": weights, "adam": biases}``, one optimiser a layer, ``None`` for what is
@@ -48,7 +53,7 @@ def reset_moments(
         replaced: the masks that :func:`select_and_reset` returned.
         units: the groups.
         params: the parameters, of which the shapes are read; without them they are taken from the state.
-        fresh: what a reset entry becomes: a number, for floating-point tensors (counts become 0); a function
+        fresh: the new value of a reset entry: a number, for floating-point tensors (counts become 0); a function
             ``(path, leaf) -> number or tensor like leaf`` of a tensor's path in the state; or a pytree like
             ``opt_state``, such as ``optimizer.init(params)``.
 
@@ -84,8 +89,10 @@ def reset_moments(
 
 @arguments
 @torch.no_grad()
-def reset_buffers(buffers: Mapping[str, Tensor], replaced: Replaced, *, units: Iterable[UnitGroup]) -> Any:
-    """Running means of the replaced units to 0, running variances to 1.
+def reset_buffers(
+    buffers: Mapping[str, Tensor], replaced: Replaced, *, units: Iterable[UnitGroup]
+) -> dict[str, Tensor]:
+    """Set running means of the replaced units to 0, and running variances to 1.
 
     Args:
         buffers: a pytree of buffers, such as ``dict(model.named_buffers())``.
@@ -101,8 +108,11 @@ def reset_buffers(buffers: Mapping[str, Tensor], replaced: Replaced, *, units: I
         for s in group.buffer_slices():
             if not _holds(buffers, s):
                 raise ValueError(f"buffers has no {tree.show(s.path)}, a running statistic of group {group.name!r}")
-    buffers = update(buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 0.0), "running_mean")
-    return update(buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 1.0), "running_var")
+    new: dict[str, Tensor] = update(
+        buffers, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 0.0), "running_mean"
+    )
+    new = update(new, units, lambda g, s, leaf: put(leaf, s, replaced[g.name], 1.0), "running_var")
+    return dict(new)
 
 
 # --- parts ----------------------------------------------------------------------------------------------
@@ -130,7 +140,7 @@ def _kept_plan(opt_state: Any, units: tuple[UnitGroup, ...], params: Params | No
 
 
 def _plan(opt_state: Any, units: tuple[UnitGroup, ...], params: Params | None) -> Plan:
-    """The tensors of the state that belong to units, each with the slices of it that do, by the group's name."""
+    """Return the tensors of the state that belong to units, each with the slices of it that do, by the group's name."""
     owners: Owners = {}
     for group in units:
         for s in group.parameter_slices():
@@ -149,7 +159,7 @@ def _plan(opt_state: Any, units: tuple[UnitGroup, ...], params: Params | None) -
 
 
 def fresh_value(fresh: Fresh, path: Path, leaf: Tensor) -> float | Tensor:
-    """The new values of the reset entries of a tensor of the state.
+    """Return the new values of the reset entries of a tensor of the state.
 
     Raises:
         ValueError: ``fresh`` has nothing for the tensor, or something of another shape.
@@ -175,7 +185,7 @@ def fresh_value(fresh: Fresh, path: Path, leaf: Tensor) -> float | Tensor:
 
 
 def _others(params: Params | None, owners: Owners) -> list[Path]:
-    """The parameters that are no group's: known, their moments are not taken for another's."""
+    """Return the parameters that are no group's: known, their moments are not taken for another's."""
     if params is None:
         return []
     owned = {place_in(params, path) for path in owners}

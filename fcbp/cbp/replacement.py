@@ -126,7 +126,7 @@ class Selection(NamedTuple):
 def select(
     state: CBPState, group: UnitGroup, hyper: Hyperparams, claim: Due, capacity: int | None, least: int = 1
 ) -> Selection:
-    """Steps 5 and 6: how many of a group's units are replaced now, and which.
+    """Take steps 5 and 6 for a group: the number of its units that are replaced now, and their choice.
 
     Args:
         state: as for :func:`select_and_reset`.
@@ -150,12 +150,13 @@ def select(
 
 
 def _nobody(claim: Due, number: Int32[Tensor, ""], owed: Float[Tensor, ""]) -> Selection:
-    """The selection of no unit."""
+    """Return the selection of no unit."""
     return Selection(torch.zeros_like(claim.eligible), number, 0, NO_PLACES, NO_PLACES, owed)
 
 
 def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:
-    """Each unit's place in ascending order, ties to the lower index; and the units in the first ``capacity`` places.
+    """Return each unit's place in ascending order, ties to the lower index; and the units in the first ``capacity``
+    places.
 
     Places are right for those units, and at least ``capacity`` for the others.
     """
@@ -178,7 +179,7 @@ def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tenso
 def _transfer_biases(
     params: Params, units: list[UnitGroup], state: CBPState, hyper: Hyperparams, chosen: dict[str, Selection]
 ) -> Params:
-    """Step 7, first: each consumer's bias gains what the replaced units contributed on average."""
+    """Take the first part of step 7: each consumer's bias gains what the replaced units contributed on average."""
     new: dict[tree.Path, Tensor] = {}
     for group in units:
         mean = state.mean_activation[group.name]
@@ -205,7 +206,7 @@ def _reset(
     draw_rows: initializers.Initializer,
     keys: dict[tuple[str, Slice], Int64[Tensor, ""]],
 ) -> Params:
-    """Step 7: outgoing weights to 0 in all groups, then incoming ones drawn in all, then what else a unit has."""
+    """Take step 7: outgoing weights to 0 in all groups, then incoming ones drawn in all, then what else a unit has."""
 
     def to(value: float) -> Callable[[UnitGroup, Slice, Tensor], Tensor]:
         return lambda group, s, leaf: _write(group, s, leaf, chosen[group.name], value)
@@ -223,7 +224,7 @@ def _reset(
 
 
 def _write(group: UnitGroup, s: Slice, leaf: Tensor, chosen: Selection, value: float | Tensor) -> Tensor:
-    """A leaf in which the replaced units' entries are ``value``: one number, or a row for each."""
+    """Return a leaf in which the replaced units' entries are ``value``: one number, or a row for each."""
     if (leaf.numel() >= LARGE_LEAF or rare.is_bounded()) and 8 * chosen.rows <= group.size:
         among = torch.arange(chosen.rows, dtype=torch.int32, device=leaf.device) < chosen.number
         return put_at(leaf, s, chosen.lowest, among, value)
@@ -239,14 +240,15 @@ def _keys_of(
     capacity: int | None,
     draws: Int64[Tensor, ""],
 ) -> dict[tuple[str, Slice], Int64[Tensor, ""]]:
-    """The key of each slice's draws: whoever is replaced, the same. Those of groups that are left out are not made."""
+    """Return the key of each slice's draws: whoever is replaced, the same. Those of groups that are left out are not
+    made."""
     drawn = [(g.name, s) for g in units if most_due(g.size, hyper.replacement_rate, capacity) for s in g.incoming]
     names = {group.name for group in active}
     return {(name, s): random.fold_in(draws, i) for i, (name, s) in enumerate(drawn) if name in names}
 
 
 def _forget(state: CBPState, units: list[UnitGroup], replaced: Replaced) -> CBPState:
-    """Step 7, last: the replaced units' ages and running means become 0."""
+    """Take the last part of step 7: the replaced units' ages and running means become 0."""
 
     def fresh(numbers: dict[str, Tensor]) -> dict[str, Tensor]:
         return {**numbers, **{g.name: numbers[g.name].masked_fill(replaced[g.name], 0) for g in units}}

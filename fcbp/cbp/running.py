@@ -102,8 +102,8 @@ def update_utility(
 
 
 def unit_activations(group: UnitGroup, h: Float[Tensor, "..."]) -> Float[Tensor, "*samples units positions"]:
-    """A group's activation, its units last but one; behind them a unit's positions: of a flattened feature map its
-    channel's, else one."""
+    """Return a group's activation, its units last but one; behind them a unit's positions: of a flattened feature map
+    its channel's, else one."""
     if h.shape[group.activation_axis] == group.size:
         return h.movedim(group.activation_axis, -1).unsqueeze(-1)
     return take(h, flattened(group, h.shape[group.activation_axis]), group.size)

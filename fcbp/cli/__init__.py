@@ -106,7 +106,7 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
 
     subject = (subject_of(words[1:]) if words[:1] == ["run"] else None) or Subject(Experiment(), {}, ())
     flags = flags_of(subject.given, subject.own)
-    kinds = run_arguments(flags)
+    kinds: Any = run_arguments(flags)
     positional = tyro.conf.configure(tyro.conf.PositionalRequiredArgs)
     with one_line_errors():
         command: Any = tyro.extras.subcommand_cli_from_dict(
@@ -126,7 +126,7 @@ def _command(words: Sequence[str]) -> Callable[[], int]:
 
 
 def _ended(command: Callable[[], int]) -> int:
-    """The exit status of a command, whose errors are a line each."""
+    """Return the exit status of a command, whose errors are a line each."""
     try:
         return command()
     except OSError as error:

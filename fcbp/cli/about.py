@@ -49,7 +49,7 @@ class Info:
 
 
 def information() -> dict[str, Any]:
-    """What a report of a fault needs to say of an installation."""
+    """Describe an installation, for the report of a fault."""
     root = data.default_root()
     kept = {"programs": cache_folder(), "data": folder_for(root)}
     return {
@@ -73,7 +73,7 @@ def _versions() -> dict[str, str]:
 
 
 def _compiler() -> str:
-    """The first compiler that is there, and its version."""
+    """Return the first compiler that is there, and its version."""
     path = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if path is None:
         return f"none; looked for {' and '.join(COMPILERS)}"
@@ -91,7 +91,7 @@ def _devices() -> list[str]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of the files under a folder; those that cannot be read count nothing."""
+    """Return bytes of the files under a folder; those that cannot be read count nothing."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:

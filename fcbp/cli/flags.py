@@ -9,12 +9,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fcbp import experiment as experiments
 from fcbp.experiment import Experiment, parts
 from fcbp.experiment.parts import Part
 from fcbp.methods import METHODS
+from fcbp.optim import SCHEDULES
 from fcbp.program import Program
 from fcbp.sweeps.makers import FunctionMaker
 
@@ -37,10 +38,10 @@ class Flag:
 
     name: str
     kind: type
-    """Of one value."""
+    """The type of one value."""
     help: str
     default: str
-    """In words."""
+    """The default in words."""
     several: bool = False
     """Whether one value of the setting is several words."""
     optional: bool = False
@@ -56,7 +57,7 @@ class Flag:
 
 
 def flags_of(subject: Experiment | FunctionMaker, own: Sequence[Part] = ()) -> list[Flag]:
-    """A flag for every setting: of an experiment and of any part, or of a program.
+    """Return a flag for every setting: of an experiment and of any part, or of a program.
 
     Args:
         subject: what is run.
@@ -101,19 +102,41 @@ def _flags_of_program(maker: FunctionMaker) -> list[Flag]:
     program = maker.make([{}])
     for name, value in program.numbers.items():
         flags.append(Flag(name, float, "", "must be given" if value is None else f"{float(value):g}"))
-    return flags + (_flags_of_methods({flag.name for flag in flags}) if "method" in maker.defaults else [])
+    for option, numbers in (("method", _numbers_of_methods), ("schedule", _numbers_of_schedules)):
+        if option in maker.defaults:
+            flags += _flags_of_numbers(numbers(), {flag.name for flag in flags})
+    return flags
 
 
-def _flags_of_methods(taken: set[str]) -> list[Flag]:
-    """Flags for the numbers of all methods, of which a program with an option ``method`` takes one by its name."""
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+Numbers = dict[str, tuple[str, dict[str, Any]]]
+"""By the name of a number: a line on it, and its default in each thing that has it."""
+
+
+def _numbers_of_methods() -> Numbers:
+    """Return the numbers of all methods, of which a program with an option ``method`` takes one by its name."""
+    found: Numbers = {}
     for method, kind in METHODS.items():
         documents = _attributes(kind.hyperparams)
         for name, value in kind.hyperparams()._asdict().items():
             found.setdefault(name, (_first_line(documents.get(name, "")), {}))[1][method] = value
+    return found
+
+
+def _numbers_of_schedules() -> Numbers:
+    """Return the numbers of all schedules, of which a program with an option ``schedule`` takes one by its name."""
+    found: Numbers = {}
+    for schedule, make in SCHEDULES.items():
+        documents = _arguments(make)
+        for name, parameter in inspect.signature(make).parameters.items():
+            if isinstance(parameter.default, (int, float)):
+                found.setdefault(name, (documents.get(name, "").rstrip("."), {}))[1][schedule] = parameter.default
+    return found
+
+
+def _flags_of_numbers(numbers: Numbers, taken: set[str]) -> list[Flag]:
     return [
-        Flag(name, float, help, ", ".join(f"{method}: {_text(value)}" for method, value in defaults.items()))
-        for name, (help, defaults) in found.items()
+        Flag(name, float, help, ", ".join(f"{owner}: {_text(value)}" for owner, value in defaults.items()))
+        for name, (help, defaults) in numbers.items()
         if name not in taken
     ]
 
@@ -121,8 +144,40 @@ def _flags_of_methods(taken: set[str]) -> list[Flag]:
 BIN = "steps averaged into one value, or task"
 
 
+class Places(Protocol):
+    """The fields of a command that say where members run."""
+
+    device: str | None
+    backend: str | None
+    address: str | None
+    checkpoint_every: float
+
+    @property
+    def devices(self) -> tuple[str, ...] | Unset:
+        """Words after ``--devices``; none of them, or :class:`Unset`, is the process itself."""
+
+
+class RunArguments(Places, Protocol):
+    """The fields of ``fcbp run`` beside those of the flags of settings."""
+
+    experiment: str
+    seeds: int | None
+    tune_seeds: int | None
+    report_seeds: int | None
+    choose_by: str | None
+    choose_over: float
+    choose_apart: tuple[str, ...]
+    grid: bool
+    out: Path | None
+    resume: bool
+    accept_changes: bool
+    compile: bool | None
+    members_at_once: int | None
+    json: bool
+
+
 def run_arguments(flags: Sequence[Flag]) -> type:
-    """A dataclass with a field for every flag of ``fcbp run``."""
+    """Make the dataclass of ``fcbp run``: the fields of :class:`RunArguments`, and one for every flag."""
     import tyro
 
     def flag(kind: Any, help: str, default: str, name: str | None = None) -> Any:
@@ -180,8 +235,8 @@ def run_arguments(flags: Sequence[Flag]) -> type:
     return arguments
 
 
-def given(arguments: Any, flags: Sequence[Flag]) -> dict[str, tuple[Any, ...]]:
-    """The values of every setting that is on the command line.
+def given(arguments: object, flags: Sequence[Flag]) -> dict[str, tuple[Any, ...]]:
+    """Return the values of every setting that is on the command line.
 
     Raises:
         ValueError: a flag has no value, or one of the whole run has several.
@@ -213,7 +268,7 @@ def _bin(value: str) -> int | str:
 
 
 def _number(word: str) -> Any:
-    """A word as the number that it is, if it is one."""
+    """Return a word as the number that it is, if it is one."""
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(word)
@@ -234,7 +289,8 @@ def _kind(name: str, default: Any, all_parts: Sequence[Part]) -> type:
 
 
 def _sequences(own: Sequence[Part]) -> set[str]:
-    """Settings of which one value is several words: by their default, or by what the builder's annotation says."""
+    """Return settings of which one value is several words: by their default, or by what the builder's annotation
+    says."""
     found = {name for name, default in experiments.setting_names(*own).items() if isinstance(default, tuple)}
     for part in (*own, *parts.every()):
         for name in part.options:
@@ -246,7 +302,7 @@ def _sequences(own: Sequence[Part]) -> set[str]:
 
 @functools.lru_cache(maxsize=256)
 def _signature(build: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a builder's parameters."""
+    """Return the annotations of a builder's parameters."""
     try:
         return {name: p.annotation for name, p in inspect.signature(build).parameters.items()}
     except (TypeError, ValueError):
@@ -254,7 +310,7 @@ def _signature(build: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _default(name: str, default: Any, all_parts: Sequence[Part]) -> str:
-    """The default of every part that has the setting, where they differ by part."""
+    """Return the default of every part that has the setting, where they differ by part."""
     readers = [part for part in all_parts if name in part.defaults]
     values = {part.name: part.defaults[name] for part in readers}
     is_field = name in {f.name for f in dataclasses.fields(Experiment)}
@@ -275,7 +331,7 @@ def _text(value: Any) -> str:
 
 
 def _documents(own: Sequence[Part]) -> dict[str, str]:
-    """What each setting means, from where it is documented."""
+    """Return the meaning of each setting, from the place where it is documented."""
     found = {f.name: str(f.metadata.get("help", "")) for f in dataclasses.fields(experiments.Experiment)}
     builders = [part.build for part in own]
     builders += [kind.build for table in (experiments.STREAMS, experiments.NETWORKS) for kind in table.values()]
@@ -294,7 +350,7 @@ def _documents(own: Sequence[Part]) -> dict[str, str]:
 
 @functools.cache
 def _arguments(build: Callable[..., Any]) -> dict[str, str]:
-    """The section ``Args`` of a docstring."""
+    """Return the section ``Args`` of a docstring."""
     import docstring_parser
 
     function = build.func if isinstance(build, functools.partial) else build
@@ -304,7 +360,7 @@ def _arguments(build: Callable[..., Any]) -> dict[str, str]:
 
 @functools.cache
 def _attributes(kind: Any) -> dict[str, str]:
-    """The strings below a class's fields."""
+    """Return the strings below a class's fields."""
     import docstring_parser
 
     try:
@@ -315,6 +371,6 @@ def _attributes(kind: Any) -> dict[str, str]:
 
 
 def _first_line(text: str) -> str:
-    """A description in one line, without the marks of reStructuredText and what follows its first sentence."""
+    """Return a description in one line, without the marks of reStructuredText and what follows its first sentence."""
     words = " ".join(text.replace("``", "").split())
     return words.split(". ")[0].rstrip(".").replace(":func:", "").replace(":mod:", "").replace("`", "")

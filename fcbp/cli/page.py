@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]
 
-VERSIONS = ("fcbp", "torch", "python", "device", "host", "git")
+VERSIONS = ("fcbp", "torch", "python", "device", "host", "git", "made_by", "same_bits")
 """Attributes of results that say with what they were made."""
 CAPTIONS = {
     "learning_curves": "Each variable over the run, mean and standard error over seeds.",
@@ -44,7 +44,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; background: white; } figcapt
 
 
 def page(results: xarray.Dataset, name: str) -> str:
-    """The text of the page, complete in itself: it asks for no other file and no network.
+    """Write the page, complete in itself: it needs no other file and no network.
 
     Args:
         results: of a run, as :func:`fcbp.open` gives them.
@@ -94,7 +94,7 @@ def _values(results: xarray.Dataset, key: str) -> str:
 
 
 def _tables(results: xarray.Dataset) -> str:
-    """The tables that the command prints, each as a table of the page."""
+    """Return the tables that the command prints, each as a table of the page."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         print_tables(results)
@@ -102,7 +102,7 @@ def _tables(results: xarray.Dataset) -> str:
 
 
 def _block(text: str) -> str:
-    """A paragraph of printed text; lines around a row of dashes are a table."""
+    """Return a paragraph of printed text; lines around a row of dashes are a table."""
     lines = text.splitlines()
     rule = next((i for i, line in enumerate(lines) if i and re.fullmatch(r"-*( +-+)+|-+", line.rstrip())), None)
     if rule is None:
@@ -116,7 +116,7 @@ def _block(text: str) -> str:
 
 
 def _spans(rule: str, length: int) -> list[tuple[int, int]]:
-    """Where the columns are, by the dashes under their headings; a last column without a heading may have more."""
+    """Find the columns by the dashes under their headings; a last column without a heading may have more."""
     spans = [found.span() for found in re.finditer("-+", rule)]
     return [*spans[:-1], (spans[-1][0], max(length, spans[-1][1]))]
 

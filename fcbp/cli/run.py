@@ -1,4 +1,4 @@
-"""``fcbp run``: from the command line to members, and from results to what a person reads."""
+"""``fcbp run``: from the command line to members, and from results to tables and pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fcbp import addresses, analysis, designs, sweeps, tuning
 from fcbp import experiment as experiments
-from fcbp.cli.flags import LENGTHS, Flag, given
+from fcbp.cli.flags import LENGTHS, Flag, Places, RunArguments, given
 from fcbp.cli.subject import read
 from fcbp.cli.words import as_json
 from fcbp.designs import Members
@@ -33,11 +33,11 @@ SEEDS = 10
 TUNE_SEEDS, REPORT_SEEDS = 3, 20
 MOST_SEEDS = 100_000
 """A sweep lists its members before it starts: more of them take minutes and the memory of the machine."""
-CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
-"""What CBP alone is swept over where the command line names no numbers: a run shows the loss of plasticity as well."""
+CBP_SWEEP = {"replacement_rate": (0.0, 1e-4, 1e-3)}
+"""The sweep of CBP alone where the command line names no numbers: so a run shows the loss of plasticity as well."""
 
 
-def run(arguments: Any, flags: Sequence[Flag]) -> int:
+def run(arguments: RunArguments, flags: Sequence[Flag]) -> int:
     """Sweep, save, draw, and print a table."""
     if arguments.resume and arguments.out is None:
         raise ValueError("--resume is given without --out; expected the directory of the run to go on with")
@@ -58,7 +58,8 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
     lengths: dict[str, Any] = {}
     notes: str | None = None
     if isinstance(subject, Experiment):
-        subject, members = members_of(subject, values, grid=arguments.grid)
+        problem = experiments.PROBLEMS.get(arguments.experiment)
+        subject, members = members_of(subject, values, grid=arguments.grid, problem=problem)
         notes = experiments.to_yaml(subject, _swept(members, values))
         notes = notes if arguments.grid else f"# run with --no-grid\n{notes}"
     else:
@@ -81,7 +82,7 @@ def run(arguments: Any, flags: Sequence[Flag]) -> int:
 
 
 def _tuned(
-    subject: Experiment | FunctionMaker, members: Members, arguments: Any, out: Path, how: Mapping[str, Any]
+    subject: Experiment | FunctionMaker, members: Members, arguments: RunArguments, out: Path, how: Mapping[str, Any]
 ) -> tuning.Tuned:
     first = next(iter(members)).get("seed")
     return tuning.tune(
@@ -98,13 +99,13 @@ def _tuned(
 
 
 def _without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMaker) -> dict[str, Any]:
-    """A member's setting, with the experiment's method where it names none."""
+    """Return a member's setting, with the experiment's method where it names none."""
     method = {"method": subject.method} if isinstance(subject, Experiment) else {}
     return {**method, **{name: value for name, value in settings.items() if name != "seed"}}
 
 
 def report_tuned(done: tuning.Tuned, out: Path, *, json: bool = False) -> None:
-    """Print what was chosen and what came of it, and draw pictures."""
+    """Print the choices and their results, and draw pictures."""
     if json:
         pictures = [path for name, found in _sweeps_of(done) for path in drawn(found, out / name)]
         print(as_json({**tuned_as_data(done, out), "pictures": pictures}))
@@ -119,35 +120,35 @@ def report_tuned(done: tuning.Tuned, out: Path, *, json: bool = False) -> None:
 
 
 def _sweeps_of(done: tuning.Tuned) -> tuple[tuple[str, xarray.Dataset], ...]:
-    """The sweep that settings were chosen by and the one that reports them, each with the name of its folder."""
+    """Return the sweep that settings were chosen by and the one that reports them, each with the name of its folder."""
     return (tuning.TUNE, done.tune), (tuning.REPORT, done.report)
 
 
 def as_data(run: Path, results: xarray.Dataset) -> dict[str, Any]:
-    """What the tables of a run say, a row for each setting."""
+    """Return the tables of a run as plain data, a row for each setting."""
     about = {name: results.attrs[name] for name in ("state", "steps", "seconds", "members_with_nan")}
     rows = analysis.summary(results)
     lost = analysis.lost_plasticity(results) if _has_baseline({row.method for row in rows}) else []
     return {"run": run, **about, "variable": analysis.main_variable(results), "rows": rows, "lost_plasticity": lost}
 
 
-def _has_baseline(methods: set[str]) -> bool:
-    """Whether methods are there to compare with learners that are begun anew."""
+def _has_baseline(methods: set[str | None]) -> bool:
+    """Tell whether methods are there to compare with learners that are begun anew."""
     return len(methods) > 1 and "fresh" in methods
 
 
 def tuned_as_data(done: tuning.Tuned, out: Path) -> dict[str, Any]:
-    """What was chosen, and what the tables of both sweeps say."""
+    """Return the choices of a tuning, and the tables of both sweeps, as plain data."""
     return {"choices": done.choices, **{name: as_data(out / name, found) for name, found in _sweeps_of(done)}}
 
 
 def _short(name: str) -> str:
-    """A name for a run directory: of a file its stem, of an address its last word."""
+    """Return a name for a run directory: of a file its stem, of an address its last word."""
     return name.rpartition(":")[2] if addresses.is_address(name) else Path(name).stem
 
 
 def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ...]]) -> tuple[FunctionMaker, Members]:
-    """The program with all that has one value, and the grid of the rest.
+    """Return the program with all that has one value, and the grid of the rest.
 
     Where several programs have not the same numbers, each is listed with every combination of those that it has.
     """
@@ -176,16 +177,20 @@ def _members_of_program(maker: FunctionMaker, values: Mapping[str, tuple[Any, ..
 
 
 def _swept(members: Members, values: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-    """What a file sweeps to give these members again; of several methods what the command line says of them."""
+    """Return the sweep in a file that gives these members again; of several methods, the words of the command line."""
     axes = {name: axis for name, axis in members.axes.items() if name != "setting"}
     listed = {name for row in members for name in row} if "setting" in members.axes else set()
     return axes | {name: column for name, column in values.items() if name in listed and name not in axes}
 
 
 def members_of(
-    base: Experiment, values: Mapping[str, tuple[Any, ...]], *, grid: bool = True
+    base: Experiment,
+    values: Mapping[str, tuple[Any, ...]],
+    *,
+    grid: bool = True,
+    problem: experiments.Problem | None = None,
 ) -> tuple[Experiment, Members]:
-    """What all members share, and the members.
+    """Return the experiment that all members share, and the members.
 
     Of one method, they are the grid of everything that has several values. Of several, each method is listed with every
     combination of those values that it reads, and everything else is crossed with them. The numbers of a method's small
@@ -195,6 +200,7 @@ def members_of(
         base: what the values change.
         values: by setting; the order is the results'.
         grid: ``False``: with its defaults instead.
+        problem: the published problem that ``base`` is of; each method has the settings published for it.
     """
     methods = values.get("method", (base.method,))
     own = {name for method in methods for name in parts.method(method).defaults}
@@ -202,21 +208,28 @@ def members_of(
     fixed = {name: column[0] for name, column in shared.items() if len(column) == 1 and name != "seed"}
     crossed = {name: column for name, column in shared.items() if name not in fixed and name != "seed"}
     seeds = {"seed": values["seed"]} if "seed" in values else {}
-    if len(methods) == 1:
-        base = base.replace(**fixed, method=methods[0])
-        columns = _numbers(base, values, own, CURE if methods[0] == "cbp" else None, grid)
-        base = base.replace(**{name: column[0] for name, column in columns.items() if len(column) == 1})
+    runs = [
+        (base if problem is None or method == base.method else problem.with_method(method)).replace(
+            **fixed, method=method
+        )
+        for method in methods
+    ]
+    if len(runs) == 1:
+        (first,) = runs
+        columns = _numbers(first, values, own, CBP_SWEEP if methods[0] == "cbp" else None, grid)
+        base = first.replace(**{name: column[0] for name, column in columns.items() if len(column) == 1})
         columns = {name: column for name, column in columns.items() if len(column) > 1}
         return base, designs.grid(**seeds, **crossed, **columns)
-    base = base.replace(**fixed)
+    base = base.replace(**fixed).replace(method=methods[0])
     rows = []
-    for method in methods:
-        columns = _numbers(base.replace(method=method), values, own, None, grid)
+    for method, run in zip(methods, runs, strict=True):
+        changed = {name: value for name, value in run.changes_from(base).items() if name not in crossed}
+        columns = _numbers(run, values, own, None, grid)
         rows += [
-            {"method": method, **dict(zip(columns, point, strict=True))}
+            {"method": method, **changed, **dict(zip(columns, point, strict=True))}
             for point in itertools.product(*columns.values())
         ]
-    return base.replace(method=methods[0]), designs.listed(rows, **crossed, **seeds)
+    return base, designs.listed(rows, **crossed, **seeds)
 
 
 def _numbers(
@@ -226,14 +239,14 @@ def _numbers(
     instead: Mapping[str, tuple[float, ...]] | None,
     grid: bool,
 ) -> dict[str, tuple[Any, ...]]:
-    """The values of what a method reads; of the numbers of its small grid that are not given, the grid's."""
+    """Return the values of what a method reads; of the numbers of its small grid that are not given, the grid's."""
     columns = {name: column for name, column in values.items() if name in own and run.reads(name)}
     small = parts.kind(run.method).grid if instead is None else instead
     return {**{name: column for name, column in small.items() if grid and name not in dict(run.settings)}, **columns}
 
 
-def places(arguments: Any) -> dict[str, Any]:
-    """Where to run, as :func:`fcbp.sweep` takes it."""
+def places(arguments: Places) -> dict[str, Any]:
+    """Return the keywords of :func:`fcbp.sweep` that say where members run."""
     devices: Any = None
     if arguments.devices:
         devices = list(arguments.devices)
@@ -252,7 +265,7 @@ def places(arguments: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Warnings as lines that a person reads."""
+    """Print warnings as lines that a person reads."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _note
@@ -265,7 +278,7 @@ def _note(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def print_tables(results: xarray.Dataset) -> None:
-    """Print what came of the members, and how long they took."""
+    """Print the results of the members, and the time they took."""
     print(analysis.table(results))
     methods = {row.method for row in analysis.summary(results)}
     if len(methods) > 1:
@@ -283,7 +296,7 @@ def print_tables(results: xarray.Dataset) -> None:
 
 
 def _has_programs(results: xarray.Dataset) -> bool:
-    """Whether several programs ran, whose times a table compares."""
+    """Tell whether several programs ran, whose times a table compares."""
     return len(json.loads(results.attrs.get("programs", "[]"))) > 1
 
 
@@ -298,20 +311,20 @@ def report(results: xarray.Dataset, out: Path, *, json: bool = False) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it."""
+    """Write a time as people say it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def draw(results: xarray.Dataset, out: Path) -> None:
-    """Draw what the results allow, and print the paths."""
+    """Draw the pictures that the results allow, and print the paths."""
     for path in drawn(results, out):
         print(f"picture   {path}")
 
 
 def drawn(results: xarray.Dataset, out: Path) -> list[Path]:
-    """Draw what the results allow, and give the paths."""
+    """Draw the pictures that the results allow, and return the paths."""
     try:
         import matplotlib
     except ImportError:

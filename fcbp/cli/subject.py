@@ -1,4 +1,4 @@
-"""What ``fcbp run`` runs: an experiment or a program, by name, by address, or from a YAML file."""
+"""The subject of ``fcbp run``: an experiment or a program, by name, by address, or from a YAML file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ PARTS = {
 
 
 class Subject(NamedTuple):
-    """What a command line runs."""
+    """The subject of a command line, and its settings."""
 
     given: Experiment | FunctionMaker
     swept: dict[str, tuple[Any, ...]]
-    """What its file sweeps."""
+    """The settings that its file sweeps."""
     own: tuple[Part, ...]
     """Parts of the user's own, whose settings are flags."""
 
@@ -40,7 +40,7 @@ class Subject(NamedTuple):
 def read(
     name: str, say: Callable[[str], object] = str
 ) -> tuple[Experiment | FunctionMaker, dict[str, tuple[Any, ...]]]:
-    """An experiment or a program, and what its file sweeps.
+    """Return an experiment or a program, and what its file sweeps.
 
     Args:
         name: of an experiment, an address, or a YAML file.
@@ -74,7 +74,8 @@ def read(
 
 
 def subject_of(arguments: Sequence[str]) -> Subject | None:
-    """What the words after ``fcbp run`` name; ``None`` where they name nothing yet, as ``fcbp run --help`` does."""
+    """Return the subject that the words after ``fcbp run`` name; ``None`` where they name none yet, as in ``fcbp run
+    --help``."""
     name = next((word for word in arguments[:1] if not word.startswith("-")), None)
     if name is None:
         after = [word for word in arguments if _names_subject(word)]

@@ -1,4 +1,4 @@
-"""What the command prints for people and for programs: overviews, lists of experiments, JSON."""
+"""Output of the command for people and for programs: overviews, lists of experiments, JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROGRAMS = "reinforcement learning"
 
 
 def overview(commands: Mapping[str, Any]) -> str:
-    """The commands, a line each, and two to begin with.
+    """List the commands, a line each, and two to begin with.
 
     Args:
         commands: classes by name; the first line of a class's docstring says what it does.
@@ -41,7 +41,7 @@ def overview(commands: Mapping[str, Any]) -> str:
 
 
 def experiments_by_kind() -> dict[str, dict[str, str]]:
-    """A line about every named experiment, by kind and name."""
+    """Return a line about every named experiment, by kind and name."""
     found: dict[str, dict[str, str]] = {}
     for name, experiment in experiments.EXPERIMENTS.items():
         found.setdefault(_kind(experiment), {})[name] = _about(experiment)
@@ -51,7 +51,7 @@ def experiments_by_kind() -> dict[str, dict[str, str]]:
 
 
 def list_of_experiments() -> str:
-    """The named experiments by kind, a line each, and what else ``fcbp run`` takes."""
+    """List the named experiments by kind, a line each, and the other subjects of ``fcbp run``."""
     kinds = experiments_by_kind()
     width = max(len(name) for lines in kinds.values() for name in lines)
     listed = "\n\n".join(
@@ -71,7 +71,7 @@ def _kind(experiment: Experiment) -> str:
 
 
 def _about(experiment: Experiment) -> str:
-    """The problem, the network and the optimiser, in a line."""
+    """Return the problem, the network and the optimiser, in a line."""
     settings = experiment.with_defaults()
     data = f"{settings['dataset']}, " if "dataset" in settings else ""
     hidden = " ".join(map(str, experiment.hidden))
@@ -79,8 +79,8 @@ def _about(experiment: Experiment) -> str:
     return f"{experiment.describe()}; {data}{network}, {settings['optimizer']}, {experiment.steps:,} steps"
 
 
-def as_json(value: Any) -> str:
-    """Plain data as JSON text, in which numbers that are not finite are ``null``.
+def as_json(value: object) -> str:
+    """Return plain data as JSON text, in which numbers that are not finite are ``null``.
 
     Args:
         value: mappings, sequences, dataclasses, named tuples, numbers and text; anything else as its text.

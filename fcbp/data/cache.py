@@ -21,7 +21,7 @@ from fcbp.data.layouts import Chunk, Layout
 __all__ = ["Arrays", "checked", "folder_for", "in_memory", "mapped"]
 
 VERSION = 1
-"""Of what is written; another version writes anew."""
+"""Version of the files written; another version writes anew."""
 SPLITS = ("train", "test")
 ABOUT = "about.json"
 
@@ -30,13 +30,13 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def folder_for(root: Path) -> Path:
-    """The folder for the arrays of data in ``root``: ``FCBP_CACHE``, or ``.fcbp`` in ``root``."""
+    """Return the folder for the arrays of data in ``root``: ``FCBP_CACHE``, or ``.fcbp`` in ``root``."""
     chosen = os.environ.get("FCBP_CACHE")
     return Path(chosen).expanduser() if chosen else root / ".fcbp"
 
 
 def checked(layout: Layout) -> Iterator[Chunk]:
-    """A layout's examples, looked at: what is wrong is told with the name of its file.
+    """Yield a layout's examples, checked; an error names the file.
 
     Raises:
         ValueError: inputs are no numbers or of different shapes, numbers of inputs and targets differ, targets name no
@@ -71,7 +71,7 @@ def checked(layout: Layout) -> Iterator[Chunk]:
 
 
 def in_memory(layout: Layout, name: str) -> Arrays:
-    """All examples of a small data set.
+    """Return all examples of a small data set.
 
     Raises:
         ValueError: see :func:`checked`; or there is nothing to learn from.
@@ -88,12 +88,12 @@ def in_memory(layout: Layout, name: str) -> Arrays:
 
 
 def mapped(layout: Layout, name: str, cache: Path) -> Arrays:
-    """All examples, from a file that is mapped into memory; it is written if it is not there yet.
+    """Return all examples, from a file that is mapped into memory; it is written if it is not there yet.
 
-    Of several processes that find none, one writes it while the others wait. It is there whole or not at all.
+    Where several processes find none, one writes it and the others wait. The file is there whole or not at all.
 
     Args:
-        layout: where they are read.
+        layout: the source of the examples.
         name: of the data set.
         cache: the folder for what is written.
 
@@ -110,7 +110,7 @@ def mapped(layout: Layout, name: str, cache: Path) -> Arrays:
 
 
 def _fingerprint(layout: Layout) -> str:
-    """Another one where a file has changed."""
+    """Return a text that differs where a file has changed."""
     stats = [(str(path.resolve()), path.stat()) for path in layout.files]
     described = [VERSION, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
@@ -118,7 +118,7 @@ def _fingerprint(layout: Layout) -> str:
 
 @contextlib.contextmanager
 def _alone(cache: Path, name: str) -> Iterator[None]:
-    """No other process writes the same."""
+    """Keep other processes from writing the same."""
     from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _alone(cache: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Errors of the disk with what a person can do about them."""
+    """Add to errors of the disk what a person can do about them."""
     try:
         yield
     except OSError as error:
@@ -170,7 +170,7 @@ def _write(layout: Layout, name: str, path: Path) -> None:
 
 
 def _read(layout: Layout) -> Iterator[Chunk]:
-    """As :func:`checked`; an error of reading is none of writing."""
+    """Check examples as :func:`checked` does; an error of reading is none of writing."""
     chunks = checked(layout)
     while True:
         try:
@@ -216,7 +216,7 @@ class _Growing:
 
 
 def _map(path: Path) -> np.ndarray:
-    """A private mapping: its pages are every process's until one writes to them."""
+    """Return a private mapping: its pages are every process's until one writes to them."""
     try:
         array: np.ndarray = np.load(path, mmap_mode="c", allow_pickle=False)
         return array

@@ -1,4 +1,4 @@
-"""The data sets that have a name: where their files lie, what they should be, and whose they are."""
+"""The data sets that have a name: their files, with their places, checksums and authors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Published:
     """A file as its authors publish it."""
 
     path: str
-    """Where it lies in the folder of data: torchvision's place."""
+    """Its place in the folder of data: torchvision's."""
     urls: tuple[str, ...]
-    """Where it can be had; the first that answers is taken."""
+    """Its sources; the first that answers is taken."""
     sum: str
     """``md5:...`` or ``sha256:...``, in hexadecimal digits."""
     instead: tuple[str, ...] = ()
-    """Files that do as well, such as what the archive holds; with all of them there, nothing is downloaded."""
+    """Files that serve as well, such as the content of an archive; where all are there, nothing is downloaded."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Entry:
     normalisation: Normalisation = UNCHANGED
     """As published for it; mean 0 and deviation 1 where nothing is."""
     files: tuple[Published, ...] = ()
-    """What :func:`fcbp.data.fetch` downloads."""
+    """The files that :func:`fcbp.data.fetch` downloads."""
     hint: str = ""
-    """What to do where it cannot be downloaded."""
+    """The way to get a data set that cannot be downloaded."""
     needs_root: bool = True
     """Whether its files lie in the folder of data."""
 
@@ -220,7 +220,7 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def names() -> tuple[str, ...]:
-    """The data sets that have a name.
+    """Return the data sets that have a name.
 
     Example:
         >>> "digits" in names()
@@ -230,7 +230,7 @@ def names() -> tuple[str, ...]:
 
 
 def default_root() -> Path:
-    """The folder of data where none is named: ``FCBP_DATA``, or ``fcbp/data`` in the user's folder of caches."""
+    """Return the folder of data where none is named: ``FCBP_DATA``, or ``fcbp/data`` in the user's folder of caches."""
     if chosen := os.environ.get("FCBP_DATA"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fcbp" / "data"

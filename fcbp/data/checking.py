@@ -1,4 +1,4 @@
-"""``check``: which data are there, and whether they are what their authors publish."""
+"""``check``: the data that are there, compared with the files that their authors publish."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ State = Literal["good", "missing", "other", "damaged"]
 
 
 class FileState(NamedTuple):
-    """A file of a data set, or the data set itself, and how it is."""
+    """The state of a file of a data set, or of the data set itself."""
 
     name: str
-    """Of the data set."""
+    """The data set's name."""
     path: str
-    """Of the file; empty for the data set itself."""
+    """Path of the file; empty for the data set itself."""
     state: State
     """``"good"``: it can be read, and a file is the published one; ``"missing"``; ``"other"``: a file's sum is another
     than the published one; ``"damaged"``: it cannot be read."""
     detail: str
-    """What was found, or what to do."""
+    """The finding, or the next command."""
 
 
 @arguments
 def about(name: str, root: str | os.PathLike[str] | None = None) -> dict[str, str]:
-    """A data set in a line: its name, whether its files are there, its source and its licence; files are not read.
+    """Return a data set in a line: its name, whether its files are there, its source and its licence; files are not
+    read.
 
     Args:
         name: one of :func:`fcbp.data.names`.

@@ -17,7 +17,7 @@ from fcbp.data.places import Place, members
 __all__ = ["class_folder", "imagenet"]
 
 FOLDERS = ("imagenet32", "Imagenet32_train_npz", "Imagenet32_train", "imagenet32/Imagenet32_train_npz", ".")
-"""Where the batches may lie."""
+"""Folders in which the batches may lie."""
 ARCHIVE = "Imagenet32_train_npz.zip"
 BATCH = re.compile(r"(?:.*/)?train_data_batch_(\d+)(?:\.npz)?")
 CLASSES = 1000
@@ -26,7 +26,7 @@ PER_CLASS = 700
 
 
 def of_training(images: int) -> int:
-    """How many of a class's first images are to learn from; the others are for tests.
+    """Return the number of a class's first images that are to learn from; the others are for tests.
 
     Example:
         >>> of_training(700), of_training(7)
@@ -36,7 +36,8 @@ def of_training(images: int) -> int:
 
 
 def imagenet(root: Path) -> Layout:
-    """The first 700 images of each class, 600 to learn from and 100 for tests (of n images six sevenths to learn from).
+    """Read the first 700 images of each class, 600 to learn from and 100 for tests (of n images six sevenths to learn
+    from).
 
     They are read from ``classes/<class>.npy`` in ``root`` or in its folder ``imagenet32``, or from the official batches
     ``train_data_batch_1`` to ``_10`` there: ``.npz`` files, pickles, or the zip file of them as downloaded.
@@ -93,7 +94,7 @@ def _of_batches(batches: dict[str, Place]) -> Layout:
 
 
 def _rank(targets: np.ndarray) -> np.ndarray:
-    """How many with the same target stand before each."""
+    """Count for each example the ones before it with the same target."""
     order = np.argsort(targets, kind="stable")
     counts = np.bincount(targets, minlength=1)
     starts = np.cumsum(counts) - counts
@@ -103,7 +104,7 @@ def _rank(targets: np.ndarray) -> np.ndarray:
 
 
 def _batch(place: Place, *, images: bool) -> tuple[np.ndarray, np.ndarray]:
-    """A batch's images ``(n, 3072)``, if they are asked for, and its classes, from 0."""
+    """Return a batch's images ``(n, 3072)``, if they are asked for, and its classes, from 0."""
     where, names = str(place), ("data", "labels") if images else ("labels",)
     # Of a .npz file on the disk only what is asked for is read.
     data = place.path if not place.member and zipfile.is_zipfile(place.path) else place.read()
@@ -126,7 +127,8 @@ def _batch(place: Place, *, images: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def class_folder(folder: Path) -> Layout:
-    """A folder of ``<class>.npy``, each an array of one class's images; of n the first six sevenths are to learn from.
+    """Read a folder of ``<class>.npy``, each an array of one class's images; of n the first six sevenths are to learn
+    from.
 
     Classes are numbered in the order of their names, which are ordered as numbers where they are numbers. Pixels that
     are whole numbers from 0 to 255 are kept as uint8, others as float32.

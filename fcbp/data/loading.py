@@ -20,7 +20,7 @@ __all__ = ["layout_of", "load"]
 
 @arguments
 def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Dataset:
-    """A data set.
+    """Load a data set.
 
     Its files are read where torchvision leaves them in ``root``: ``MNIST/raw``, ``FashionMNIST/raw``, ``EMNIST/raw``,
     ``cifar-10-batches-py``, ``cifar-100-python``, or the archives as they are downloaded; ``imagenet32`` has
@@ -70,7 +70,7 @@ def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = Non
 
 
 def layout_of(name: str, root: Path) -> Layout:
-    """Where the files of a data set lie.
+    """Return the layout in which the files of a data set lie.
 
     Raises:
         ValueError: the name is unknown, or a file that the layout is read from is damaged.

@@ -65,20 +65,21 @@ class AcrobotState(NamedTuple):
     """State of Acrobot."""
 
     angle_1: Float[Tensor, ""]
-    """Of the first link, in radians from hanging down."""
+    """Angle of the first link, in radians from hanging down."""
     angle_2: Float[Tensor, ""]
-    """Of the second link, in radians from the direction of the first."""
+    """Angle of the second link, in radians from the direction of the first."""
     velocity_1: Float[Tensor, ""]
     """rad/s."""
     velocity_2: Float[Tensor, ""]
     """rad/s."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments
 def acrobot(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32) -> Environment:
-    """The two-link robot of Sutton (1996), as Gymnasium's ``Acrobot-v1``, by the equations of Sutton and Barto's book.
+    """Return the two-link robot of Sutton (1996), as Gymnasium's ``Acrobot-v1``, by the equations of Sutton and Barto's
+    book.
 
     Action 0 applies a negative torque, 1 none, 2 a positive one. Each step costs 1, the last one nothing. An episode
     terminates where the free end is more than one link's length above the fixed joint. ``friction``, which Gymnasium
@@ -129,7 +130,7 @@ def _observe(state: AcrobotState, physics: AcrobotPhysics) -> Float[Tensor, "6"]
 def _move(
     state: AcrobotState, action: Int64[Tensor, ""], physics: AcrobotPhysics
 ) -> tuple[AcrobotState, Tensor, Tensor]:
-    """One step by the rule of Runge and Kutta of fourth order."""
+    """Take one step by the rule of Runge and Kutta of fourth order."""
     torque = (action - 1).to(state.angle_1.dtype) * physics.torque
     start: Angles = state[:4]
 
@@ -153,7 +154,7 @@ def _move(
 
 
 def _slope(angles: Angles, torque: Float[Tensor, ""], physics: AcrobotPhysics) -> Angles:
-    """The velocities and the accelerations."""
+    """Return the velocities and the accelerations."""
     first, second, velocity_1, velocity_2 = angles
     m1, m2, l1 = physics.mass_1, physics.mass_2, physics.length_1
     c1, c2, inertia, gravity = physics.center_1, physics.center_2, physics.inertia, physics.gravity
@@ -177,7 +178,7 @@ def _slope(angles: Angles, torque: Float[Tensor, ""], physics: AcrobotPhysics) -
 
 
 def _within_a_turn(angle: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """The angle less as many whole turns as bring it into ``[-pi, pi]``."""
+    """Bring the angle into ``[-pi, pi]`` by whole turns."""
     above = ((angle - math.pi) / (2 * math.pi)).ceil().clamp(min=0)
     below = ((-math.pi - angle) / (2 * math.pi)).ceil().clamp(min=0)
     return angle - 2 * math.pi * (above - below)

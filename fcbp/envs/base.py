@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fcbp.checks import arguments, shown
 from fcbp.concrete import is_concrete
+from fcbp.kinds import PyTree
 from fcbp.names import check_option
 
 __all__ = [
@@ -110,7 +111,7 @@ class Environment:
     """Steps after which an episode is truncated; ``None`` for no limit."""
 
 
-def check_whole(name: str, value: Any, *, optional: bool = False) -> None:
+def check_whole(name: str, value: object, *, optional: bool = False) -> None:
     """Check a number of steps.
 
     Raises:
@@ -124,7 +125,7 @@ def check_whole(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 @arguments
-def check_physics(environment: Environment, physics: Any) -> None:
+def check_physics(environment: Environment, physics: PyTree) -> None:
     """Check the numbers of the physics, as far as they can be read: not those that are vmapped or traced.
 
     Args:
@@ -174,7 +175,7 @@ def _check_action(action: Any, actions: Actions) -> None:
 
 
 def _in_dtype(physics: Any, dtype: torch.dtype) -> Any:
-    """The physics in a dtype, so that a state keeps its own."""
+    """Return the physics in a dtype, so that a state keeps its own."""
     return type(physics)(*(value.to(dtype) if isinstance(value, Tensor) else float(value) for value in physics))
 
 
@@ -185,7 +186,7 @@ def build(
     draw: Callable[[Int64[Tensor, ""], Any], Any],
     move: Callable[[Any, Tensor, Any], tuple[Any, Tensor, Tensor]],
     observe: Callable[[Any, Any], Tensor],
-    physics: Any,
+    physics: PyTree,
     ranges: Mapping[str, Range],
     drive: str,
     observation_size: int,
@@ -193,7 +194,7 @@ def build(
     time_limit: int | None,
     dtype: torch.dtype = torch.float32,
 ) -> Environment:
-    """An environment from its movement alone: the checks, the count of the steps and the time limit are added.
+    """Build an environment from its movement alone: the checks, the count of the steps and the time limit are added.
 
     Args:
         name: of the environment.
@@ -201,11 +202,11 @@ def build(
         move: ``move(state, action, physics) -> (state, reward, terminated)``; it leaves ``steps`` alone. Tensors of
             ``physics`` come in ``dtype``.
         observe: ``observe(state, physics) -> observation``.
-        physics: the NamedTuple of the numbers, with the defaults.
+        physics: a NamedTuple of the numbers, with their defaults.
         ranges: for each number of the physics its range.
         drive: the number whose sign says in which direction an action acts.
         observation_size: numbers of an observation.
-        actions: what an action may be.
+        actions: the space of the actions.
         time_limit: steps after which an episode is truncated, or ``None``.
         dtype: of states and observations.
 
@@ -240,7 +241,7 @@ def build(
 
 @arguments
 def step_and_reset(
-    environment: Environment, key: Int64[Tensor, ""], state: Any, action: Tensor, physics: Any
+    environment: Environment, key: Int64[Tensor, ""], state: PyTree, action: Tensor, physics: PyTree
 ) -> tuple[Any, Transition]:
     """Take one step, and begin a new episode where one has ended.
 

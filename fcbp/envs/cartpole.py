@@ -55,20 +55,20 @@ class CartPoleState(NamedTuple):
     """State of CartPole."""
 
     position: Float[Tensor, ""]
-    """Of the cart, in metres from the middle."""
+    """Position of the cart, in metres from the middle."""
     velocity: Float[Tensor, ""]
-    """Of the cart, in m/s."""
+    """Velocity of the cart, in m/s."""
     angle: Float[Tensor, ""]
-    """Of the pole, in radians from the upright, clockwise."""
+    """Angle of the pole, in radians from the upright, clockwise."""
     angular_velocity: Float[Tensor, ""]
-    """Of the pole, in rad/s."""
+    """Angular velocity of the pole, in rad/s."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments
 def cartpole(*, time_limit: int | None = 500, dtype: torch.dtype = torch.float32) -> Environment:
-    """The cart and pole of Barto, Sutton and Anderson (1983), as Gymnasium's ``CartPole-v1``.
+    """Return the cart and pole of Barto, Sutton and Anderson (1983), as Gymnasium's ``CartPole-v1``.
 
     An episode terminates where the pole leans more than 12 degrees or the cart is more than 2.4 m from the middle. The
     reward of each step is 1, that of the last one included. ``friction``, which Gymnasium lacks, is 0 by default.
@@ -122,7 +122,8 @@ def _observe(state: CartPoleState, physics: CartPolePhysics) -> Float[Tensor, "4
 def _move(
     state: CartPoleState, action: Int64[Tensor, ""], physics: CartPolePhysics
 ) -> tuple[CartPoleState, Tensor, Tensor]:
-    """Florian (2007), "Correct equations for the dynamics of the cart-pole system", and one step by Euler's rule."""
+    """Take one step by Euler's rule, with the equations of Florian (2007), "Correct equations for the dynamics of the
+    cart-pole system"."""
     mass = physics.pole_mass + physics.cart_mass
     lever = physics.pole_mass * physics.pole_length
     direction = (2 * action - 1).to(state.position.dtype)

@@ -1,4 +1,4 @@
-"""What changes in an environment from level to level: rules apart from the environment, pure functions of a key.
+"""Rules of the change of an environment from level to level: apart from the environment, pure functions of a key.
 
 >>> import torch, fcbp
 >>> cartpole = fcbp.envs.get("cartpole")
@@ -51,13 +51,13 @@ class Change:
     """``observation(observation, key, level) -> observation``: an observation as it is seen at a level."""
 
     def level(self, step: Int[Tensor, ""]) -> Int[Tensor, ""]:
-        """The level that a step lies in, the steps counted from 0."""
+        """Return the level that a step lies in, the steps counted from 0."""
         return torch.zeros_like(step) if self.period is None else step // self.period
 
 
 @arguments
 def none(environment: Environment, *, period: int | None = None) -> Change:
-    """The rule of an environment that stays as it is.
+    """Return the rule of an environment that stays as it is.
 
     Args:
         environment: the environment.
@@ -207,7 +207,7 @@ CHANGES: dict[str, Callable[..., Change]] = {"none": none, "offset": offset, "ph
 
 
 @arguments
-def get(change: str | Change, environment: Environment, **options: Any) -> Change:
+def get(change: str | Change, environment: Environment, **options: object) -> Change:
     """Look a rule of change up by its name; a rule is given back as it is.
 
     Args:

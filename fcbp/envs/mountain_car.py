@@ -28,7 +28,7 @@ SPEED_LIMIT = 0.07
 GOAL = 0.5
 """The position at which an episode terminates."""
 CONTINUOUS_GOAL = 0.45
-"""The same, of the continuous problem."""
+"""The position at which an episode of the continuous problem terminates."""
 
 
 class MountainCarPhysics(NamedTuple):
@@ -36,7 +36,8 @@ class MountainCarPhysics(NamedTuple):
 
     gravity: Number = 0.0025
     force: Number = 0.001
-    """Of the engine, with action 0 to the left and with action 2 to the right; a negative force exchanges the two."""
+    """The engine's force, with action 0 to the left and with action 2 to the right; a negative force exchanges the
+    two."""
     friction: Number = 0.0
     """The share of the velocity that is lost with each step."""
 
@@ -46,7 +47,7 @@ class ContinuousMountainCarPhysics(NamedTuple):
 
     gravity: Number = 0.0025
     force: Number = 0.0015
-    """Of the engine at an action of 1; a negative force exchanges the directions."""
+    """The engine's force at an action of 1; a negative force exchanges the directions."""
     friction: Number = 0.0
     """The share of the velocity that is lost with each step."""
 
@@ -60,12 +61,12 @@ class MountainCarState(NamedTuple):
     position: Float[Tensor, ""]
     velocity: Float[Tensor, ""]
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments
 def mountain_car(*, time_limit: int | None = 200, dtype: torch.dtype = torch.float32) -> Environment:
-    """The car in a valley of Moore (1990), as Gymnasium's ``MountainCar-v0``.
+    """Return the car in a valley of Moore (1990), as Gymnasium's ``MountainCar-v0``.
 
     Action 0 drives to the left, 1 rolls, 2 drives to the right. Each step costs 1. An episode terminates at position
     0.5. ``friction``, which Gymnasium lacks, is 0 by default.
@@ -112,7 +113,7 @@ def mountain_car(*, time_limit: int | None = 200, dtype: torch.dtype = torch.flo
 
 @arguments
 def continuous_mountain_car(*, time_limit: int | None = 999, dtype: torch.dtype = torch.float32) -> Environment:
-    """The same with a continuous action, as Gymnasium's ``MountainCarContinuous-v0``.
+    """Return the car in a valley with a continuous action, as Gymnasium's ``MountainCarContinuous-v0``.
 
     A step costs ``0.1 action^2``, of the action before it is clipped to [-1, 1]; the last step, at position 0.45, gives
     100. Gymnasium keeps this state in float32 whatever the actions are.
@@ -173,7 +174,7 @@ def _observe(state: MountainCarState, physics: Any) -> Float[Tensor, "2"]:
 def _roll(
     state: MountainCarState, drive: Float[Tensor, ""], physics: MountainCarPhysics | ContinuousMountainCarPhysics
 ) -> MountainCarState:
-    """The car one step on; it stops dead at the lowest position."""
+    """Move the car by one step; it stops dead at the lowest position."""
     push = drive * physics.force - physics.gravity * (3 * state.position).cos() - physics.friction * state.velocity
     velocity = (state.velocity + push).clamp(-SPEED_LIMIT, SPEED_LIMIT)
     position = (state.position + velocity).clamp(LOWEST, HIGHEST)

@@ -49,9 +49,9 @@ class RobotState(NamedTuple):
     simulator: Float[Tensor, "size"]
     """MuJoCo's whole state for integration (``mjSTATE_INTEGRATION``), float64."""
     place: Float[Tensor, "2"]
-    """Where the torso is, in metres, as the simulator computed it last; Gymnasium reads the ant's speed off it."""
+    """Place of the torso, in metres, as the simulator computed it last; Gymnasium reads the ant's speed off it."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 class Robot(NamedTuple):
@@ -63,11 +63,11 @@ class Robot(NamedTuple):
     """Leading positions that an observation leaves out."""
     control_cost: float
     noise: float
-    """Of the start: half the range of the positions."""
+    """Noise of the start: half the range of the positions."""
     normal_velocities: bool
     """Whether the velocities at the start are normal draws; else they are uniform as the positions."""
     speed_limit: float
-    """That observed velocities are clipped to."""
+    """The bound to which observed velocities are clipped."""
     healthy_reward: float
     healthy: Callable[[Tensor, Tensor], Tensor] | None
     """``healthy(positions, velocities) -> bool``; an unhealthy robot ends the episode."""
@@ -193,13 +193,14 @@ def _simulator(name: str, process: int) -> _Simulator:
 
 
 def simulator(name: str) -> _Simulator:
-    """The simulator of a robot in this process; a forked process has none of its parent's threads."""
+    """Return the simulator of a robot in this process; a forked process has none of its parent's threads."""
     return _simulator(name, os.getpid())
 
 
 @torch.library.custom_op("fcbp::mujoco_step", mutates_args=())
 def mujoco_step(name: str, state: Tensor, place: Tensor, control: Tensor, physics: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of the environment for each row of the leading axes, all float64: the next state and the torso's place.
+    """Take one step of the environment for each row of the leading axes, all float64: the next state and the torso's
+    place.
 
     Args:
         name: of the robot.
@@ -280,7 +281,8 @@ def _robot(name: str, time_limit: int | None, dtype: torch.dtype) -> Environment
 
 @arguments
 def ant(*, time_limit: int | None = 1000, dtype: torch.dtype = torch.float32) -> Environment:
-    """The ant of Gymnasium's ``Ant-v5`` without contact forces: the 27 observations and the rewards of ``Ant-v3``.
+    """Return the ant of Gymnasium's ``Ant-v5`` without contact forces: the 27 observations and the rewards of
+    ``Ant-v3``.
 
     Slippery Ant of Dohare et al. (Nature 2024) changes its ``friction``.
 
@@ -297,17 +299,18 @@ def ant(*, time_limit: int | None = 1000, dtype: torch.dtype = torch.float32) ->
 
 @arguments
 def hopper(*, time_limit: int | None = 1000, dtype: torch.dtype = torch.float32) -> Environment:
-    """The one-legged robot of Gymnasium's ``Hopper-v5``; arguments as :func:`ant`."""
+    """Return the one-legged robot of Gymnasium's ``Hopper-v5``; arguments as :func:`ant`."""
     return _robot("hopper", time_limit, dtype)
 
 
 @arguments
 def walker2d(*, time_limit: int | None = 1000, dtype: torch.dtype = torch.float32) -> Environment:
-    """The two-legged robot of Gymnasium's ``Walker2d-v5``; arguments as :func:`ant`."""
+    """Return the two-legged robot of Gymnasium's ``Walker2d-v5``; arguments as :func:`ant`."""
     return _robot("walker2d", time_limit, dtype)
 
 
 @arguments
 def half_cheetah(*, time_limit: int | None = 1000, dtype: torch.dtype = torch.float32) -> Environment:
-    """The running robot of Gymnasium's ``HalfCheetah-v5``, which nothing terminates; arguments as :func:`ant`."""
+    """Return the running robot of Gymnasium's ``HalfCheetah-v5``, which nothing terminates; arguments as
+    :func:`ant`."""
     return _robot("half-cheetah", time_limit, dtype)

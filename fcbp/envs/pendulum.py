@@ -57,12 +57,12 @@ class PendulumState(NamedTuple):
     angular_velocity: Float[Tensor, ""]
     """rad/s."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments
 def pendulum(*, time_limit: int | None = 200, dtype: torch.dtype = torch.float32) -> Environment:
-    """The pendulum of Gymnasium's ``Pendulum-v1``.
+    """Return the pendulum of Gymnasium's ``Pendulum-v1``.
 
     The reward is ``-(angle^2 + 0.1 angular_velocity^2 + 0.001 torque^2)`` of the state before the step, the torque
     being the clipped action. Nothing terminates an episode. ``friction`` and ``gain``, which Gymnasium lacks, are 0 and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fcbp.checks import arguments
 from fcbp.envs.acrobot import acrobot
@@ -31,7 +30,7 @@ ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
 
 
 @arguments
-def get(environment: str | Environment, **options: Any) -> Environment:
+def get(environment: str | Environment, **options: object) -> Environment:
     """Look an environment up by its name; an environment is given back as it is.
 
     Args:

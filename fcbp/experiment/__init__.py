@@ -63,7 +63,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 @arguments
 def get(name: str) -> Experiment:
-    """The experiment of that name.
+    """Return the experiment of that name.
 
     Raises:
         ValueError: there is none.

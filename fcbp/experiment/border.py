@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from fcbp import learner, random
+from fcbp.kinds import PyTree
 from fcbp.program import Program
 from fcbp.streams import Border, Stream
 
@@ -32,21 +33,21 @@ class Best(NamedTuple):
 
 
 class Bordered(NamedTuple):
-    """A learner, and what changes between tasks."""
+    """A learner, and the values that change between tasks."""
 
     learner: learner.LearnerState
     factor: Float[Tensor, ""]
-    """Of the step size."""
+    """The factor of the step size."""
     classes: Int64[Tensor, ""]
     """Classes that have come."""
     key: Int64[Tensor, ""]
-    """Of fresh draws."""
+    """The key of fresh draws."""
     best: Any
     """:class:`Best`; ``()`` without early stopping."""
 
 
 def with_border(stream: Stream, border: Border) -> Stream:
-    """A stream that asks for it.
+    """Give a stream a border.
 
     Raises:
         ValueError: the stream has no validation examples, or no classes that come one after the other, and they are
@@ -63,12 +64,12 @@ def with_border(stream: Stream, border: Border) -> Stream:
 
 
 def cut(output: Float[Tensor, "batch classes"], seen: Tensor) -> Float[Tensor, "batch classes"]:
-    """The outputs, those of classes that have not come at minus infinity."""
+    """Set the outputs of classes that have not come to minus infinity."""
     return output.masked_fill(torch.arange(output.shape[-1], device=output.device) >= seen[..., None], -torch.inf)
 
 
 def cutting(function: Callable[[Tensor, Any], Any]) -> Callable[[Tensor, Any], Any]:
-    """A function of outputs and targets that takes ``(targets, classes that have come)`` for targets too."""
+    """Return a function of outputs and targets that takes ``(targets, classes that have come)`` for targets too."""
 
     def of_seen(output: Tensor, targets: Any) -> Any:
         if isinstance(targets, tuple):
@@ -80,7 +81,7 @@ def cutting(function: Callable[[Tensor, Any], Any]) -> Callable[[Tensor, Any], A
 
 
 def head_of(model: nn.Module) -> tuple[str, ...]:
-    """The names of the last linear layer's weights and biases.
+    """Return the names of the last linear layer's weights and biases.
 
     Raises:
         ValueError: there is none.
@@ -98,7 +99,7 @@ class Borders:
         stream: whose ``border`` it is.
         built: the learner.
         evaluate: the network in ``eval`` mode: ``(params, buffers, inputs) -> (output, ...)``.
-        head: names of what ``zero_head`` makes 0.
+        head: names of the parameters that ``zero_head`` makes 0.
     """
 
     def __init__(self, stream: Stream, built: learner.Learner, evaluate: Forward, head: tuple[str, ...]) -> None:
@@ -107,18 +108,18 @@ class Borders:
         self.border, self.calendar = stream.border, stream.calendar
 
     def next(self, step: int) -> int | None:
-        """The next step before which something is done."""
+        """Return the next step before which something is done."""
         return self.border.next(self.calendar, step)
 
     def init(self, key: Int64[Tensor, ""], state: learner.LearnerState) -> Bordered:
-        """A member before its first step."""
+        """Return a member before its first step."""
         one = torch.ones((), device=key.device)
         best = Best(state.params, state.buffers, one * 0) if self.border.early_stopping else ()
         start = Bordered(state, one, torch.zeros_like(key), random.fold_in(key, BETWEEN), best)
         return self.begin(start, 0)
 
-    def __call__(self, carry: Bordered, problem: Any, step: int) -> Bordered:
-        """A member after ``step`` steps, at the end of a pass."""
+    def __call__(self, carry: Bordered, problem: PyTree, step: int) -> Bordered:
+        """Return a member after ``step`` steps, at the end of a pass."""
         now = self.calendar.at(step)
         if self.border.early_stopping:
             carry = self.validated(carry, problem)
@@ -129,7 +130,7 @@ class Borders:
         carry = self.begin(carry, now.task) if now.begins_task else carry
         return carry._replace(factor=torch.full_like(carry.factor, self.border.factor(now.epoch)))
 
-    def validated(self, carry: Bordered, problem: Any) -> Bordered:
+    def validated(self, carry: Bordered, problem: PyTree) -> Bordered:
         """Keep the weights where they are the best so far."""
         assert self.stream.validation is not None
         inputs, targets = self.stream.validation(problem)
@@ -143,7 +144,7 @@ class Borders:
         return carry._replace(best=kept)
 
     def begin(self, carry: Bordered, task: int) -> Bordered:
-        """A member before a task's first batch."""
+        """Return a member before a task's first batch."""
         asked, state = self.border, carry.learner
         shrink, perturb = asked.shrink_before, asked.perturb_before
         if shrink != 1 or perturb != 0 or asked.fresh_moments:
@@ -160,7 +161,7 @@ class Borders:
 
 
 def bordered(program: Program, borders: Borders) -> Program:
-    """The program of a learner with what its stream asks for between tasks."""
+    """Add the events between tasks, which the stream asks for, to the program of a learner."""
     cuts, scales = borders.border.cut_unseen, bool(borders.border.milestones)
 
     def with_classes(batch: tuple[Any, ...], classes: Tensor) -> tuple[Any, ...]:
@@ -195,6 +196,6 @@ PART = 500
 
 
 def in_parts(evaluate: Forward, state: learner.LearnerState, inputs: Tensor) -> Tensor:
-    """The network's outputs; of many images in parts, so that all of their activations need not be in memory."""
+    """Return the network's outputs; of many images in parts, so that all of their activations need not be in memory."""
     parts = inputs.split(PART) if inputs.ndim > 2 and len(inputs) > 2 * PART else (inputs,)
     return torch.cat([evaluate(state.params, state.buffers, part)[0] for part in parts])

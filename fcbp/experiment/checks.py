@@ -25,7 +25,7 @@ def check_settings(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> Non
 
     Args:
         runs: the members of a sweep.
-        swept: what sets the members apart.
+        swept: the names that set the members apart.
 
     Raises:
         ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept.
@@ -41,8 +41,8 @@ def check_settings(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> Non
         raise ValueError(f"{name} is set, which nothing reads with method {methods}; expected one of {readers}")
 
 
-def check_examples(name: str, stream: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
-    """The stream, with a spec, and a first batch of it.
+def check_examples(name: str, stream: object) -> tuple[streams.Stream, tuple[Tensor, ...]]:
+    """Return the stream, with a spec, and a first batch of it.
 
     Raises:
         ValueError: it is no stream, fails, or gives something else than its spec says.
@@ -129,7 +129,7 @@ def _check_held_out(name: str, stream: streams.Stream, spec: Spec) -> None:
 
 
 def check_network(run: Experiment, model: nn.Module, inputs: Tensor, spec: Spec) -> Tensor:
-    """The network's output of a batch.
+    """Return the network's output of a batch.
 
     Raises:
         ValueError: the network does not take it, or gives something else than the stream's spec says.

@@ -1,4 +1,4 @@
-"""Experiments as YAML: one setting a line, and under ``sweep`` what is swept.
+"""Experiments as YAML: one setting a line, and the swept settings under ``sweep``.
 
 >>> import fcbp
 >>> text = fcbp.experiment.to_yaml(fcbp.Experiment(step_size=0.1, steps=1000), sweep={"replacement_rate": [0.0, 1e-4]})
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @arguments
 def to_yaml(experiment: Experiment, sweep: Mapping[str, Sequence[Any]] | None = None) -> str:
-    """An experiment as YAML; what has its default is written too, that of the parts as comments.
+    """Write an experiment as YAML; defaults are written too, those of the parts as comments.
 
     Args:
         experiment: whose method has a name.
@@ -48,7 +48,7 @@ def lines(
     defaults: Mapping[str, Any] | None = None,
     sweep: Mapping[str, Sequence[Any]] | None = None,
 ) -> str:
-    """Settings as YAML, a line each; ``defaults`` as comments."""
+    """Write settings as YAML, a line each; ``defaults`` as comments."""
     found = [_line(name, value) for name, value in settings.items()]
     if defaults:
         found += ["# Defaults:\n", *(f"# {_line(name, value)}" for name, value in defaults.items())]
@@ -59,7 +59,7 @@ def lines(
 
 @arguments
 def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
-    """The experiment, and for each setting under ``sweep`` its values.
+    """Return the experiment, and for each setting under ``sweep`` its values.
 
     Raises:
         ValueError: it is no YAML, has a key twice or one that is no setting; near misses are offered.
@@ -73,7 +73,7 @@ def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
 
 
 def _parse(text: str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """The settings of a file, and what it sweeps."""
+    """Return the settings of a file, and its sweep."""
     yaml = _yaml()
     try:
         settings = yaml.load(text, Loader=_loader())
@@ -95,7 +95,7 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
 
 @arguments
 def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """The settings of a YAML file, of an experiment or of a program, and what it sweeps.
+    """Read the settings of a YAML file, of an experiment or of a program, and its sweep.
 
     Raises:
         ValueError: as for :func:`from_yaml`, with the file's name.
@@ -106,7 +106,7 @@ def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
 
 @arguments
 def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
-    """The experiment of a YAML file, and what it sweeps.
+    """Read the experiment of a YAML file, and its sweep.
 
     Raises:
         ValueError: as for :func:`from_yaml`, with the file's name.
@@ -116,7 +116,7 @@ def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
 
 
 def _of_file(parse: Callable[[str], T], path: Path | str) -> T:
-    """A file's text, parsed, with the file's name in errors."""
+    """Return a file's text, parsed, with the file's name in errors."""
     file = expanded("path", path)
     if file.is_dir():
         raise ValueError(f"path is {str(path)!r}, which is a directory; expected a YAML file")
@@ -146,8 +146,8 @@ REPEATED = 10_000
 
 @functools.cache
 def _loader() -> Any:
-    """YAML's safe loader, that reads 1e-4 as a number, as YAML 1.2 does, takes no key twice, and refuses a text that a
-    few aliases make large, or that is nested deeply."""
+    """Return YAML's safe loader, which reads 1e-4 as a number, as YAML 1.2 does, takes no key twice, and refuses a text
+    that a few aliases make large, or that is nested deeply."""
     yaml = _yaml()
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]

@@ -21,14 +21,14 @@ _numbers = itertools.count()
 
 
 def module_params(make: Make, model: nn.Module) -> Callable[[Int64[Tensor, ""]], dict[str, Tensor]]:
-    """The parameters that ``make()`` draws, as a function of a key that can be vmapped.
+    """Return the parameters that ``make()`` draws, as a function of a key that can be vmapped.
 
     A module draws from torch's global generator. Here that generator is seeded by the key, and afterwards it is put
     back to its state before, so that equal keys give equal weights and nothing else changes.
 
     Args:
         make: makes the module anew.
-        model: a module that it made, whose parameters have the names, shapes and dtypes of all that follow.
+        model: a module that it made; all that follow have its parameters' names, shapes and dtypes.
 
     Returns:
         ``key -> params`` by name.
@@ -57,9 +57,10 @@ CONSTANT = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.Batch
 
 
 def stock_params(make: Make, model: nn.Module) -> Callable[[Int64[Tensor, ""]], dict[str, Tensor]] | None:
-    """The rule by which ``make()`` draws, in operations that compile; ``None`` where it is not that of its layers.
+    """Return the rule by which ``make()`` draws, in operations that compile; ``None`` where it is not that of its
+    layers.
 
-    The draws are other ones than the module's, of the same distribution. Whether the rule is that of the layers is seen
+    The draws differ from the module's, and have the same distribution. Whether the rule is that of the layers is seen
     by resetting them one after the other from the generator's state in which ``make()`` began: that must give the same.
 
     Args:

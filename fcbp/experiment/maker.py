@@ -16,7 +16,7 @@ from fcbp.experiment.checks import check_settings
 from fcbp.experiment.measurements import METRICS, metric_name, variables_of
 from fcbp.experiment.program import build_program
 from fcbp.experiment.settings import Experiment
-from fcbp.experiment.surprises import surprises
+from fcbp.experiment.surprises import of_another_method, surprises
 from fcbp.program import RESERVED, Program
 from fcbp.rehearsal import rehearse_members
 
@@ -29,7 +29,7 @@ def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
 
     Args:
         runs: the members of a sweep.
-        swept: what sets the members apart.
+        swept: the names that set the members apart.
 
     Raises:
         ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept; a part
@@ -61,7 +61,7 @@ class ExperimentMaker:
     """Makes the programs of an experiment's members.
 
     Attributes:
-        base: what all members share.
+        base: the experiment that all members share.
     """
 
     base: Experiment
@@ -69,7 +69,7 @@ class ExperimentMaker:
 
     @property
     def name(self) -> str:
-        """Empty where all parts have names, whose own messages are enough; else where the others are found."""
+        """The addresses of the parts without names; empty where all parts have names, whose messages are enough."""
         chosen = [getattr(self.base, role) for role in ROLES] + [*self.base.metrics]
         own = dict.fromkeys(
             name_of(one) for one in chosen if one is not None and (is_address(one) or not isinstance(one, str))
@@ -77,7 +77,7 @@ class ExperimentMaker:
         return f"the experiment with {', '.join(own)}" if own else ""
 
     def run(self, settings: Mapping[str, Any]) -> Experiment:
-        """The experiment of a member."""
+        """Return the experiment of a member."""
         key = tuple(settings.items())
         if key not in self._runs:
             self._runs[key] = self.base.replace(**settings)
@@ -88,7 +88,7 @@ class ExperimentMaker:
         return self.run(settings).seed
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
-        """Return what members that share a program have in common."""
+        """Return the key that members of one program have in common."""
         key: Hashable = self.run(settings).program_key()
         return key
 
@@ -129,10 +129,11 @@ class ExperimentMaker:
 
     def surprises(self, members: Members, steps: int) -> list[str]:
         """Return notes on settings that may not do as expected."""
-        return surprises([self.run(settings) for settings in members], steps)
+        runs = [self.run(settings) for settings in members]
+        return [*surprises(runs, steps), *of_another_method(self.base, runs)]
 
     def converted(self, convert: Callable[[str, Any], Any]) -> ExperimentMaker:
-        """The maker whose parts are ``convert(name of the setting, part)``."""
+        """Return the maker whose parts are ``convert(name of the setting, part)``."""
         parts_of = {name: convert(name, getattr(self.base, name)) for name in ROLES}
         metrics = tuple(convert("metrics", metric) for metric in self.base.metrics)
         settings = {name: convert(name, value) for name, value in self.base.settings}

@@ -61,7 +61,7 @@ class Seen:
 
 
 def _fraction(which: Callable[[Tensor], Tensor]) -> Callable[[Seen], Tensor]:
-    """The fraction of all groups' units that a function of a group's activations finds."""
+    """Return the fraction of all groups' units that a function of a group's activations finds."""
     return lambda seen: torch.cat([which(h) for h in seen.layers]).to(torch.float32).mean()
 
 
@@ -87,7 +87,7 @@ def _mean_rank(rank: Callable[[metrics.Spectrum], Tensor]) -> Callable[[Seen], T
 
 
 def _quantiles(name: str) -> Callable[[Seen], dict[str, Tensor]]:
-    """The spread, over the units of all groups, of a number that a method keeps for every unit."""
+    """Return the spread, over the units of all groups, of a number that a method keeps for every unit."""
 
     def measure(seen: Seen) -> dict[str, Tensor]:
         by_group = getattr(seen.state.method, name, None)
@@ -116,8 +116,8 @@ PER_STEP = {
     "update_magnitude": ("mean absolute change of a weight in a step", "1"),
     "plasticity": ("plasticity: share of a batch's loss that its step takes away", "1"),
 }
-"""What is summed over the steps of a bin, or averaged: where a method resets units, single weights, or part of a unit;
-the last two where they are asked for."""
+"""The values summed or averaged over the steps of a bin: where a method resets units, single weights, or part of a
+unit; the last two where they are asked for."""
 ASKED = ("update_magnitude", "plasticity")
 """The measurements that cost a pass of their own."""
 AVERAGED = ("loss", "reset_fraction", *ASKED)
@@ -138,12 +138,12 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
     "age": _quantiles("age"),
     "utility": _quantiles("utility"),
 }
-"""What can be measured at the end of a bin: a value, or several by variable; none where a learner has no such thing."""
+"""The measurements at the end of a bin: a value, or several by variable; none where a learner has no such thing."""
 
 OF_GRADIENTS = ("gradient_magnitude",)
 """The measurements that read the gradient."""
 OF_WEIGHTS = ("weight_magnitude", "gradient_magnitude")
-"""The measurements that a network without units has too."""
+"""The measurements that also a network without units has."""
 
 ONLINE: dict[str, Metric] = {"accuracy": metrics.accuracy, "error": metrics.error}
 """Functions ``(output, targets) -> scalar`` of the online predictions, before the update; means over a bin."""
@@ -177,11 +177,12 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     **{f"age_quantile_{level}": (f"{level}% quantile of the units' ages", "steps") for level in LEVELS},
     **{f"utility_quantile_{level}": (f"{level}% quantile of the units' utilities", "1") for level in LEVELS},
 }
-"""Long name and unit of everything that results may hold."""
+"""Long name and unit of every variable that results may hold."""
 
 
 def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What a step's ``info`` says was reset and changed, by variable: counts int32, fractions and magnitudes floats."""
+    """Return the resets and changes that a step's ``info`` tells of, by variable: counts int32, fractions and
+    magnitudes floats."""
     none = torch.zeros((), dtype=torch.int32, device=info["loss"].device)
 
     def number(masks: Any) -> Tensor:
@@ -196,7 +197,7 @@ def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
-    """The measurements of those names that are made at the end of a bin, by variable."""
+    """Return the measurements of those names that are made at the end of a bin, by variable."""
     found: dict[str, Tensor] = {}
     for name in names:
         value = PROBES[name](seen) if name in PROBES and (seen.layers or name in OF_WEIGHTS) else {}
@@ -205,8 +206,8 @@ def measure(names: Iterable[str], seen: Seen) -> dict[str, Tensor]:
 
 
 @arguments
-def variables_of(metric: Any) -> set[str]:
-    """The variables that a measurement may give.
+def variables_of(metric: object) -> set[str]:
+    """Return the variables that a measurement may give.
 
     Raises:
         ValueError: there is no such measurement.
@@ -216,8 +217,8 @@ def variables_of(metric: Any) -> set[str]:
     return {metric if isinstance(metric, str) and metric in VARIABLES else metric_name(metric)}
 
 
-def metric_name(chosen: Any) -> str:
-    """The variable of a measurement that is given by name, as a function, or by address.
+def metric_name(chosen: object) -> str:
+    """Return the variable of a measurement that is given by name, as a function, or by address.
 
     Raises:
         ValueError: there is none of that name, or the object is no function of an output and targets.
@@ -248,7 +249,7 @@ def _own_metric(chosen: Any) -> Metric:
 
 
 def metrics_of(chosen: Iterable[Any]) -> tuple[dict[str, Metric], dict[str, Metric | None]]:
-    """The functions of predictions among the measurements of an experiment.
+    """Return the functions of predictions among the measurements of an experiment.
 
     Returns:
         By variable those of the online predictions, and those on held-out examples; ``None`` is the loss there.

@@ -14,7 +14,7 @@ __all__ = ["cnn16", "conv_net", "lenet", "mlp", "resnet18", "vision_transformer"
 def mlp(
     spec: Spec, *, hidden: tuple[int, ...] = (5,), activation: str = "relu", norm: Norm | None = None
 ) -> nn.Sequential:
-    """A multilayer perceptron of the inputs, flattened.
+    """Return a multilayer perceptron of the inputs, flattened.
 
     Args:
         hidden: units of each hidden layer
@@ -29,7 +29,7 @@ def mlp(
 
 
 def _images(spec: Spec, network: str, least: int = 1) -> tuple[int, int, int]:
-    """The shape of the stream's images.
+    """Return the shape of the stream's images.
 
     Raises:
         ValueError: its inputs are no images, or smaller ones than the network takes.
@@ -45,7 +45,8 @@ def _images(spec: Spec, network: str, least: int = 1) -> tuple[int, int, int]:
 
 
 def conv_net(spec: Spec, *, activation: str = "relu") -> nn.Module:
-    """The network of continual ImageNet: three convolutions, three linear layers, for images of 24x24 pixels or more.
+    """Return the network of continual ImageNet: three convolutions, three linear layers, for images of 24x24 pixels or
+    more.
 
     Args:
         activation: activation of the hidden units
@@ -54,7 +55,7 @@ def conv_net(spec: Spec, *, activation: str = "relu") -> nn.Module:
 
 
 def lenet(spec: Spec, *, activation: str = "relu") -> nn.Module:
-    """The LeNet of label-permuted CIFAR-10, without activations after its two convolutions.
+    """Return the LeNet of label-permuted CIFAR-10, without activations after its two convolutions.
 
     Args:
         activation: activation of the hidden units of the linear layers
@@ -63,7 +64,7 @@ def lenet(spec: Spec, *, activation: str = "relu") -> nn.Module:
 
 
 def cnn16(spec: Spec, *, activation: str = "relu") -> nn.Module:
-    """Two convolutions of 16 channels and three linear layers: random-label CIFAR-10, 5+1 CIFAR.
+    """Make a network of two convolutions of 16 channels and three linear layers: random-label CIFAR-10, 5+1 CIFAR.
 
     Args:
         activation: activation of the hidden units
@@ -72,7 +73,7 @@ def cnn16(spec: Spec, *, activation: str = "relu") -> nn.Module:
 
 
 def resnet18(spec: Spec, *, norm: bool = True, width: int = 64) -> nn.Module:
-    """The ResNet-18 of class-incremental CIFAR-100, for images.
+    """Return the ResNet-18 of class-incremental CIFAR-100, for images.
 
     Args:
         norm: whether convolutions are followed by batch norm
@@ -82,7 +83,7 @@ def resnet18(spec: Spec, *, norm: bool = True, width: int = 64) -> nn.Module:
 
 
 def vision_transformer(spec: Spec, *, patch: int = 4, width: int = 192, depth: int = 6, heads: int = 3) -> nn.Module:
-    """A small vision transformer, for square images.
+    """Return a small vision transformer, for square images.
 
     Args:
         patch: height and width of a patch

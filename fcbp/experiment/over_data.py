@@ -28,7 +28,7 @@ def _loaded(dataset: str, root: str | None) -> data.Dataset:
 
 
 def _over(build: Callable[..., Stream]) -> Callable[..., Stream]:
-    """The function of a data set as one of its name and of the folder where it lies."""
+    """Return the function of a data set as one of its name and of the folder where it lies."""
 
     @functools.wraps(build)
     def by_name(dataset: str = "digits", root: str | None = None, **options: Any) -> Stream:

@@ -114,7 +114,7 @@ class Part:
 
     @property
     def is_named(self) -> bool:
-        """Whether it is one of those that have a name."""
+        """Whether the part has a name."""
         tables: dict[str, Mapping[str, Any]] = {
             "stream": STREAMS,
             "network": NETWORKS,
@@ -130,8 +130,8 @@ class Part:
         return {**self.options, **self.numbers}
 
 
-def find(role: str, chosen: Any, table: Mapping[str, T], expected: str) -> Any:
-    """The object that a setting names: an entry of ``table``, the object at an address, or the object itself.
+def find(role: str, chosen: object, table: Mapping[str, T], expected: str) -> object:
+    """Return the object that a setting names: an entry of ``table``, the object at an address, or the object itself.
 
     Raises:
         ValueError: there is none; near misses are offered.
@@ -148,8 +148,9 @@ def find(role: str, chosen: Any, table: Mapping[str, T], expected: str) -> Any:
         raise ValueError(f"{role} is {chosen!r}, which cannot be found: {error}; expected {expected}") from error
 
 
-def stream(chosen: Any) -> Part:
-    """A stream by name, by address, or as a function ``(**options) -> Stream``, a :class:`StreamKind` or a stream.
+def stream(chosen: object) -> Part:
+    """Return a stream by name, by address, or as a function ``(**options) -> Stream``, a :class:`StreamKind` or a
+    stream.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -159,15 +160,15 @@ def stream(chosen: Any) -> Part:
 
 
 def stream_kind(chosen: Any, expected: str = "a stream") -> StreamKind:
-    """A stream's record."""
+    """Return a stream's record."""
     found = find("stream", chosen, STREAMS, expected)
     if isinstance(found, streams.Stream):
         return StreamKind(_always(found))
     return found if isinstance(found, StreamKind) else StreamKind(_function("stream", chosen, found, expected))
 
 
-def network(chosen: Any) -> Part:
-    """A network by name, by address, or as a function ``(spec, **options) -> module`` or a :class:`NetworkKind`.
+def network(chosen: object) -> Part:
+    """Return a network by name, by address, or as a function ``(spec, **options) -> module`` or a :class:`NetworkKind`.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -176,14 +177,15 @@ def network(chosen: Any) -> Part:
 
 
 def network_kind(chosen: Any) -> NetworkKind:
-    """A network's record."""
+    """Return a network's record."""
     expected = f"one of {', '.join(NETWORKS)}, or a function (spec, **options) -> nn.Module, or its address"
     found = find("network", chosen, NETWORKS, expected)
     return found if isinstance(found, NetworkKind) else NetworkKind(_function("network", chosen, found, expected))
 
 
-def schedule(chosen: Any) -> Part:
-    """A step-size schedule by name, by address, or as a function ``(**numbers) -> schedule``; ``None`` is none at all.
+def schedule(chosen: object) -> Part:
+    """Return a step-size schedule by name, by address, or as a function ``(**numbers) -> schedule``; ``None`` is none
+    at all.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -198,8 +200,8 @@ def schedule(chosen: Any) -> Part:
     return Part("schedule", addresses.name_of(chosen), build, numbers, options)
 
 
-def optimizer(chosen: Any) -> Part:
-    """An optimiser by name, by address, or as a function ``(**numbers) -> Optimizer`` or an optimiser.
+def optimizer(chosen: object) -> Part:
+    """Return an optimiser by name, by address, or as a function ``(**numbers) -> Optimizer`` or an optimiser.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -213,9 +215,9 @@ def optimizer(chosen: Any) -> Part:
     return Part("optimizer", addresses.name_of(chosen), build, numbers, options)
 
 
-def method(chosen: Any) -> Part:
-    """A method by name (``"backprop"`` is another for ``"bp"``), by address, or as a :class:`fcbp.methods.Kind`, a
-    method, or a function that makes one.
+def method(chosen: object) -> Part:
+    """Return a method by name (``"backprop"`` is another for ``"bp"``), by address, or as a :class:`fcbp.methods.Kind`,
+    a method, or a function that makes one.
 
     Raises:
         ValueError: it is unknown, or something else.
@@ -224,7 +226,7 @@ def method(chosen: Any) -> Part:
 
 
 def kind(chosen: Any) -> Kind:
-    """A method's record.
+    """Return a method's record.
 
     Raises:
         ValueError: it is unknown.
@@ -250,7 +252,7 @@ def _method(name: str, kind: Kind) -> Part:
 
 
 def method_name(chosen: Any) -> str:
-    """The name of a method in :data:`fcbp.methods.METHODS`; of one that is not there, its address or its own."""
+    """Return the name of a method in :data:`fcbp.methods.METHODS`; of one that is not there, its address or its own."""
     if isinstance(chosen, str):
         return "bp" if chosen == "backprop" else chosen
     return next((name for name, kind in METHODS.items() if kind is chosen), None) or addresses.name_of(chosen)
@@ -267,7 +269,7 @@ def _network(name: str, kind: NetworkKind) -> Part:
 
 
 def every() -> list[Part]:
-    """All parts that have a name."""
+    """Return all parts that have a name."""
     makers: tuple[tuple[Callable[[str], Part], Mapping[str, Any]], ...] = (
         (stream, STREAMS),
         (network, NETWORKS),
@@ -291,7 +293,7 @@ def _function(role: str, chosen: Any, found: Any, expected: str) -> Callable[...
 def _options(
     name: str, role: str, build: Callable[..., Any], hidden: set[str | None], positional: int
 ) -> dict[str, Any]:
-    """The keywords of a builder; those before ``positional`` are given by the experiment."""
+    """Return the keywords of a builder; those before ``positional`` are given by the experiment."""
     try:
         parameters = list(inspect.signature(build).parameters.values())
     except (TypeError, ValueError):
@@ -321,7 +323,7 @@ PLAIN = (bool, int, float, str, tuple, list, type(None))
 
 @functools.lru_cache(maxsize=256)
 def _keywords(build: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters that have a default that is plain data."""
+    """Return the parameters that have a default that is plain data."""
     try:
         parameters = inspect.signature(build).parameters
     except (TypeError, ValueError):

@@ -44,7 +44,7 @@ class Assembled(NamedTuple):
     number_of: Callable[[Experiment, str], float]
     """``number_of(run, name)``: a member's value of one of ``numbers``."""
     per_step: Callable[[dict[str, Any]], dict[str, Tensor]]
-    """``per_step(info)``: scalars by variable of a step's ``info``: what was reset and changed; counts are int32."""
+    """``per_step(info)``: the resets and changes in a step's ``info``, scalars by variable; counts are int32."""
     probe: Callable[..., dict[str, Tensor]]
     """``probe(learner_state, hyper, batches, held_out=())``: scalars by variable, from the batches of several steps."""
     measurements: Mapping[str, tuple[str, str]]
@@ -59,7 +59,7 @@ class Assembled(NamedTuple):
 
 @arguments(at_once=True)
 def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
-    """The program that all of ``runs`` share.
+    """Build the program that all of ``runs`` share.
 
     Args:
         runs: experiments of one :meth:`Experiment.program_key`; their largest replacement rate says how many units
@@ -189,13 +189,13 @@ def _of_one_program(runs: Sequence[Experiment]) -> Experiment:
 
 
 def _telling_tasks(run: Experiment, part: Part) -> streams.Stream:
-    """The stream, whose batches say when a new task begins where it has a setting for that."""
+    """Make the stream's batches say when a new task begins, where it has a setting for that."""
     signal = parts.stream_kind(run.stream).task_signal
     return _stream(run, part, **({} if signal is None else {signal: True}))[0]
 
 
 def _stream(run: Experiment, part: Part, **more: Any) -> tuple[streams.Stream, tuple[Tensor, ...]]:
-    """The stream, with its spec, and a first batch of it."""
+    """Return the stream, with its spec, and a first batch of it."""
     built = _built(part, {**run.options(part), **more})
     return check_examples(name_of(run.stream), built)
 
@@ -211,7 +211,7 @@ def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
 
 
 def _built(part: Part, options: Mapping[str, Any], *arguments: Any) -> Any:
-    """The object that a part makes. A part with a name reports by itself a setting that it refuses."""
+    """Build the object of a part. A part with a name reports by itself a setting that it refuses."""
     options = {name: load(value) if is_address(value) else value for name, value in options.items()}
     if part.is_named:
         return part.build(*arguments, **options)
@@ -224,7 +224,7 @@ def _loss(run: Experiment, spec: Spec) -> learner.Loss:
 
 
 def _nonlinearity(run: Experiment) -> str:
-    """The activation of the network's hidden units; ReLU where nothing tells."""
+    """Return the activation of the network's hidden units; ReLU where nothing tells."""
     declared = parts.network_kind(run.network).activation
     part = parts.network(run.network)
     name = run.setting(part, declared) if declared is not None and declared in part.options else declared
@@ -252,7 +252,7 @@ def _tried(optimizer: Callable[..., optim.Optimizer], name: str) -> Callable[...
 
 
 def _units(run: Experiment, model: nn.Module, inputs: Tensor) -> tuple[tuple[UnitGroup, ...], ValueError | None]:
-    """The groups of the network; or none, and the error that says why."""
+    """Return the groups of the network; or none, and the error that says why."""
     try:
         return find_units(model, inputs), None
     except ValueError as error:
@@ -274,7 +274,8 @@ def _draw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable
 
 
 def _redraw(run: Experiment, part: Part, spec: Spec, model: nn.Module) -> Callable[[Tensor], dict[str, Tensor]] | None:
-    """The rule of the initial parameters in operations that compile; ``None`` where it is so already, or cannot be."""
+    """Return the rule of the initial parameters in operations that compile; ``None`` where it is so already, or cannot
+    be."""
     return stock_params(lambda: _network_again(run, part, spec), model) if run.initial == "module" else None
 
 
@@ -293,7 +294,7 @@ def _schedule(run: Experiment, part: Part) -> Callable[..., Any] | None:
 def _hyper(
     run: Experiment, schedule: Part, optimizer: Part, method: Part
 ) -> tuple[tuple[str, ...], Callable[[Mapping[str, Any]], learner.LearnerHyperparams]]:
-    """The names of the numbers that members may have different, and the learner's hyperparameters from them."""
+    """Return the names of the numbers that members may have different, and the learner's hyperparameters from them."""
     numbers = run.numbers()
     moving = {n: full for n, full in run.number_names(optimizer).items() if full in numbers and numbers[full] != 0}
     of_method = {name: full for name, full in run.number_names(method).items() if full in numbers}
@@ -356,7 +357,7 @@ def _probe(
 
 
 def _by_unit(group: UnitGroup, h: Tensor) -> Tensor:
-    """A group's activations ``(samples, units)``; of feature maps each position is a sample."""
+    """Return a group's activations ``(samples, units)``; of feature maps each position is a sample."""
     if h.ndim == 2 and h.shape[-1] == group.size:
         return h
     return unit_activations(group, h).movedim(-2, -1).flatten(0, -2)
@@ -368,14 +369,14 @@ def _value(given: Any) -> Tensor:
 
 
 def _as_means(measured: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Measurements in floating point, so that the results hold their means."""
+    """Return measurements in floating point, so that the results hold their means."""
     return {name: value if value.is_floating_point() else value.to(torch.float32) for name, value in measured.items()}
 
 
 def _measured(
     built: Assembled, tried: learner.Learner, run: Experiment, device: torch.device | str | None
 ) -> dict[str, tuple[str, str]]:
-    """Long name and unit of each variable. Which ones a method has is seen in a step of it."""
+    """Return the long name and the unit of each variable. A step of the method shows which ones it has."""
     problem = built.stream.init(random.key(0, device=device))
     problem, batches = built.stream.sample(problem, 2)
     hyper = built.hyper({name: built.number_of(run, name) for name in built.numbers})
@@ -386,7 +387,7 @@ def _measured(
 
 
 def _telling(made: learner.Learner, asked: Sequence[Any], loss: learner.Loss, model: nn.Module) -> learner.Learner:
-    """The learner, with those of :data:`ASKED` that are asked for in the ``info`` of its steps."""
+    """Add those of :data:`ASKED` that are asked for to the ``info`` of a learner's steps."""
     if not set(ASKED).intersection(asked):
         return made
     forward = forward_with_features(model, ())
@@ -406,7 +407,7 @@ def _telling(made: learner.Learner, asked: Sequence[Any], loss: learner.Loss, mo
 
 
 def _method(runs: Sequence[Experiment], units: int) -> Method:
-    """The method, built for the most units that any of the experiments replaces in a group of ``units``."""
+    """Build the method for the most units that any of the experiments replaces in a group of ``units``."""
     first, part, kind = runs[0], parts.method(runs[0].method), parts.kind(runs[0].method)
     options = first.options(part)
     if kind.initializer:

@@ -1,10 +1,10 @@
-"""An experiment as data: which stream, network, optimiser and method, with which settings."""
+"""An experiment as data: a stream, a network, an optimiser and a method, with their settings."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -61,7 +61,7 @@ class Experiment:
     The defaults are those of the slowly-changing regression problem of Dohare et al. (Nature 2024).
 
     Raises:
-        ValueError: a setting is one that nothing has, or that two parts have; near misses are offered.
+        ValueError: no part has a setting, or two parts have it; near misses are offered.
 
     Example:
         >>> experiment = Experiment(method="cbp", replacement_rate=1e-3)
@@ -99,10 +99,11 @@ class Experiment:
     )
     settings: tuple[tuple[str, Any], ...] = _field((), "what is set of the parts, by name in alphabetical order")
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, **settings: object) -> None:
         fields = {f.name: f.default for f in dataclasses.fields(self)}
-        own = dict(settings.pop("settings", ()))
-        given = {name: plain(value) for name, value in settings.items()}
+        given: dict[str, Any] = dict(settings)
+        own: dict[str, Any] = dict(given.pop("settings", ()))
+        given = {name: plain(value) for name, value in given.items()}
         for name, value in given.items():
             _check_value(name, value)
             (fields if name in fields else own)[name] = value
@@ -163,8 +164,8 @@ class Experiment:
         }
         return f"Experiment({', '.join(f'{k}={v!r}' for k, v in (changed | dict(self.settings)).items())})"
 
-    def replace(self, **settings: Any) -> Experiment:
-        """The experiment with other settings.
+    def replace(self, **settings: object) -> Experiment:
+        """Return the experiment with other settings.
 
         A default that follows the network or the stream follows the new one; what is set of a part that another takes
         the place of, and that nothing reads any more, is left out.
@@ -177,8 +178,26 @@ class Experiment:
         own = tuple((name, value) for name, value in self.settings if name not in gone)
         return Experiment(**{**kept, "settings": own, **settings})
 
+    def changes_from(self, base: Experiment) -> dict[str, Any]:
+        """Return the settings that ``base`` would need to become this experiment; ``steps`` and ``bin`` aside.
+
+        Args:
+            base: another experiment.
+
+        Returns:
+            This experiment's values by the names of the settings.
+
+        Example:
+            >>> Experiment(method="l2", strength=0.1).changes_from(Experiment(step_size=0.1))
+            {'method': 'l2', 'step_size': 0.01, 'strength': 0.1}
+        """
+        then = base.replace(method=self.method)
+        names = {*FIELDS, *dict(self.settings), *dict(then.settings)} - {"method", "steps", "bin"}
+        changed = {name: getattr(self, name) for name in sorted(names) if getattr(self, name) != getattr(then, name)}
+        return {"method": self.method, **changed} if self.method != base.method else changed
+
     def _unread_after(self, changes: Mapping[str, Any]) -> set[str]:
-        """The settings of parts that ``changes`` replace, which nothing reads then."""
+        """Return the settings of parts that ``changes`` replace, which nothing reads then."""
         changes = {name: chosen for name, chosen in changes.items() if chosen != getattr(self, name)}
         if not changes:
             return set()
@@ -190,7 +209,7 @@ class Experiment:
         return {n for n in names if n.rpartition(".")[2] in own and not then.reads(n)}
 
     def parts(self) -> tuple[Part, Part, Part, Part, Part]:
-        """Stream, network, schedule, optimiser and method.
+        """Return stream, network, schedule, optimiser and method.
 
         Raises:
             ValueError: one of them is unknown.
@@ -202,30 +221,30 @@ class Experiment:
         return parts.stream(self.stream), parts.network(self.network), parts.schedule(self.schedule), optimizer, method
 
     def reads(self, name: str) -> bool:
-        """Whether the setting is a field, or one of a part that the experiment names."""
+        """Tell whether the setting is a field, or one of a part that the experiment names."""
         role, _, rest = name.rpartition(".")
         if name in BY_NETWORK:
             return name in self.parts()[1].defaults
         return name in FIELDS or any(rest in part.defaults for part in self.parts() if role in ("", part.role))
 
     def number_names(self, part: Part) -> dict[str, str]:
-        """The numbers of an optimiser or a method, each with its name in this experiment: with its part's before it
-        where another part has a setting of that name."""
+        """Return the numbers of an optimiser or a method, each with its name in this experiment: with its part's before
+        it where another part has a setting of that name."""
         others = [other for other in self.parts() if other.role != part.role]
         taken = {name for other in others for name in other.defaults} | {*FIELDS}
         return {name: f"{part.role}.{name}" if name in taken else name for name in part.numbers}
 
     def numbers(self) -> dict[str, float]:
-        """The numbers of the optimiser and the method, which members that share a program may have different."""
+        """Return the numbers of the optimiser and the method, which members that share a program may have different."""
         *_, schedule, optimizer, method = self.parts()
-        numbers = {"step_size": self.step_size, "clip": self.clip}
+        numbers: dict[str, Any] = {"step_size": self.step_size, "clip": self.clip}
         for part in (schedule, optimizer, method):
             numbers |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
         return {name: value for name, value in numbers.items() if value is not None}
 
     def _check_numbers(self) -> None:
         *_, schedule, optimizer, method = self.parts()
-        given = {"step_size": self.step_size, "init_scale": self.init_scale}
+        given: dict[str, Any] = {"step_size": self.step_size, "init_scale": self.init_scale}
         given |= {} if self.clip is None else {"clip": self.clip}
         for part in (schedule, optimizer, method):
             given |= {full: self.setting(part, name) for name, full in self.number_names(part).items()}
@@ -237,18 +256,19 @@ class Experiment:
             if not low <= value <= high:
                 raise ValueError(f"{name} is {value!r}; expected {words}")
 
-    def setting(self, part: Part, name: str) -> Any:
-        """The value of a part's setting."""
+    def setting(self, part: Part, name: str) -> object:
+        """Return the value of a part's setting."""
         settings = dict(self.settings)
         default = getattr(self, name) if part.role == "network" and name in BY_NETWORK else part.defaults[name]
         return settings.get(f"{part.role}.{name}", settings.get(name, default))
 
     def options(self, part: Part) -> dict[str, Any]:
-        """The options of a part: their set values, and the defaults of the others."""
+        """Return the options of a part: their set values, and the defaults of the others."""
         return {name: self.setting(part, name) for name in part.options}
 
-    def program_key(self) -> Any:
-        """Hashable; members with equal keys share one compiled program, each with its seed and its numbers."""
+    def program_key(self) -> Hashable:
+        """Return a hashable key; members with equal keys share one compiled program, each with its seed and its
+        numbers."""
         numbers = self.numbers()
         all_parts = self.parts()
         # Whether there is momentum or decay at all changes the program; how much does not.
@@ -296,13 +316,14 @@ class Experiment:
             raise ValueError(f"bin is {self.bin!r}; expected at most steps, {self.steps}")
 
     def describe(self) -> str:
-        """The problem in a sentence."""
+        """Return the problem in a sentence."""
         build = parts.stream(self.stream).build
         document = str(getattr(build, "__doc__", None) or name_of(self.stream))
         return document.strip().splitlines()[0].rstrip(".")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields and what is set of the parts, as plain data: what :class:`Experiment` takes to make this again."""
+        """Return the fields and the settings of the parts as plain data, from which :class:`Experiment` makes this
+        again."""
         fields = {name: getattr(self, name) for name in FIELDS}
         fields["method"] = parts.method_name(self.method)
         for name in ("stream", "network", "optimizer", "schedule", "loss_function"):
@@ -311,7 +332,7 @@ class Experiment:
         return {**fields, **{name: name_of(v) if callable(v) else v for name, v in self.settings}}
 
     def with_defaults(self) -> dict[str, Any]:
-        """:meth:`to_dict`, and for what is not set of the parts their defaults."""
+        """Return :meth:`to_dict`, with the defaults of the parts' other settings."""
         own = {name: value for part in self.parts() for name, value in part.defaults.items() if name not in BY_NETWORK}
         return {**own, **self.to_dict()}
 
@@ -334,7 +355,7 @@ def _check_value(name: str, value: Any) -> None:
 
 
 def _parts_that_exist(run: Experiment) -> tuple[Part, ...]:
-    """The parts of an experiment; none where one is unknown, which its check says."""
+    """Return the parts of an experiment; none where one is unknown, which its check says."""
     try:
         return run.parts()
     except ValueError:
@@ -342,7 +363,7 @@ def _parts_that_exist(run: Experiment) -> tuple[Part, ...]:
 
 
 def _defaults_of_parts(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that are not given and whose defaults are those of the network or of the stream."""
+    """Return the fields that are not given and whose defaults are those of the network or of the stream."""
     found: dict[str, Any] = {}
     if fields["network"] != "mlp":
         try:
@@ -382,13 +403,13 @@ def _check_option_names(part: Part) -> None:
 
 
 def loss_of(chosen: Any) -> losses.Loss:
-    """The loss that a setting names.
+    """Return the loss that a setting names.
 
     Raises:
         ValueError: there is none.
     """
     expected = f"one of {', '.join(losses.LOSSES)}, or a function (output, targets) -> scalar, or its address"
-    found = parts.find("loss_function", chosen, losses.LOSSES, expected)
+    found: Any = parts.find("loss_function", chosen, losses.LOSSES, expected)
     try:
         return losses.get(found)
     except ValueError as error:
@@ -397,7 +418,7 @@ def loss_of(chosen: Any) -> losses.Loss:
 
 @arguments
 def setting_names(*own: Part) -> dict[str, Any]:
-    """Every setting of an experiment and of any part, with a default (of the first part that has it).
+    """Return every setting of an experiment and of any part, with a default (of the first part that has it).
 
     Args:
         own: parts beside those that have a name.
@@ -410,13 +431,13 @@ def setting_names(*own: Part) -> dict[str, Any]:
 
 
 def unread(runs: Iterable[Experiment], names: Iterable[str]) -> list[str]:
-    """The ``names`` that none of the experiments reads."""
+    """Return the ``names`` that none of the experiments reads."""
     runs = {(run.stream, run.network, run.optimizer, parts.method_name(run.method)): run for run in runs}.values()
     return [name for name in names if not any(run.reads(name) for run in runs)]
 
 
 def set_names(runs: Iterable[Experiment]) -> set[str]:
-    """The names that any of the experiments sets: settings of parts, and fields that are a network's."""
+    """Return the names that any of the experiments sets: settings of parts, and fields that are a network's."""
     found = {name for run in runs for name, _ in run.settings}
     following = {run: _defaults_of_parts({n: getattr(run, n) for n in FIELDS}, {}) for run in runs}
     return found | {n for run, own in following.items() for n in BY_NETWORK if n in own and getattr(run, n) != own[n]}

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import optree
 import torch
 from torch import Tensor, nn
 
 from fcbp import random, streams
+from fcbp.kinds import PyTree
 from fcbp.methods import Method
 from fcbp.optim import Optimizer
 from fcbp.rehearsal import call, call_pure
 
+T = TypeVar("T")
+
 __all__ = ["build", "check_forward", "check_vmap", "tried_method", "tried_optimizer", "try_stream"]
 
 
-def build(role: str, name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """The result of a part's function.
+def build(role: str, name: str, function: Callable[..., T], *arguments: object, **options: object) -> T:
+    """Call a part's function.
 
     Raises:
         ValueError: it fails; the message names the part and the options.
@@ -28,8 +31,8 @@ def build(role: str, name: str, function: Callable[..., Any], *arguments: Any, *
     return call(f"{role} is {name!r}, which{with_options}", function, *arguments, **options)
 
 
-def try_stream(name: str, stream: streams.Stream) -> Any:
-    """Two batches of a stream whose functions are pure and can be vmapped.
+def try_stream(name: str, stream: streams.Stream) -> PyTree:
+    """Draw two batches of a stream whose functions must be pure and can be vmapped.
 
     Raises:
         ValueError: they are not, or a state changes its structure, its shapes or its dtypes.
@@ -52,7 +55,7 @@ def try_stream(name: str, stream: streams.Stream) -> Any:
     if not isinstance(given[1], (tuple, list)) or not all(isinstance(part, Tensor) for part in given[1]):
         return given[1]
     keys = random.key(torch.tensor([0, 1]))
-    states = call(f"{about} init, vmapped,", torch.vmap(stream.init), keys)
+    states: PyTree = call(f"{about} init, vmapped,", torch.vmap(stream.init), keys)
 
     def sample(state: Any) -> Any:
         return stream.sample(state, 2)
@@ -90,7 +93,7 @@ def check_vmap(about: str, function: Callable[..., Any], *arguments: Tensor) -> 
 
 
 def tried_optimizer(name: str, optimizer: Optimizer) -> Optimizer:
-    """The optimiser, whose functions are checked when they are called outside of transformations."""
+    """Return the optimiser, whose functions are checked when they are called outside of transformations."""
     about = f"optimizer is {name!r}, whose"
 
     @functools.wraps(optimizer.update)
@@ -107,7 +110,7 @@ def tried_optimizer(name: str, optimizer: Optimizer) -> Optimizer:
 
 
 def tried_method(name: str, method: Method) -> Method:
-    """The method, whose functions are checked when they are called outside of transformations."""
+    """Return the method, whose functions are checked when they are called outside of transformations."""
 
     def tried(what: str, length: int | None = None) -> Callable[..., Any]:
         about, function = f"method is {name!r}, whose {what}", getattr(method, what)

@@ -21,14 +21,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optree
 import torch
 from torch import Tensor
 
+from fcbp.kinds import PyTree
 from fcbp.lanes import build, gpu
+from fcbp.lanes.ahead import with_sums_ahead
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
 from fcbp.lanes.ir import Map, Node, Reduce
@@ -45,12 +47,15 @@ __all__ = [
     "UnsupportedOperation",
     "draft",
     "elements_on",
+    "made_by",
     "members_of",
     "width",
 ]
 
 OPTIMIZE = "-O3"
 """The compiler's level of optimisation."""
+WIDEST = 16
+"""Members of the widest vectors. Those of 8 are computed at once wherever there are any."""
 
 Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
 """``program(carry_leaves, xs, length) -> (carry, ys)``"""
@@ -68,11 +73,20 @@ class Lanes:
     spec: optree.PyTreeSpec
     elements: str
     """``"vectors"`` on the CPU, ``"threads"`` on a GPU."""
+    width: int
+    """Members of a block."""
 
-    @property
-    def width(self) -> int:
-        """Members of a block."""
-        return width(self.elements)
+    @functools.cached_property
+    def halved(self) -> Lanes | None:
+        """The step with half as many members to a block, to the same bits; ``None`` where there is no such program.
+
+        Where a vector of 16 numbers takes two turns, half of it computes at the same rate, its block needs half of the
+        cache, and fewer lanes are idle.
+        """
+        if self.elements != "vectors" or self.width < WIDEST:
+            return None
+        half = self.width // 2
+        return replace(self, source=f"#define LANES {half}\n{self.source}", width=half)
 
     @functools.cached_property
     def block_bytes(self) -> int:
@@ -90,7 +104,7 @@ class Lanes:
         return sum(node.args[0].size if isinstance(node, Reduce) else node.size for node in self.plan.order)
 
     def is_built(self) -> bool:
-        """Whether the program was compiled before, so that compiling takes no time.
+        """Tell whether the program was compiled before, so that compiling takes no time.
 
         Raises:
             BuildError: as :meth:`compile`.
@@ -98,7 +112,7 @@ class Lanes:
         return self.elements == "vectors" and build.is_built(self.source, OPTIMIZE)
 
     def compile(self) -> Program:
-        """The program, which serves every length and every number of members.
+        """Return the program, which serves every length and every number of members.
 
         Raises:
             BuildError: there is no compiler, or it fails.
@@ -110,17 +124,20 @@ class Lanes:
         if self.elements == "threads":
             launch = gpu.launcher(self.source)
         else:
-            launch = build.launcher(self.source, OPTIMIZE, self.work)
+            launch = build.launcher(self.source, OPTIMIZE, self.work, self.width)
         spec, y_spec, moving = self.spec, self.traced.y_spec, self.plan.moving
         population, by_member = self.population, self.population and not self.shared_x
         constants = [c.contiguous() for c in self.traced.constants]
         checks = list(self.traced.lowered.checks.items())
-        y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried :]]
+        ahead = [(leaf.shape, leaf.dtype) for leaf in self.traced.lowered.ahead]
+        y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried + len(ahead) :]]
 
         def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
             count = leaves[0].shape[0] if population else 1
             device = leaves[0].device if leaves else None
             state = [leaf.detach().contiguous() for leaf in leaves]
+            given = len(state)
+            state += [torch.zeros(count, *shape, dtype=dtype) for shape, dtype in ahead]
             for i in moving:  # the program writes to these, and must not write to the caller's
                 state[i] = state[i].clone(memory_format=torch.contiguous_format)
             examples, strides = _examples(xs, by_member)
@@ -129,18 +146,18 @@ class Lanes:
             failed = launch(build.Arguments(count, length, state, constants, examples, strides, ys))
             if checks and failed:
                 raise _error(*checks[int(failed) - 1])
-            return optree.tree_unflatten(spec, state), optree.tree_unflatten(y_spec, ys)
+            return optree.tree_unflatten(spec, state[:given]), optree.tree_unflatten(y_spec, ys)
 
         return run
 
 
 def elements_on(device: torch.device) -> str:
-    """The kind of a program's elements on a device: ``"vectors"`` or ``"threads"``."""
+    """Return the kind of a program's elements on a device: ``"vectors"`` or ``"threads"``."""
     return "threads" if device.type == "cuda" else "vectors"
 
 
 def width(elements: str) -> int:
-    """Members of a block.
+    """Return the number of members of a block.
 
     Raises:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.
@@ -148,15 +165,25 @@ def width(elements: str) -> int:
     return 1 if elements == "threads" else build.lanes()
 
 
+def made_by(device: torch.device) -> str:
+    """Name the kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
+
+    Raises:
+        BuildError: there is no compiler.
+    """
+    return "CUDA, NVRTC" if elements_on(device) == "threads" else build.made_by()
+
+
 def _error(node: Node, origin: str) -> Exception:
-    """The error that eager raises, with the operation and its line."""
+    """Return the error that eager raises, with the operation and its line."""
     if isinstance(node, Map):
         return ZeroDivisionError(f"division of an integer by 0 in {origin}")
     return IndexError(f"index out of range in {origin}")
 
 
 def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
-    """The examples, each member's own lying together, and their strides from step to step and member to member."""
+    """Return the examples, each member's own lying together, and their strides from step to step and member to
+    member."""
     examples, strides = [], []
     for x in optree.tree_leaves(xs):
         x = x.detach()
@@ -169,7 +196,7 @@ def _examples(xs: Any, by_member: bool) -> tuple[list[Tensor], list[int]]:
 
 
 def draft(
-    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, check: Callable[..., None]
+    step: Callable[..., Any], leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree, check: Callable[..., None]
 ) -> Lanes:
     """Trace a step and write its program, without compiling it.
 
@@ -200,6 +227,8 @@ def draft(
     x = [x[0, 0] if by_member else x[0] for x in x_leaves]
     traced = trace(members, one, spec, x, x_spec, check)
     elements = elements_on(next(iter(devices), torch.device("cpu")))
+    if elements == "vectors":
+        traced = traced._replace(lowered=with_sums_ahead(traced.lowered))
     registers = 32 if elements == "vectors" and build.lanes() == 16 else 16
     source, plan = emit(traced.lowered, elements, registers)
-    return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements)
+    return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements, width(elements))

@@ -17,7 +17,7 @@ Buffers = tuple[dict[Node, str], dict[Node, Node]]
 
 
 def carry_leaves(lowered: Lowered) -> list[Node]:
-    """The carry's leaves, in order."""
+    """Return the carry's leaves, in order."""
     return [leaf for (role, _), leaf in lowered.leaves.items() if role == "carry"]
 
 
@@ -74,7 +74,7 @@ def assign_buffers(
 
 
 def _last_reads(reading: list[list[Node]], outputs: set[Node], stored: set[Node]) -> dict[Node, int]:
-    """The position in the order at which each array is last read; outputs are read after the last."""
+    """Return the position in the order at which each array is last read; outputs are read after the last."""
     last: dict[Node, int] = {}
     for position, found in enumerate(reading):
         for a in found:
@@ -86,7 +86,7 @@ def _last_reads(reading: list[list[Node]], outputs: set[Node], stored: set[Node]
 
 
 def _reads_in_place(node: Node, argument: Node, stored: set[Node]) -> bool:
-    """Whether ``node`` reads ``argument`` at the very places that it writes, and in no other way."""
+    """Tell whether ``node`` reads ``argument`` at the very places that it writes, and in no other way."""
     if isinstance(node, (Scatter, Assemble)):
         whole = node.args[0] is argument and (isinstance(node, Scatter) or argument.shape == node.shape)
         return whole and all(argument not in (a, *inline(a, stored)) for a in node.args[1:])

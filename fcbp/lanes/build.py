@@ -39,6 +39,7 @@ __all__ = [
     "lanes",
     "launcher",
     "library_of",
+    "made_by",
     "run_for",
 ]
 
@@ -56,6 +57,14 @@ FLAGS = [
 MACHINE = "-march=native"
 """The instructions that the compiler may use."""
 COMPILERS = ("g++", "clang++")
+INSTRUCTIONS = {
+    "__AVX512F__": "AVX-512",
+    "__AVX2__": "AVX2",
+    "__AVX__": "AVX",
+    "__x86_64__": "x86-64",
+    "__aarch64__": "AArch64",
+}
+"""Names of instruction sets by the macros of compilers, the widest first."""
 BUILD_FOLDER = "building"
 """The folder, within the cache's, in which compilers work."""
 
@@ -98,10 +107,10 @@ ANSWER_SECONDS = 30.0
 
 
 def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
-    """The function ``run`` of a C++ source.
+    """Return the function ``run`` of a C++ source.
 
     Raises:
-        BuildError: see there.
+        BuildError: as :class:`BuildError` says.
     """
     flags = [optimize, MACHINE, *FLAGS]
     library = library_of("lanes", source, *flags)
@@ -114,7 +123,7 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
 
 
 def is_built(source: str, optimize: str = "-O3") -> bool:
-    """Whether a source is compiled, now or by an earlier process.
+    """Tell whether a source is compiled, now or by an earlier process.
 
     Raises:
         BuildError: there is no compiler, or no directory to keep programs in.
@@ -123,7 +132,7 @@ def is_built(source: str, optimize: str = "-O3") -> bool:
 
 
 def library_of(kind: str, *parts: str) -> Path:
-    """The file of a compiled program of a kind: by its parts, the compiler and the processor.
+    """Return the file of a compiled program of a kind: by its parts, the compiler and the processor.
 
     Raises:
         BuildError: there is no compiler, or no directory to keep programs in.
@@ -149,11 +158,12 @@ def keep(library: Path, make: Callable[[], None]) -> None:
         raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
 
 
-def launcher(source: str, optimize: str, work: int) -> Launch:
-    """A function that runs a source's function ``run`` on the machine's cores.
+def launcher(source: str, optimize: str, work: int, width: int) -> Launch:
+    """Return a function that runs a source's function ``run`` on the machine's cores.
 
     Args:
         work: elements that a step of a block computes.
+        width: members of a block.
 
     Raises:
         BuildError: as :func:`build`.
@@ -171,7 +181,7 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
             (ctypes.c_int64 * max(len(arguments.strides), 1))(*arguments.strides),
             _pointers(arguments.ys),
         )
-        blocks = -(-arguments.members // lanes())
+        blocks = -(-arguments.members // width)
         threads = min(torch.get_num_threads(), blocks)
         if threads == 1 or blocks * arguments.steps * work < THREADED_FROM:
             function(*pointers_and_sizes)
@@ -208,8 +218,7 @@ def _compile(compiler: str, flags: list[str], source: str, library: Path) -> Non
     with _build_folder(library.parent) as build_folder:
         code, made = build_folder / "lanes.cpp", build_folder / "lanes.so"
         code.write_text(source, encoding="utf-8")
-        vectors = ["-lmvec"] if platform.machine() == "x86_64" and platform.libc_ver()[0] == "glibc" else []
-        command = [compiler, *flags, str(code), "-o", str(made), *vectors, "-lm"]
+        command = [compiler, *flags, str(code), "-o", str(made), "-lm"]
         # The temporary folder is for what a compiler that is killed would leave.
         status, _, errors = run_for(command, seconds, {**os.environ, "TMPDIR": str(build_folder)})
         if status or not made.exists():
@@ -266,7 +275,7 @@ def run_for(
 
 
 def compile_seconds() -> float:
-    """The seconds that a program may compile: ``FCBP_COMPILE_SECONDS``, or the default.
+    """Return the seconds that a program may compile: ``FCBP_COMPILE_SECONDS``, or the default.
 
     Raises:
         BuildError: the variable is no number above 0.
@@ -283,16 +292,30 @@ def compile_seconds() -> float:
 
 @functools.cache
 def lanes() -> int:
-    """The members in a vector, as the source has it: by the instructions that the compiler may use."""
-    compiler, _ = _compiler()
-    command = [compiler, MACHINE, "-dM", "-E", "-x", "c++", os.devnull]
-    macros = _output_of(*command)
+    """Return the members in a vector, as the source has it: by the instructions that the compiler may use."""
+    macros = _macros()
     return 16 if "__AVX512F__" in macros else 8 if "__AVX__" in macros else 4
+
+
+def made_by() -> str:
+    """Return the instructions and the compiler's family of this machine's programs, such as ``"AVX-512, g++"``.
+
+    Raises:
+        BuildError: there is no compiler, or it fails.
+    """
+    macros = _macros()
+    known = (name for macro, name in INSTRUCTIONS.items() if macro in macros)
+    return f"{next(known, platform.machine())}, {'clang++' if '__clang__' in macros else 'g++'}"
+
+
+def _macros() -> str:
+    """Return the macros that the compiler defines by itself."""
+    return _output_of(_compiler()[0], MACHINE, "-dM", "-E", "-x", "c++", os.devnull)
 
 
 @functools.cache
 def _compiler() -> tuple[str, str]:
-    """A C++ compiler and its version."""
+    """Return a C++ compiler and its version."""
     for name in COMPILERS:
         if path := shutil.which(name):
             return path, _output_of(path, "--version")
@@ -309,7 +332,7 @@ def check_compiler(compiler: str) -> None:
 
 
 def _output_of(*command: str) -> str:
-    """A compiler's output. The command runs once, so that a compiler that hangs is waited for once.
+    """Return a compiler's output. The command runs once, so that a compiler that hangs is waited for once.
 
     Raises:
         BuildError: it fails, or does not end.
@@ -331,7 +354,7 @@ def _run_once(*command: str) -> str | BuildError:
 
 @functools.cache
 def _processor() -> str:
-    """The processor, for which ``-march=native`` compiles."""
+    """Return the processor, for which ``-march=native`` compiles."""
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         kinds = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
@@ -340,7 +363,7 @@ def _processor() -> str:
 
 
 def cache_folder(kind: str = "lanes") -> Path:
-    """The folder of compiled programs of a kind, which need not be there.
+    """Return the folder of compiled programs of a kind, which need not be there.
 
     Raises:
         RuntimeError: no home directory is known.
@@ -350,7 +373,7 @@ def cache_folder(kind: str = "lanes") -> Path:
 
 
 def _folder(kind: str = "lanes") -> Path:
-    """The cache directory, created where it is missing."""
+    """Return the cache directory, created where it is missing."""
     try:
         folder = cache_folder(kind)
         for missing in reversed([folder, *folder.parents]):
@@ -364,7 +387,8 @@ def _folder(kind: str = "lanes") -> Path:
 
 @contextlib.contextmanager
 def _build_folder(folder: Path) -> Iterator[Path]:
-    """The folder to compile in, under the lock. It is always the same, so that a killed process leaves one at most."""
+    """Provide the folder to compile in, under the lock. It is always the same, so that a killed process leaves one at
+    most."""
     path = folder / BUILD_FOLDER
     path.mkdir(mode=0o700)
     try:

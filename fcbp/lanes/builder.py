@@ -39,7 +39,7 @@ def _sizes(shape: Iterable[int]) -> tuple[int, ...]:
 
 
 def _uniform(args: Iterable[Node]) -> bool:
-    """Whether a node of these arguments is the same for all members."""
+    """Tell whether a node of these arguments is the same for all members."""
     return all(a.uniform for a in args)
 
 
@@ -61,15 +61,15 @@ class Builder:
     # --- one method for each kind of node, without simplification --------------------------------------------
 
     def _unique(self, node: AnyNode) -> AnyNode:
-        """The node that holds the same and was made first; else this one, which has the next number."""
+        """Return the node that holds the same and was made first; else this one, which has the next number."""
         return self.nodes.setdefault(node.key(), node)  # type: ignore[return-value]
 
     def leaf(self, role: Role, position: int, shape: Iterable[int], dtype: torch.dtype, uniform: bool) -> Node:
-        """An input of the step."""
+        """Return an input of the step."""
         return self._unique(Leaf((), _sizes(shape), dtype, uniform, len(self.nodes), role, position))
 
     def position(self, index: Index, shape: Iterable[int], dtype: torch.dtype = torch.int64) -> Node:
-        """The integer that an index gives at each position of an array of this shape."""
+        """Return the integer that an index gives at each position of an array of this shape."""
         return self._unique(Position((), _sizes(shape), dtype, True, len(self.nodes), index))
 
     def elementwise(
@@ -80,12 +80,12 @@ class Builder:
         dtype: torch.dtype,
         uniform: bool | None = None,
     ) -> Node:
-        """A map of arguments of this shape, as it is."""
+        """Return a map of arguments of this shape, as it is."""
         uniform = _uniform(args) if uniform is None else uniform
         return self._unique(Map(tuple(args), _sizes(shape), dtype, uniform, len(self.nodes), function))
 
     def copy(self, x: Node, uniform: bool | None = None) -> Node:
-        """A node with an array of its own."""
+        """Return a node with an array of its own."""
         return self.elementwise(Function.SAME, (x,), x.shape, x.dtype, uniform)
 
     def scan(self, function: Function, x: Node) -> Node:
@@ -93,11 +93,12 @@ class Builder:
         return self._unique(Scan((x,), x.shape, x.dtype, x.uniform, len(self.nodes), function))
 
     def rank(self, x: Node, descending: bool) -> Node:
-        """The place of each element in a stable sort along the last axis."""
+        """Return the place of each element in a stable sort along the last axis."""
         return self._unique(Rank((x,), x.shape, torch.int64, x.uniform, len(self.nodes), descending))
 
     def gather(self, table: Node, indices: Sequence[Node], places: Sequence[Place], shape: Iterable[int]) -> Node:
-        """A table's elements at ``places``, in which a number counts the arguments: the table and then ``indices``."""
+        """Return a table's elements at ``places``, in which a number counts the arguments: the table and then
+        ``indices``."""
         args = (table, *indices)
         return self._unique(
             Gather(args, _sizes(shape), table.dtype, _uniform(args), len(self.nodes), tuple(places)),
@@ -115,7 +116,8 @@ class Builder:
     def assemble(
         self, shape: Iterable[int], dtype: torch.dtype, fill: float | None, parts: Sequence[tuple[Node, list[Index]]]
     ) -> Node:
-        """An array of ``fill`` with each part at its destination, an index of the part's positions for each axis."""
+        """Return an array of ``fill`` with each part at its destination, an index of the part's positions for each
+        axis."""
         args = tuple([self.to(part, dtype) for part, _ in parts])
         destinations = tuple(tuple(place) for _, place in parts)
         return self._unique(
@@ -125,7 +127,7 @@ class Builder:
     # --- numbers and views ------------------------------------------------------------------------------------
 
     def scalar(self, value: float, dtype: torch.dtype, shape: Iterable[int] = ()) -> Node:
-        """An array of one number."""
+        """Return an array of one number."""
         if dtype == torch.bool:
             value = bool(value)
         elif not dtype.is_floating_point:
@@ -184,7 +186,7 @@ class Builder:
     # --- elements ---------------------------------------------------------------------------------------------
 
     def broadcast(self, args: Iterable[Node | float], dtype: torch.dtype) -> list[Node]:
-        """The arguments in one dtype and one shape."""
+        """Return the arguments in one dtype and one shape."""
         nodes = [self.to(a, dtype) if isinstance(a, Node) else self.scalar(a, dtype) for a in args]
         shape = torch.broadcast_shapes(*(a.shape for a in nodes))
         return [self.expand(a, shape) for a in nodes]

@@ -30,28 +30,28 @@ _BYTES = {"F": 4, "D": 8, "I": 4, "Q": 8, "M": 4}
 
 
 def type_of(node: Node) -> str:
-    """The type of a node's element in a program."""
+    """Return the type of a node's element in a program."""
     letter = LETTER[node.dtype]
     return _SCALAR_TYPE[letter] if node.uniform else letter
 
 
 def array_type(node: Node) -> str:
-    """The type of a node's element in the caller's arrays."""
+    """Return the type of a node's element in the caller's arrays."""
     return SHORT_TYPE.get(node.dtype, _SCALAR_TYPE[LETTER[node.dtype]])
 
 
 def element_bytes(node: Node) -> int:
-    """The memory of an element of one lane."""
+    """Return the memory of an element of one lane."""
     return _BYTES[LETTER[node.dtype]]
 
 
 def to_vector(text: str, dtype: torch.dtype) -> str:
-    """A number, or another vector, as a vector of a dtype."""
+    """Return a number, or another vector, as a vector of a dtype."""
     return f"to_{LETTER[dtype]}({text})"
 
 
 def literal(value: float, dtype: torch.dtype) -> str:
-    """A number, to the bit."""
+    """Return a number, to the bit."""
     if dtype == torch.bool:
         return "true" if value else "false"
     if not dtype.is_floating_point:

@@ -37,7 +37,7 @@ class Elements:
     """Whether an element that is loaded serves several sums."""
 
     def over(self, sizes: tuple[int, ...], prologue: Node | None = None, tiled: bool = False) -> Elements:
-        """The elements in other loops."""
+        """Return the elements in other loops."""
         return Elements(self.writer, self.plan, self.checks, self.registers, sizes, prologue, tiled)
 
     @property
@@ -46,16 +46,16 @@ class Elements:
         return tuple([variable(a, self.sizes) for a in range(len(self.sizes))])
 
     def stored(self, node: Node, index: Sequence[Index]) -> str:
-        """The place of an element in its array."""
+        """Return the place of an element in its array."""
         return f"{self.plan.buffers[node]}[{code(linear(index, node.shape))}]"
 
     def value(self, node: Node, index: tuple[Index, ...], uniform: bool) -> str:
-        """The element at an index; as a vector unless ``uniform``."""
+        """Return the element at an index; as a vector unless ``uniform``."""
         text = self.element(node, index)
         return text if uniform or not node.uniform else to_vector(text, node.dtype)
 
     def element(self, node: Node, index: tuple[Index, ...]) -> str:
-        """The element at an index; in open scopes an element is computed once, and then has a name."""
+        """Return the element at an index; in open scopes an element is computed once, and then has a name."""
         match node:
             case View(args=(of,), indices=indices):
                 return self.element(of, tuple([substitute(i, index, self.sizes) for i in indices]))
@@ -78,7 +78,7 @@ class Elements:
         return text
 
     def compute(self, node: Node, index: tuple[Index, ...]) -> str:
-        """The expression that computes the element of a map or a gather at an index."""
+        """Return the expression that computes the element of a map or a gather at an index."""
         match node:
             case Gather():
                 return self._gathered(node, index)
@@ -108,7 +108,7 @@ class Elements:
     def address(
         self, node: Gather | Scatter, places: Sequence[Place], shape: tuple[int, ...], index: tuple[Index, ...]
     ) -> tuple[str, bool]:
-        """The place in memory of an element at computed indices.
+        """Return the place in memory of an element at computed indices.
 
         An index that lies outside of the array is noted, and another one is taken in its place.
 
@@ -142,14 +142,16 @@ class Elements:
 
 
 def _widened(node: Node, text: str) -> str:
-    """An element that was read, as the type that the program computes it in."""
+    """Return an element that was read, as the type that the program computes it in."""
     return f"(int){text}" if node.uniform and node.dtype in SHORT_TYPE else text
 
 
 def _cast(node: Map, text: str) -> str:
-    """A value in a node's dtype."""
+    """Return a value in a node's dtype."""
     if not node.uniform:
         text = to_vector(text, node.dtype)
+    elif node.dtype == torch.bool:
+        text = f"({text} != 0)"
     else:
-        text = f"({text} != 0)" if node.dtype == torch.bool else f"({type_of(node)}){text}"
+        text = f"({type_of(node)}){text}" if node.dtype.is_floating_point else f"to_{type_of(node)}({text})"
     return f"as_{SHORT_TYPE[node.dtype]}({text})" if node.dtype in SHORT_TYPE else text

@@ -31,7 +31,7 @@ CACHE_LINE = 64
 
 
 def emit(lowered: Lowered, elements: str = "vectors", registers: int = 16) -> tuple[str, Plan]:
-    """The source of a program, and its plan.
+    """Return the source of a program, and its plan.
 
     Args:
         lowered: one member's step.
@@ -44,16 +44,17 @@ def emit(lowered: Lowered, elements: str = "vectors", registers: int = 16) -> tu
 
 
 def workspace(lowered: Lowered, plan: Plan) -> int:
-    """The memory of one lane's state and temporaries, in bytes."""
+    """Return the memory of one lane's state and temporaries, in bytes."""
     nodes = [n for n in (*lowered.leaves.values(), *plan.order) if not n.uniform and plan.has_array(n)]
     return sum({plan.buffers[n]: n.size * element_bytes(n) for n in nodes}.values())
 
 
 @cache
 def prelude(elements: str) -> str:
-    """The definitions with which every program begins."""
+    """Return the definitions with which every program begins."""
     return "\n".join(
-        (Path(__file__).parent / f"{name}.hpp").read_text(encoding="utf-8") for name in ("scalars", elements, "generic")
+        (Path(__file__).parent / f"{name}.hpp").read_text(encoding="utf-8")
+        for name in ("scalars", elements, "generic", "elementary")
     )
 
 
@@ -62,14 +63,14 @@ class _Program:
 
     def __init__(self, lowered: Lowered, plan: Plan, heap_from: float, registers: int) -> None:
         self.lowered, self.plan, self.heap_from = lowered, plan, heap_from
-        self.writer = Writer()
+        self.writer = Writer(math.isfinite(heap_from))
         self.checks = {node: i for i, node in enumerate(lowered.checks)}
         self.elements = Elements(self.writer, plan, self.checks, registers)
         self.on_heap: list[str] = []
         """The declarations of arrays that do not lie on the stack."""
 
     def lines(self) -> list[str]:
-        """The function's lines."""
+        """Write the function's lines."""
         write = self.writer.line
         with self.writer.scope(
             "KERNEL void run(const int64 *sizes, int64 *shared, void *const *carry, void *const *constants, "
@@ -80,13 +81,15 @@ class _Program:
             with self.writer.scope("EACH_BLOCK(first)"):
                 self._write_block()
         lines = self.writer.lines
+        if self.writer.partial_sums:
+            self.on_heap.append(f"  F partial[{self.writer.partial_sums}];")
         if self.on_heap:
             lines[body:body] = ["  Heap<Large> large;", f"  if (!large.at) return NOTE(shared + 1, {NO_MEMORY});"]
             lines[:0] = ["struct Large {", *self.on_heap, "};"]
         return lines
 
     def _write_block(self) -> None:
-        """A block of members, from its state in the caller's arrays to the state after all steps."""
+        """Write a block of members, from its state in the caller's arrays to the state after all steps."""
         leaves, plan, write = self.lowered.leaves, self.plan, self.writer.line
         carried = [leaf for (role, _), leaf in leaves.items() if role == "carry"]
         write("const int lanes = (int)minimum((int64)LANES, members - first);")
@@ -100,6 +103,7 @@ class _Program:
         for check in self.checks.values():
             write(f"M wrong{check} = {{}};")
         self._write_kernels([n for n in plan.order if n in plan.hoisted])
+        self._write_first_sums()
         with self.writer.scope("for (int64 t = 0; t < steps; t++)"):
             self._write_step(self.lowered.results[len(carried) :])
         for i in plan.moving:
@@ -108,11 +112,25 @@ class _Program:
         for check in self.checks.values():
             write(f"if (some_lane(wrong{check})) NOTE(shared + 1, {check + 1});")
 
+    def _write_first_sums(self) -> None:
+        """Write those sums of the first step that every later step finds computed ahead."""
+        if not self.lowered.ahead:
+            return
+        with self.writer.scope("if (steps > 0)"):
+            for (role, i), leaf in self.lowered.leaves.items():
+                if role == "next":
+                    self._write_next_example(i, leaf, "0")
+            for leaf, first in self.lowered.ahead.items():
+                self.plan.buffers[first] = self.plan.buffers[leaf]
+                write_kernel(self.elements, first)
+
     def _write_step(self, ys: Sequence[Node]) -> None:
-        """One step, from the example to the results."""
+        """Write one step, from the example to the results."""
         for (role, i), leaf in self.lowered.leaves.items():
             if role == "x":
                 self._write_example(i, leaf)
+            elif role == "next":
+                self._write_next_example(i, leaf, "minimum(t + 1, steps - 1)")
         self._write_kernels([n for n in self.plan.order if n not in self.plan.hoisted])
         for i, y in enumerate(ys):
             pointer = f"({array_type(y)} *)ys[{i}] + t * members * {y.size}"
@@ -120,7 +138,7 @@ class _Program:
         self._write_back()
 
     def _write_array(self, node: Node) -> None:
-        """The declaration of a node's array."""
+        """Write the declaration of a node's array."""
         name = self.plan.buffers[node]
         declaration = f"{type_of(node)} {name}[{node.size}];"
         if node.size < self.heap_from:
@@ -130,7 +148,7 @@ class _Program:
             self.writer.line(f"auto &{name} = large.at->{name};")
 
     def _write_leaf(self, role: str, i: int, leaf: Node) -> None:
-        """The declaration of an input; a part of the carry is loaded."""
+        """Write the declaration of an input; a part of the carry is loaded."""
         kind, name, write = array_type(leaf), self.plan.buffers[leaf], self.writer.line
         if role == "constant":
             write(f"const {kind} *const {name} = (const {kind} *)constants[{i}];")
@@ -159,6 +177,12 @@ class _Program:
         )
         self.writer.line(f"load({name}, {here}, offset_{name}, {leaf.size});")
 
+    def _write_next_example(self, i: int, leaf: Node, step: str) -> None:
+        """Load the example of the step that comes next."""
+        kind, name = array_type(leaf), self.plan.buffers[leaf]
+        here = f"(const {kind} *)xs[{i}] + {step} * x_strides[{2 * i}]"
+        self.writer.line(f"{name} = {here};" if leaf.uniform else f"load({name}, {here}, offset_{name}, {leaf.size});")
+
     def _write_back(self) -> None:
         """Copy those parts of the new carry that lie elsewhere to the arrays where the next step reads them."""
         copies = []
@@ -176,7 +200,7 @@ class _Program:
             self.writer.line(copy)
 
     def _write_kernels(self, nodes: Sequence[Node]) -> None:
-        """The kernels of nodes in order; neighbours under one mask share a branch."""
+        """Write the kernels of nodes in order; neighbours under one mask share a branch."""
         plan, write = self.plan, self.writer.line
         fused = {*plan.prologues.values(), *plan.epilogues.values()}
         nodes = [node for node in nodes if node not in fused]
@@ -199,5 +223,5 @@ class _Program:
                     position += 1
 
     def _branch_mask(self, node: Node) -> Node | None:
-        """The mask without which a kernel is skipped."""
+        """Return the mask without which a kernel is skipped."""
         return self.plan.guards.get(node) or self.plan.row_mask(node)

@@ -1,6 +1,7 @@
 """The table of C++ functions that programs call on elements, and what the passes know of them.
 
-A function's value is its name in C++. ``scalars.hpp``, ``vectors.hpp``, ``threads.hpp`` and ``generic.hpp`` define it.
+A function's value is its name in C++. ``scalars.hpp``, ``vectors.hpp``, ``threads.hpp``,
+``generic.hpp`` and ``elementary.hpp`` define it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Fusion = tuple[list[Node], dict[Node, Node]]
 
 
 def with_epilogues(order: list[Node], stored: set[Node], guards: dict[Node, Node], kept: set[Node]) -> Fusion:
-    """The order with sums right before their epilogues. A sum in ``kept`` needs its array.
+    """Return the order with sums right before their epilogues. A sum in ``kept`` needs its array.
 
     A gradient that is summed over a batch is then never stored: the weights are updated where it is summed.
     """
@@ -44,7 +44,7 @@ def with_epilogues(order: list[Node], stored: set[Node], guards: dict[Node, Node
 
 
 def with_prologues(order: list[Node], stored: set[Node], guards: dict[Node, Node], kept: set[Node]) -> Fusion:
-    """The order with reductions right behind their prologues. A node in ``kept`` needs a loop of its own."""
+    """Return the order with reductions right behind their prologues. A node in ``kept`` needs a loop of its own."""
     order = list(order)
     prologues: dict[Node, Node] = {}
     for total in [n for n in order if isinstance(n, Reduce) and not n.finds_index]:
@@ -67,6 +67,6 @@ def with_prologues(order: list[Node], stored: set[Node], guards: dict[Node, Node
 
 
 def _reads_once(total: Node, argument: Node, stored: set[Node]) -> bool:
-    """Whether a reduction goes over an argument's elements in their order in memory, each once."""
+    """Tell whether a reduction goes over an argument's elements in their order in memory, each once."""
     (x,) = total.args
     return x.size == argument.size and reads_at(total, x.shape, argument, stored)

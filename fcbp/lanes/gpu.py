@@ -22,7 +22,7 @@ OPTIONS = ["--fmad=false"]
 
 
 def launcher(source: str) -> Launch:
-    """A function that runs a source's function ``run`` on the current device.
+    """Return a function that runs a source's function ``run`` on the current device.
 
     Raises:
         BuildError: this torch has no compiler for kernels, or the compiler fails.

@@ -24,7 +24,7 @@ __all__ = ["gather", "scatter"]
 
 
 def gather(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[int]) -> Node:
-    """The elements of ``x`` at ``places``.
+    """Return the elements of ``x`` at ``places``.
 
     Args:
         b: makes the nodes.
@@ -59,7 +59,7 @@ def _numbered(places: Sequence[Index | Node], first: int) -> list[Place]:
 
 
 def _rematerialized(b: Builder, x: Node, places: Sequence[Index | Node], shape: Sequence[int]) -> Node | None:
-    """An array's elements at ``places``, computed anew from positions and single numbers, as random numbers are.
+    """Return an array's elements at ``places``, computed anew from positions and single numbers, as random numbers are.
 
     A random number that nobody reads is then not drawn. ``None`` where the elements depend on an array.
     """
@@ -90,14 +90,14 @@ def _rematerialized(b: Builder, x: Node, places: Sequence[Index | Node], shape: 
 
 
 def _index_at(b: Builder, index: Index, places: tuple[Index | Node, ...], shape: Sequence[int]) -> Index | Node | None:
-    """An index of an array's axes, where the position along each is given by ``places``."""
+    """Return an index of an array's axes, where the position along each is given by ``places``."""
     if all(not isinstance(places[a], Node) for a in axes_of(index)):
         return substitute(index, [at(0) if isinstance(p, Node) else p for p in places], shape)
     return _position(b, index, places, shape)
 
 
 def _position(b: Builder, index: Index, places: tuple[Index | Node, ...], shape: Sequence[int]) -> Node | None:
-    """The value of an index at ``places``; ``None`` where it takes a division."""
+    """Return the value of an index at ``places``; ``None`` where it takes a division."""
     total = b.scalar(index[0], torch.int64, shape)
     for atom, factor in index[1]:
         if not isinstance(atom, int):
@@ -132,7 +132,7 @@ def _are_inside(places: Sequence[Index | Node], shape: Sequence[int]) -> bool:
 
 
 def _from_the_end(b: Builder, index: Node, size: int) -> Node:
-    """An index whose negative values count from the end."""
+    """Make negative values of an index count from the end."""
     if index.dtype in (torch.bool, torch.uint8):
         raise NotImplementedError("a mask as an index")
     if value_range(index)[0] >= 0:
@@ -165,7 +165,8 @@ def _embedding(b: Builder, out: Out, weight: Node, index: Node, *rest: Any) -> N
 
 
 def _advanced(b: Builder, shape: Sequence[int], indices: Sequence[Node | None]) -> tuple[list[Any], list[int]]:
-    """The places that ``x[indices]`` reads and the result's shape; the tensors' axes come first unless side by side."""
+    """Return the places that ``x[indices]`` reads and the result's shape; the tensors' axes come first unless side by
+    side."""
     indices = [*indices, *[None] * (len(shape) - len(indices))]
     given = [a for a, index in enumerate(indices) if index is not None]
     block = list(torch.broadcast_shapes(*(indices[a].shape for a in given)))  # type: ignore[union-attr]

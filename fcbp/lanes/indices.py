@@ -30,17 +30,17 @@ Index = tuple[int, tuple[tuple[Any, int], ...]]
 
 
 def at(constant: int) -> Index:
-    """The index that is one number at every position."""
+    """Return the index that is one number at every position."""
     return constant, ()
 
 
 def variable(axis: int, sizes: Sequence[int]) -> Index:
-    """The position along an axis of a loop of these sizes; 0 along an axis of one element."""
+    """Return the position along an axis of a loop of these sizes; 0 along an axis of one element."""
     return (0, ((axis, 1),)) if sizes[axis] != 1 else at(0)
 
 
 def plus(*indices: Index) -> Index:
-    """The sum of indices."""
+    """Return the sum of indices."""
     constant = 0
     factors: dict[Any, int] = {}
     for c, terms in indices:
@@ -51,12 +51,12 @@ def plus(*indices: Index) -> Index:
 
 
 def times(index: Index, factor: int) -> Index:
-    """A multiple of an index."""
+    """Return a multiple of an index."""
     return (index[0] * factor, tuple((atom, f * factor) for atom, f in index[1])) if factor else at(0)
 
 
 def bounds(index: Index, sizes: Sequence[int]) -> tuple[int, int]:
-    """The least and the greatest value over all positions."""
+    """Return the least and the greatest value over all positions."""
     low = high = index[0]
     for atom, factor in index[1]:
         if isinstance(atom, int):
@@ -71,13 +71,13 @@ def bounds(index: Index, sizes: Sequence[int]) -> tuple[int, int]:
 
 
 def axes_of(index: Index) -> set[int]:
-    """The axes on which an index depends."""
+    """Return the axes on which an index depends."""
     atoms = [atom for atom, _ in index[1]]
     return set().union(*({atom} if isinstance(atom, int) else axes_of(atom[1]) for atom in atoms))
 
 
 def divided(index: Index, n: int, sizes: Sequence[int]) -> tuple[Index, Index]:
-    """The quotient and the remainder of a division by ``n``, rounded down."""
+    """Return the quotient and the remainder of a division by ``n``, rounded down."""
     quotient = (index[0] // n, tuple((a, f // n) for a, f in index[1] if f % n == 0))
     rest = (index[0] % n, tuple((a, f) for a, f in index[1] if f % n))
     low, high = bounds(rest, sizes)
@@ -87,7 +87,7 @@ def divided(index: Index, n: int, sizes: Sequence[int]) -> tuple[Index, Index]:
 
 
 def substitute(index: Index, values: Sequence[Index], sizes: Sequence[int]) -> Index:
-    """An index with each axis replaced by its index in ``values``, which are of a loop of other ``sizes``."""
+    """Return an index with each axis replaced by its index in ``values``, which are of a loop of other ``sizes``."""
     result = at(index[0])
     for atom, factor in index[1]:
         if isinstance(atom, int):
@@ -99,17 +99,18 @@ def substitute(index: Index, values: Sequence[Index], sizes: Sequence[int]) -> I
 
 
 def strides(shape: Sequence[int]) -> list[int]:
-    """The distance in memory between neighbours along each axis of an array."""
+    """Return the distance in memory between neighbours along each axis of an array."""
     return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
 
 
 def linear(place: Sequence[Index], shape: Sequence[int]) -> Index:
-    """The place in memory of an element, from its index along each axis."""
+    """Return the place in memory of an element, from its index along each axis."""
     return plus(at(0), *(times(i, s) for i, s in zip(place, strides(shape), strict=True)))
 
 
 def reshaped(old: Sequence[int], new: Sequence[int]) -> list[Index]:
-    """The elements of an array of the ``new`` shape in one of the ``old`` shape: their index along each old axis."""
+    """Return the elements of an array of the ``new`` shape in one of the ``old`` shape: their index along each old
+    axis."""
     flat = linear([variable(a, new) for a in range(len(new))], new)
     indices: list[Index] = []
     for n in reversed(old):
@@ -119,7 +120,7 @@ def reshaped(old: Sequence[int], new: Sequence[int]) -> list[Index]:
 
 
 def code(index: Index) -> str:
-    """The C++ of an index; the positions are called ``i0``, ``i1`` and so on."""
+    """Return the C++ of an index; the positions are called ``i0``, ``i1`` and so on."""
 
     def atom_code(atom: Any) -> str:
         return f"i{atom}" if isinstance(atom, int) else f"({code(atom[1])}) {atom[0]} {atom[2]}"

@@ -55,8 +55,9 @@ __all__ = [
 SHORT = (torch.uint8, torch.int8, torch.int16)
 """Integer dtypes that programs compute in 32 bits, and wrap around."""
 
-Role = Literal["carry", "x", "constant"]
-"""An input's part in the step: a leaf of the carry, a leaf of ``x``, or a tensor that the step closes over."""
+Role = Literal["carry", "x", "constant", "next"]
+"""An input's part in the step: a leaf of the carry, a leaf of ``x``, a tensor that the step closes over, or a leaf of
+the next step's ``x``."""
 
 Place = Index | int
 """The index along one axis: an expression of positions, or the number of the argument that holds it."""
@@ -75,7 +76,7 @@ class Node:
     """The order in which nodes were made: arguments come before their readers."""
 
     def key(self) -> tuple[object, ...]:
-        """All but the number: two nodes of equal keys hold the same."""
+        """Return everything but the number: two nodes of equal keys hold the same."""
         args, shape, dtype, uniform, _, *own = vars(self).values()
         return type(self), args, shape, dtype, uniform, *own
 
@@ -101,7 +102,8 @@ class Scalar(Node):
     value: float
 
     def key(self) -> tuple[object, ...]:
-        """As of every node; a number's sign and type are part of it: -0.0 == 0 == False are three numbers."""
+        """Make the key as every node does; a number's sign and type are part of it: -0.0 == 0 == False are three
+        numbers."""
         return Scalar, self.shape, self.dtype, repr(self.value)
 
 
@@ -179,27 +181,27 @@ class Assemble(Node):
     """For each argument: an index of its positions for each axis of the node."""
 
     def key(self) -> tuple[object, ...]:
-        """As of every node; the fill's sign and type are part of it."""
+        """Make the key as every node does; the fill's sign and type are part of it."""
         return Assemble, self.args, self.shape, self.dtype, repr(self.fill), self.destinations
 
 
 def base(node: Node) -> Node:
-    """The node in whose array a node's elements lie: a view's argument, else the node itself."""
+    """Return the node in whose array a node's elements lie: a view's argument, else the node itself."""
     return node.args[0] if isinstance(node, View) else node
 
 
 def is_map(node: Node, *functions: Function) -> TypeGuard[Map]:
-    """Whether a node is a map of one of these functions."""
+    """Tell whether a node is a map of one of these functions."""
     return isinstance(node, Map) and node.function in functions
 
 
 def is_choice(node: Node) -> TypeGuard[Map]:
-    """Whether a node takes each element from one of two arguments, as a mask says."""
+    """Tell whether a node takes each element from one of two arguments, as a mask says."""
     return is_map(node, Function.CHOOSE)
 
 
 def is_reshape(node: Node) -> bool:
-    """Whether a node's elements lie in memory in the order of its own axes."""
+    """Tell whether a node's elements lie in memory in the order of its own axes."""
     if not isinstance(node, View):
         return True
     of = node.args[0]

@@ -13,7 +13,7 @@ __all__ = ["write_kernel"]
 
 
 def write_kernel(elements: Elements, node: Node) -> None:
-    """The kernel of a stored node."""
+    """Write the kernel of a stored node."""
     writer, plan = elements.writer, elements.plan
     elements = elements.over(node.shape, plan.prologues.get(node))
     with writer.kernel(), writer.scope(""):
@@ -42,7 +42,7 @@ def write_kernel(elements: Elements, node: Node) -> None:
 
 
 def _write_row_update(elements: Elements, node: Map) -> None:
-    """A choice that is written over its other elements, for the rows of which a lane has the mask."""
+    """Write a choice that is written over its other elements, for the rows of which a lane has the mask."""
     writer, here, sizes = elements.writer, elements.here, elements.sizes
     rows = sorted(axes_read(elements.plan, node.args[0], here, sizes))
     within = [a for a in range(len(sizes)) if a not in rows]
@@ -58,7 +58,7 @@ def _write_row_update(elements: Elements, node: Map) -> None:
 
 
 def _write_rank(elements: Elements, node: Rank) -> None:
-    """The places of a stable sort, row by row."""
+    """Write the places of a stable sort, row by row."""
     (x,), writer, buffers = node.args, elements.writer, elements.plan.buffers
     rows, n = node.size // node.shape[-1], node.shape[-1]
     with writer.scope(f"for (int r = 0; r < {rows}; r++)"):
@@ -72,7 +72,7 @@ def _write_rank(elements: Elements, node: Rank) -> None:
 
 
 def _write_scatter(elements: Elements, node: Scatter) -> None:
-    """The old elements, unless they are there, and then the new ones."""
+    """Write the old elements, unless they are there, and then the new ones."""
     (old, source, *_), writer, buffer = node.args, elements.writer, elements.plan.buffers[node]
     if node not in elements.plan.overwrites:
         with writer.loops(node.shape):
@@ -91,7 +91,7 @@ def _write_scatter(elements: Elements, node: Scatter) -> None:
 
 
 def _write_assemble(elements: Elements, node: Assemble) -> None:
-    """The fill, and then each part at its destination; a part that lies there already is left alone."""
+    """Write the fill, and then each part at its destination; a part that lies there already is left alone."""
     writer, buffer = elements.writer, elements.plan.buffers[node]
     if node.fill is not None:
         value = literal(node.fill, node.dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -54,10 +54,12 @@ class Lowered:
     """The new carry's leaves and then those of ``y``."""
     checks: dict[Node, str]
     """Nodes whose arguments the program looks at, and the operation and line from which they come."""
+    ahead: dict[Node, Node] = field(default_factory=dict)
+    """By a further leaf of the carry: what it is before the first step."""
 
 
-def is_supported(target: Any) -> bool:
-    """Whether a table has the operator."""
+def is_supported(target: object) -> bool:
+    """Tell whether a table has the operator."""
     return getattr(target, "namespace", "") in ("aten", "prims") and _name(target) in OPERATIONS
 
 
@@ -137,13 +139,13 @@ def _lower_node(b: Builder, node: fx.Node, args: Any, kwargs: dict[str, Any]) ->
 
 
 def is_view(node: fx.Node) -> bool:
-    """Whether an operation's result shares its argument's memory."""
+    """Tell whether an operation's result shares its argument's memory."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and not schema.is_mutable and any(r.alias_info is not None for r in schema.returns)
 
 
 def _copied_into(b: Builder, node: fx.Node, old: Node, new: Node) -> Node:
-    """The value of a tensor after ``copy_``. Later readers of the tensor see it; views made before would not."""
+    """Return the value of a tensor after ``copy_``. Later readers of the tensor see it; views made before would not."""
     target = node.all_input_nodes[0]
     if is_view(target) or any(is_view(user) for user in target.users):
         raise UnsupportedOperation(f"operation {node.target} on a view {where(node)}")
@@ -151,10 +153,10 @@ def _copied_into(b: Builder, node: fx.Node, old: Node, new: Node) -> Node:
 
 
 def where(node: fx.Node) -> str:
-    """The line of the user's code from which a traced operation comes, where it was noted."""
+    """Return the line of the user's code from which a traced operation comes, where it was noted."""
     return str(node.meta.get("line", "(line unknown)"))
 
 
 def is_own(file: str) -> bool:
-    """Whether a file holds code of the step, and not of the libraries that trace it."""
+    """Tell whether a file holds code of the step, and not of the libraries that trace it."""
     return not any(part in file.replace("\\", "/") for part in ("/torch/", "/optree/", "/fcbp/loop/", "/fcbp/lanes/"))

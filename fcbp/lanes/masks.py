@@ -33,7 +33,7 @@ ROW = 4
 
 
 def row_updates(nodes: list[Node]) -> set[Node]:
-    """Choices whose mask has an element for each row of many elements: most steps choose no row."""
+    """Return choices whose mask has an element for each row of many elements: most steps choose no row."""
     found: set[Node] = set()
     for node in nodes:
         if is_choice(node) and not node.uniform and is_reshape(node.args[2]):
@@ -44,7 +44,7 @@ def row_updates(nodes: list[Node]) -> set[Node]:
 
 
 def predicates_of(nodes: list[Node], constant: set[Node], outputs: set[Node], users: Users) -> dict[Node, set[Node]]:
-    """The nodes that are read only where masks hold, and these masks."""
+    """Return the nodes that are read only where masks hold, and these masks."""
     predicates: dict[Node, set[Node]] = {}
     for node in reversed(nodes):
         if node in outputs or node in constant or node.uniform or isinstance(node, (Leaf, Scalar, Position)):
@@ -61,7 +61,7 @@ def predicates_of(nodes: list[Node], constant: set[Node], outputs: set[Node], us
 
 
 def guards_of(predicates: dict[Node, set[Node]]) -> dict[Node, Node]:
-    """The nodes for which a branch saves more work than the mask has elements, and the mask of each."""
+    """Return the nodes for which a branch saves more work than the mask has elements, and the mask of each."""
     guards: dict[Node, Node] = {}
     for node, masks in predicates.items():
         # Of the masks that every step computes, the one that implies the most others.
@@ -87,7 +87,7 @@ def keep_checks_valid(checked: set[Node], guards: dict[Node, Node]) -> None:
 
 
 def _implied(mask: Node) -> set[Node]:
-    """The masks that hold in a lane wherever this one does; the mask is among them."""
+    """Return the masks that hold in a lane wherever this one does; the mask is among them."""
     found: set[Node] = set()
     waiting = [mask]
     while waiting:
@@ -103,7 +103,7 @@ def _implied(mask: Node) -> set[Node]:
 
 
 def rank_limits(nodes: list[Node], predicates: dict[Node, set[Node]], users: Users) -> dict[Node, Node]:
-    """The ranks of single rows that are read only where they are less than one number, and that number.
+    """Return the ranks of single rows that are read only where they are less than one number, and that number.
 
     So many places of the sort are then found, and not all: mostly none or one, in place of all units.
     """

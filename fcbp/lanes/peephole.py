@@ -11,8 +11,6 @@ what need not be computed in most steps.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from fcbp.lanes.builder import Builder
@@ -54,7 +52,7 @@ def less_of_ranks(b: Builder, x: Node, less: Node) -> Node:
     return b.where(some, less, False, torch.bool)
 
 
-def masked_bits(b: Builder, x: Any, y: Any, dtype: torch.dtype) -> Node:
+def masked_bits(b: Builder, x: Node | float, y: Node | float, dtype: torch.dtype) -> Node:
     """``x & y``; of a shift to the right under a mask that clears the copies of the sign, as a logical shift.
 
     Vectors have a logical shift of 64-bit integers in one instruction, and no arithmetic one.
@@ -74,14 +72,15 @@ def masked_bits(b: Builder, x: Any, y: Any, dtype: torch.dtype) -> Node:
 
 
 def _shift_bounds(count: Node) -> tuple[int, int]:
-    """The least and the greatest count of a shift; (-1, -1) where they are not known."""
+    """Return the least and the greatest count of a shift; (-1, -1) where they are not known."""
     if isinstance(count, Position):
         return bounds(count.index, count.shape)
     return (int(count.value), int(count.value)) if isinstance(count, Scalar) else (-1, -1)
 
 
 def rank_of_order(x: Node, dim: int, index: Node, source: Node) -> Node | None:
-    """The rank whose order ``index`` is, where positions are scattered to the order; ``None`` for another scatter.
+    """Return the rank whose order ``index`` is, where positions are scattered to the order; ``None`` for another
+    scatter.
 
     Args:
         x: the array that is written to, whose elements are all replaced.

@@ -41,20 +41,21 @@ class Plan:
     """By a reduction: the node behind it that alone reads it, computed in the reduction's loop."""
 
     def is_stored(self, node: Node) -> bool:
-        """Whether a node is a leaf, or has an array."""
+        """Tell whether a node is a leaf, or has an array."""
         return node in self.buffers
 
     def has_array(self, node: Node) -> bool:
-        """Whether a leaf or a stored node needs memory: a sum that only its epilogue reads needs none."""
+        """Tell whether a leaf or a stored node needs memory: a sum that only its epilogue reads needs none."""
         return node not in self.epilogues or self.overwrites.get(self.epilogues[node]) is node
 
     def is_skipped_mostly(self, node: Node) -> bool:
-        """Whether most steps leave out a stored node: it is guarded, or a choice written over its other elements."""
+        """Tell whether most steps leave out a stored node: it is guarded, or a choice written over its other
+        elements."""
         written_over = self.overwrites.get(node) is not None and is_choice(node)
         return node in self.guards or (written_over and self.overwrites[node] is base(node.args[2]))
 
     def row_mask(self, node: Node) -> Node | None:
-        """The mask of a choice that is written over its other elements; ``None`` for another node."""
+        """Return the mask of a choice that is written over its other elements; ``None`` for another node."""
         if not is_choice(node) or node in self.hoisted:
             return None
         mask, rest = base(node.args[0]), base(node.args[2])
@@ -63,13 +64,13 @@ class Plan:
 
 
 def axes_read(plan: Plan, node: Node, place: Sequence[Index], sizes: Sequence[int]) -> set[int]:
-    """The axes of loops of these sizes on which the element at a place depends."""
+    """Return the axes of loops of these sizes on which the element at a place depends."""
     found = reads(node, place, sizes, lambda n: isinstance(n, Map) and plan.is_stored(n))
     return {axis for read, at in found if not isinstance(read, Scalar) for i in at for axis in axes_of(i)}
 
 
 def tile_axes(plan: Plan, node: Reduce) -> tuple[int, int] | None:
-    """The rows and the columns of a product of matrices, for a sum of products; ``None`` for another reduction.
+    """Return the rows and the columns of a product of matrices, for a sum of products; ``None`` for another reduction.
 
     One factor does not depend on the rows, the other not on the columns. So an element that is loaded serves several
     sums.

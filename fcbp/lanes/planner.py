@@ -23,7 +23,7 @@ __all__ = ["make_plan"]
 
 
 def make_plan(lowered: Lowered) -> Plan:
-    """The plan of a step's program."""
+    """Return the plan of a step's program."""
     updates = row_updates(dependencies(lowered.results))
     while True:
         plan = _planned(lowered, updates)
@@ -35,7 +35,7 @@ def make_plan(lowered: Lowered) -> Plan:
 
 
 def _planned(lowered: Lowered, updates: set[Node]) -> Plan:
-    """The plan in which the choices in ``updates`` are loops of their own."""
+    """Return the plan in which the choices in ``updates`` are loops of their own."""
     leaves, results = carry_leaves(lowered), lowered.results
     moving = [i for i, leaf in enumerate(leaves) if results[i] is not leaf]
     needed = dependencies(results)
@@ -84,7 +84,7 @@ def _planned(lowered: Lowered, updates: set[Node]) -> Plan:
 
 
 def _constant(needed: list[Node], fixed: set[Node]) -> set[Node]:
-    """The nodes that no step changes; ``fixed`` are the leaves of the carry among them."""
+    """Return the nodes that no step changes; ``fixed`` are the leaves of the carry among them."""
     constant: set[Node] = set()
     for node in needed:
         if isinstance(node, Leaf):
@@ -96,7 +96,7 @@ def _constant(needed: list[Node], fixed: set[Node]) -> set[Node]:
 
 
 def _ordered(stored: set[Node], guards: dict[Node, Node], limits: dict[Node, Node]) -> list[Node]:
-    """The stored nodes, each behind the nodes that it reads and behind its mask."""
+    """Return the stored nodes, each behind the nodes that it reads and behind its mask."""
     by_number = sorted(stored, key=lambda n: n.number)
     reading = {n: sorted(inline(n, stored), key=lambda n: n.number) for n in by_number}
     for rank, number in limits.items():

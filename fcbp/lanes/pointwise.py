@@ -18,7 +18,7 @@ __all__ = ["common_dtype"]
 
 
 def common_dtype(*values: Node | float) -> torch.dtype:
-    """The dtype in which torch combines the values."""
+    """Return the dtype in which torch combines the values."""
     stand_ins = [
         torch.empty((1,) * min(len(v.shape), 1), dtype=v.dtype, device="meta") if isinstance(v, Node) else v
         for v in values
@@ -81,7 +81,7 @@ def _div(b: Builder, out: Out, x: Any, y: Any, rounding_mode: str | None = None)
 
 
 def _divided(b: Builder, function: Function, out: Out, x: Any, y: Any) -> Node:
-    """A division of integers, in which a divisor of 0 is an error."""
+    """Return a division of integers, in which a divisor of 0 is an error."""
     result = b.map(function, x, y, dtype=out.dtype)
     low, high = value_range(result.args[1]) if is_map(result, function) else (1, 1)
     return b.check(result) if low <= 0 <= high else result

@@ -20,18 +20,18 @@ Range = tuple[float, float]
 
 
 def value_range(node: Node) -> Range:
-    """Bounds that all elements of a node keep, whatever the inputs are."""
+    """Return bounds that all elements of a node keep, whatever the inputs are."""
     return _range(node, DEPTH, {})
 
 
 def is_inside(index: Node, size: int) -> bool:
-    """Whether an index is sure to be one of an axis's positions."""
+    """Tell whether an index is sure to be one of an axis's positions."""
     low, high = value_range(index)
     return low >= 0 and high < size
 
 
 def _range(node: Node, depth: int, known: dict[tuple[Node, int], Range]) -> Range:
-    """The range of a node, from arguments that are followed to a depth.
+    """Return the range of a node, from arguments that are followed to a depth.
 
     Args:
         node: the node.
@@ -72,7 +72,7 @@ def _bounds(node: Node, depth: int, known: dict[tuple[Node, int], Range]) -> Ran
 
 
 def _map_bounds(function: Function, of: list[Range]) -> Range:
-    """The bounds of a function's values, from those of its arguments."""
+    """Return the bounds of a function's values, from those of its arguments."""
     match function:
         case Function.SAME | Function.CAST:
             return of[0]

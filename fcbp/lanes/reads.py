@@ -28,7 +28,7 @@ Users = dict[Node, list[tuple[Node, int]]]
 
 
 def dependencies(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes and all on which they depend, in order."""
+    """Return the nodes and all on which they depend, in order."""
     found: dict[int, Node] = {}
     waiting = list(nodes)
     while waiting:
@@ -40,7 +40,7 @@ def dependencies(nodes: Iterable[Node]) -> list[Node]:
 
 
 def users_of(nodes: Sequence[Node]) -> Users:
-    """The users of each node, among these nodes."""
+    """Return the users of each node, among these nodes."""
     users: Users = {node: [] for node in nodes}
     for node in nodes:
         for i, a in enumerate(node.args):
@@ -49,7 +49,8 @@ def users_of(nodes: Sequence[Node]) -> Users:
 
 
 def readers(node: Node, users: Users) -> Iterator[Node]:
-    """The nodes that read a node, directly or through a view; a view has one argument, so no path is walked twice."""
+    """Yield the nodes that read a node, directly or through a view; a view has one argument, so no path is walked
+    twice."""
     for user, _ in users[node]:
         if isinstance(user, View):
             yield from readers(user, users)
@@ -58,7 +59,7 @@ def readers(node: Node, users: Users) -> Iterator[Node]:
 
 
 def readers_through_casts(node: Node, users: Users) -> Iterator[tuple[Node, int]]:
-    """The nodes that read a node's numbers, directly or through views and casts, and as which argument."""
+    """Yield the nodes that read a node's numbers, directly or through views and casts, and as which argument."""
     for user, i in users[node]:
         if isinstance(user, View) or is_map(user, Function.CAST, Function.SAME):
             yield from readers_through_casts(user, users)
@@ -67,7 +68,8 @@ def readers_through_casts(node: Node, users: Users) -> Iterator[tuple[Node, int]
 
 
 def inline(node: Node, stored: set[Node]) -> Iterator[Node]:
-    """The leaves and the stored nodes that the loop of ``node`` reads; the nodes between are computed in the loop."""
+    """Yield the leaves and the stored nodes that the loop of ``node`` reads; the nodes between are computed in the
+    loop."""
     waiting, seen = list(node.args), set()
     while waiting:
         a = waiting.pop()
@@ -83,7 +85,7 @@ def inline(node: Node, stored: set[Node]) -> Iterator[Node]:
 def reads(
     node: Node, place: Sequence[Index], sizes: Sequence[int], is_read: Callable[[Node], bool]
 ) -> Iterator[tuple[Node, tuple[Index, ...]]]:
-    """The elements from which the element of a node at a place is computed, through views and maps.
+    """Yield the elements from which the element of a node at a place is computed, through views and maps.
 
     Args:
         node: the node.
@@ -109,7 +111,7 @@ def reads(
 
 
 def reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[Node]) -> bool:
-    """Whether ``node``, at a position of a loop over ``shape``, reads ``argument`` at that position alone."""
+    """Tell whether ``node``, at a position of a loop over ``shape``, reads ``argument`` at that position alone."""
     here = [variable(a, shape) for a in range(len(shape))]
     same = linear(here, shape)
 

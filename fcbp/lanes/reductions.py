@@ -114,8 +114,8 @@ _cumulative("cumprod", Function.MUL)
 # --- products -----------------------------------------------------------------------------------------------------
 
 
-def contract(b: Builder, x: Node, y: Node, axes: int, dtype: Any) -> Node:
-    """The sum of the products of two arrays' elements, over the last ``axes`` axes; the shapes are one."""
+def contract(b: Builder, x: Node, y: Node, axes: int, dtype: torch.dtype) -> Node:
+    """Return the sum of the products of two arrays' elements, over the last ``axes`` axes; the shapes are one."""
     product = b.map(Function.MUL, x, y, dtype=dtype)
     n = len(product.shape)
     return b.reduce(Function.ADD, product, range(n - axes, n), False, dtype)
@@ -287,7 +287,7 @@ def _pooling(kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int
 
 
 def _pool_places(shape: Sequence[int], stride: Sequence[int]) -> list[Index]:
-    """The input's place for each output position and each position in its window."""
+    """Return the input's place for each output position and each position in its window."""
     *lead, row, column, down, right = _axes_from(0, len(shape), shape)
     return [*lead, plus(times(row, stride[0]), down), plus(times(column, stride[1]), right)]
 

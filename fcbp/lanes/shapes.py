@@ -155,13 +155,13 @@ def _unfold(b: Builder, out: Out, x: Node, dim: int, size: int, step: int) -> No
 
 
 def moved_last(x: Node, dim: int) -> list[int]:
-    """The order of axes in which ``dim`` is the last."""
+    """Return the order of axes in which ``dim`` is the last."""
     dim %= len(x.shape)
     return [*(a for a in range(len(x.shape)) if a != dim), dim]
 
 
 def inverse(order: Sequence[int]) -> list[int]:
-    """The order that undoes an order of axes."""
+    """Return the order that undoes an order of axes."""
     return [list(order).index(a) for a in range(len(order))]
 
 

@@ -16,7 +16,7 @@ __all__ = ["stored_nodes"]
 def stored_nodes(
     nodes: list[Node], constant: set[Node], outputs: set[Node], required: set[Node], users: Users
 ) -> set[Node]:
-    """The nodes with an array of their own.
+    """Return the nodes with an array of their own.
 
     Args:
         nodes: all nodes on which the results depend, in order.
@@ -52,7 +52,7 @@ def stored_nodes(
 def _times_read(
     node: Node, users: Users, stored: set[Node], evaluations: dict[Node, int], loop_of: dict[Node, Node]
 ) -> int:
-    """The number of times that an element of a node would be computed, if it had no array.
+    """Return the number of times that an element of a node would be computed, if it had no array.
 
     Args:
         node: the node, whose users have all been decided on.
@@ -78,7 +78,7 @@ def _times_read(
 
 
 def _from_leaves(nodes: list[Node]) -> set[Node]:
-    """The nodes that depend on an input."""
+    """Return the nodes that depend on an input."""
     found: set[Node] = set()
     for node in nodes:
         if isinstance(node, Leaf) or not found.isdisjoint(node.args):
@@ -87,5 +87,5 @@ def _from_leaves(nodes: list[Node]) -> set[Node]:
 
 
 def _is_cheap(node: Node) -> bool:
-    """Whether to compute an element again costs less than to load it."""
+    """Tell whether to compute an element again costs less than to load it."""
     return isinstance(node, Map) and node.function in CHEAP and not any(isinstance(base(a), Map) for a in node.args)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -14,6 +15,7 @@ from fcbp.lanes.functions import REDUCTION_START, Function
 from fcbp.lanes.indices import Index, at, code, linear, plus, times, variable
 from fcbp.lanes.ir import Node, Reduce, Scan, is_map
 from fcbp.lanes.plan import axes_read, tile_axes
+from fcbp.lanes.writer import PARTIAL, Writer
 
 __all__ = ["write_arg_reduction", "write_reduction", "write_scan"]
 
@@ -26,27 +28,75 @@ TILES = {
 """By the number of the machine's vector registers: rows and columns of a tile of sums of products. The sums and their
 factors leave some registers free."""
 
+NEAR = 800
+"""Elements of two factors that lie in the nearest cache together, while a tile goes along the summed axis."""
+OWN = 2048
+"""Elements of a factor that stay in a core's own cache, beside the rest of a loop."""
+
 Segment = tuple[int, int, int]
 """A part of an axis: its first entry, the number of tiles in it, and the entries of each tile."""
 
 
 def write_reduction(elements: Elements, node: Reduce) -> None:
-    """The loops of a reduction, a few results side by side."""
+    """Write the loops of a reduction, a few results side by side."""
     (x,) = node.args
     elements = elements.over(x.shape, elements.prologue)
     tiles = _tiles(elements, node)
-    for segments in itertools.product(*(_segments(x.shape[axis], width) for axis, width in tiles.items())):
-        _write_segment(elements, node, dict(zip(tiles, segments, strict=True)))
+    piece = _piece(elements, node, tiles)
+    with _pieces(elements, node, piece):
+        for segments in itertools.product(*(_segments(x.shape[axis], width) for axis, width in tiles.items())):
+            _write_segment(elements, node, dict(zip(tiles, segments, strict=True)), piece)
 
 
-def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment]) -> None:
-    """The loops over the tiles of one segment of each tiled axis."""
+def _piece(elements: Elements, node: Reduce, tiles: dict[int, int]) -> int:
+    """Return the entries of the summed axis that all tiles take before any takes more; 0 where tiles take it whole."""
+    (x,) = node.args
+    if len(tiles) < 2 or node.axes > 1 or type_of(node) != "F" or not elements.writer.has_heap:
+        return 0
+    most = NEAR // sum(tiles.values())
+    read = (axes_read(elements.plan, factor, elements.here, x.shape) for factor in x.args)
+    smaller = min(math.prod(x.shape[a] for a in axes) for axes in read)
+    pieces = -(-x.shape[-1] // most)
+    return -(-x.shape[-1] // pieces) if pieces > 1 and smaller > 2 * OWN else 0
+
+
+def _block(elements: Elements, node: Reduce, segments: dict[int, Segment], axes: list[int]) -> int:
+    """Return the tiles of an outer axis that go with each tile of the inner one; 0 where the outer axis is one loop.
+
+    Of the factor that the inner axis does not read, so much stays in the core's own cache meanwhile.
+    """
+    (x,), writer = node.args, elements.writer
+    if len(segments) < 2 or node.axes > 1 or not writer.has_heap:
+        return 0
+    first, second = axes
+    read = [axes_read(elements.plan, factor, elements.here, x.shape) for factor in x.args]
+    size = max(math.prod(x.shape[a] for a in axes) for axes in read if second not in axes)
+    block = max(OWN // (segments[first][2] * x.shape[-1]), 1)
+    return block if size > 2 * OWN and block < segments[first][1] else 0
+
+
+@contextmanager
+def _pieces(elements: Elements, node: Reduce, piece: int) -> Iterator[None]:
+    """Return the loop over pieces of a summed axis, between which the sums are kept in memory."""
+    if not piece:
+        yield
+        return
+    size = node.args[0].shape[-1]
+    elements.writer.keep_partial_sums(node.size)
+    with elements.writer.scope(f"for (int64 from = 0; from < {size}; from += {piece})"):
+        elements.writer.line(f"const int64 to = minimum(from + {piece}, (int64){size});")
+        yield
+
+
+def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment], piece: int) -> None:
+    """Return the loops over the tiles of one segment of each tiled axis."""
     (x,), writer, kept = node.args, elements.writer, len(node.shape)
     outer = list(node.shape)
     for axis, (_, count, _) in segments.items():
         outer[axis] = count
     order = _loop_order(elements, x, list(segments), outer)
-    with writer.scope(""), writer.loops([outer[a] for a in order], order):
+    block = 0 if piece else _block(elements, node, segments, order[-2:])
+    with writer.scope(""), _tile_loops(writer, outer, order, block):
         own = [variable(a, [*outer, *x.shape[kept:]]) for a in range(len(x.shape))]
         places = [own]
         for axis, (start, _, width) in segments.items():
@@ -56,21 +106,56 @@ def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment
         inner = x.shape[-1]
         most = CHAINS // len(places) if len(segments) < 2 else 1
         parts = max((p for p in range(1, most + 1) if inner % p == 0), default=1)
+        begin = _start(node.function, node)
+        kept_at = [f"{PARTIAL}[{code(linear(place[:kept], node.shape))}]" for place in places]
         for k in range(len(places) * parts):
-            writer.line(f"{type_of(node)} sum{k} = {_start(node.function, node)};")
+            writer.line(f"{type_of(node)} sum{k} = {f'from ? {kept_at[k]} : ' if piece else ''}{begin};")
         # Unrolled further than into these sums, a tile would not find room in the registers.
         tiled = elements.over(x.shape, elements.prologue, len(segments) > 1)
-        with writer.loops([*x.shape[kept:-1], inner // parts], range(kept, len(x.shape)), unroll=False):
+        with _summed_loops(writer, x.shape[kept:-1], kept, inner // parts, piece):
             for k, place in enumerate(places):
                 for part in range(parts):
                     turn = at(0) if inner == parts else (0, ((len(x.shape) - 1, 1),))
                     last = plus(times(turn, parts), at(part))
                     _accumulate(tiled, node, f"sum{k * parts + part}", (*place[:-1], last))
-        for k, place in enumerate(places):
-            total = [f"sum{k * parts + part}" for part in range(parts)]
-            while len(total) > 1:
-                total = [f"{node.function}({', '.join(total[:2])})", *total[2:]]
-            _store(elements, node, tuple(place[:kept]), total[0])
+        if piece:
+            with writer.scope(f"if (to < {inner})"):
+                for k, here in enumerate(kept_at):
+                    writer.line(f"{here} = sum{k};")
+        with writer.scope("else" if piece else ""):
+            for k, place in enumerate(places):
+                total = [f"sum{k * parts + part}" for part in range(parts)]
+                while len(total) > 1:
+                    total = [f"{node.function}({', '.join(total[:2])})", *total[2:]]
+                _store(elements, node, tuple(place[:kept]), total[0])
+
+
+@contextmanager
+def _tile_loops(writer: Writer, counts: list[int], order: list[int], block: int) -> Iterator[None]:
+    """Return the loops over tiles; with a block, the last but one goes over so many tiles before the last goes on."""
+    if not block:
+        with writer.loops([counts[a] for a in order], order):
+            yield
+        return
+    *rest, first, second = order
+    with (
+        writer.loops([counts[a] for a in rest], rest),
+        writer.scope(f"for (int64 from = 0; from < {counts[first]}; from += {block})"),
+        writer.loops([counts[second]], [second]),
+        writer.scope(f"for (int64 i{first} = from; i{first} < minimum(from + {block}, {counts[first]}ll); i{first}++)"),
+    ):
+        yield
+
+
+@contextmanager
+def _summed_loops(writer: Writer, sizes: Sequence[int], axis: int, inner: int, piece: int) -> Iterator[None]:
+    """Return the loops over the summed axes, of which the first is ``axis``; of a piece, from its begin to its end."""
+    if not piece:
+        with writer.loops([*sizes, inner], range(axis, axis + len(sizes) + 1), unroll=False):
+            yield
+        return
+    with writer.scope(f"ROLLED for (int64 i{axis} = from; i{axis} < to; i{axis}++)"):
+        yield
 
 
 def _accumulate(elements: Elements, node: Reduce, total: str, place: tuple[Index, ...]) -> None:
@@ -94,7 +179,7 @@ def _store(elements: Elements, node: Reduce, place: tuple[Index, ...], total: st
 
 
 def _tiles(elements: Elements, node: Reduce) -> dict[int, int]:
-    """The results that are computed side by side: the axes, and the entries along each."""
+    """Return the results that are computed side by side: the axes, and the entries along each."""
     sizes = node.shape
     found = tile_axes(elements.plan, node)
     if found is None:
@@ -109,13 +194,13 @@ def _tiles(elements: Elements, node: Reduce) -> dict[int, int]:
 
 
 def _segments(size: int, width: int) -> list[Segment]:
-    """An axis in tiles: the whole ones, and the rest."""
+    """Return an axis in tiles: the whole ones, and the rest."""
     whole, rest = divmod(size, width)
     return [segment for segment in ((0, whole, width), (whole * width, 1, rest)) if segment[1] and segment[2]]
 
 
 def _loop_order(elements: Elements, x: Node, tiled: list[int], counts: Sequence[int]) -> list[int]:
-    """The axes of the loops over tiles, the outermost first: each turn of it reads the smaller factor again."""
+    """Return the axes of the loops over tiles, the outermost first: each turn of it reads the smaller factor again."""
     order = list(range(len(counts)))
     if len(tiled) < 2:
         return order
@@ -130,7 +215,7 @@ def _loop_order(elements: Elements, x: Node, tiled: list[int], counts: Sequence[
 
 
 def _start(function: Function, node: Node) -> str:
-    """The number with which a reduction begins."""
+    """Return the number with which a reduction begins."""
     if function in REDUCTION_START:
         value = f"({array_type(node)}){REDUCTION_START[function]}"
     elif node.dtype.is_floating_point:
@@ -142,7 +227,7 @@ def _start(function: Function, node: Node) -> str:
 
 
 def write_arg_reduction(elements: Elements, node: Reduce) -> None:
-    """The loops of ``argmin`` and ``argmax``: the first index of the extreme; a NaN wins."""
+    """Write the loops of ``argmin`` and ``argmax``: the first index of the extreme; a NaN wins."""
     (x,), writer = node.args, elements.writer
     elements = elements.over(x.shape)
     here, kept = elements.here, len(node.shape)
@@ -165,7 +250,7 @@ def write_arg_reduction(elements: Elements, node: Reduce) -> None:
 
 
 def write_scan(elements: Elements, node: Scan) -> None:
-    """The loops of a function that runs along the last axis."""
+    """Write the loops of a function that runs along the last axis."""
     (x,), writer, here = node.args, elements.writer, elements.here
     with writer.loops(node.shape[:-1]):
         writer.line(f"{type_of(node)} running = {_start(node.function, node)};")

@@ -10,8 +10,12 @@ using M = bool;
 
 template <class T> INLINE F to_F(T x) { return (F)x; }
 template <class T> INLINE I to_I(T x) { return (I)x; }
+INLINE I to_I(float x) { return to_int(x); }
+INLINE I to_I(double x) { return to_int(x); }
 template <class T> INLINE D to_D(T x) { return (D)x; }
 template <class T> INLINE Q to_Q(T x) { return (Q)x; }
+INLINE Q to_Q(float x) { return to_int64(x); }
+INLINE Q to_Q(double x) { return to_int64(x); }
 template <class T> INLINE M to_M(T x) { return x != 0; }
 template <class T> INLINE T held(T x) { return x; }
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fcbp.lanes.decompositions import decompositions
 from fcbp.lanes.ir import Role
 from fcbp.lanes.lower import Lowered, Unsupported, UnsupportedOperation, is_own, is_supported, lower
 
@@ -44,13 +45,13 @@ class Traced(NamedTuple):
     """Tensors that the step closes over."""
     y_spec: optree.PyTreeSpec
     carried: int
-    """Leaves of the carry: the first of the results."""
+    """The number of the carry's leaves, which are the first results."""
     graph: str
     """The traced operations, a line each."""
 
 
 def members_of(step: Step) -> Members:
-    """One member's step from ``torch.vmap(step)``; a step that is not vmapped is that of one member.
+    """Return one member's step from ``torch.vmap(step)``; a step that is not vmapped is that of one member.
 
     Raises:
         Unsupported: members lie along other axes than the first.
@@ -90,7 +91,6 @@ def trace(
         Unsupported: something in the step cannot run in lanes.
         IndexError, ZeroDivisionError: of the numbers given, as in eager.
     """
-    from torch._decomp import decomposition_table
     from torch.fx.experimental.proxy_tensor import make_fx
 
     y_spec = None
@@ -103,7 +103,7 @@ def trace(
         y_leaves, y_spec = optree.tree_flatten(y)
         return [*optree.tree_leaves(new), *map(torch.as_tensor, y_leaves)]
 
-    table: Any = {op: f for op, f in decomposition_table.items() if not is_supported(op)}
+    table: Any = {op: f for op, f in decompositions().items() if not is_supported(op)}
     arguments = [leaf.detach().clone() for leaf in (*leaves, *x_leaves)]
 
     def graph(mode: contextlib.AbstractContextManager[Any]) -> fx.GraphModule:
@@ -152,7 +152,7 @@ def trace(
 
 
 def _line(error: BaseException) -> str:
-    """The last line of the user's code that an error passed through."""
+    """Return the last line of the user's code that an error passed through."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if is_own(f.filename)]
     return f"at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
@@ -178,7 +178,7 @@ class _Lines(TorchDispatchMode):
 
 
 def _is_scalar_index(index: Any) -> bool:
-    """Whether an index is one integer in a tensor."""
+    """Tell whether an index is one integer in a tensor."""
     return isinstance(index, Tensor) and index.ndim == 0 and index.dtype in (torch.int64, torch.int32)
 
 

@@ -9,7 +9,9 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__AVX512F__)
+#if defined(LANES)
+// The program begins with a number of its own.
+#elif defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX__)
 #define LANES 8
@@ -86,7 +88,15 @@ INLINE D to_D(M x) { return to_D(to_I(x)); }
 INLINE D to_D(Q x) { return {__builtin_convertvector(x.lo, HD), __builtin_convertvector(x.hi, HD)}; }
 INLINE Q to_Q(I x) { return {__builtin_convertvector(low<HI>(x), HQ), __builtin_convertvector(high<HI>(x), HQ)}; }
 INLINE Q to_Q(M x) { return to_Q(to_I(x)); }
+#if defined(__x86_64__)
 INLINE Q to_Q(D x) { return {__builtin_convertvector(x.lo, HQ), __builtin_convertvector(x.hi, HQ)}; }
+INLINE I to_I(F x) { return __builtin_convertvector(x, I); }
+INLINE I to_I(D x) { return join<I>(__builtin_convertvector(x.lo, HI), __builtin_convertvector(x.hi, HI)); }
+#else
+INLINE Q to_Q(D x) { Q r; for (int l = 0; l < HALF; l++) r.lo[l] = to_int64(x.lo[l]), r.hi[l] = to_int64(x.hi[l]); return r; }
+INLINE I to_I(F x) { I r; EACH r[l] = to_int(x[l]); return r; }
+INLINE I to_I(D x) { I r; for (int l = 0; l < HALF; l++) r[l] = to_int(x.lo[l]), r[l + HALF] = to_int(x.hi[l]); return r; }
+#endif
 INLINE Q to_Q(F x) { return to_Q(to_D(x)); }
 #if defined(__AVX2__) && LANES == 8
 INLINE I to_I(Q x) {
@@ -96,8 +106,6 @@ INLINE I to_I(Q x) {
 #else
 INLINE I to_I(Q x) { return join<I>(__builtin_convertvector(x.lo, HI), __builtin_convertvector(x.hi, HI)); }
 #endif
-INLINE I to_I(F x) { return __builtin_convertvector(x, I); }
-INLINE I to_I(D x) { return join<I>(__builtin_convertvector(x.lo, HI), __builtin_convertvector(x.hi, HI)); }
 INLINE M to_M(F x) { return {(I)(x != 0)}; }
 INLINE M to_M(I x) { return {x != 0}; }
 INLINE M narrow(HQ lo, HQ hi) { return {to_I(Q{lo, hi})}; }
@@ -131,12 +139,16 @@ INLINE Q neg(Q a) { return to_Q((int64)0) - a; }
 #if defined(__FMA__) && LANES == 8
 INLINE F multiply_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi)}; }
-#elif defined(__AVX512F__)
+#elif defined(__AVX512F__) && LANES == 16
 INLINE F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {_mm512_fmadd_pd(a.lo, b.lo, c.lo), _mm512_fmadd_pd(a.hi, b.hi, c.hi)}; }
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 INLINE F multiply_add(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 INLINE HD multiply_add(HD a, HD b, HD c) { return (HD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+INLINE D multiply_add(D a, D b, D c) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
+#elif defined(__FMA__) && LANES == 4
+INLINE F multiply_add(F a, F b, F c) { return _mm_fmadd_ps(a, b, c); }
+INLINE HD multiply_add(HD a, HD b, HD c) { return _mm_fmadd_pd(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
 #else
 INLINE F multiply_add(F a, F b, F c) { F r; EACH r[l] = multiply_add(a[l], b[l], c[l]); return r; }
@@ -178,6 +190,13 @@ INLINE I choose(M m, I a, I b) { return m.v ? a : b; }
 INLINE M choose(M m, M a, M b) { return {(m.v & a.v) | (~m.v & b.v)}; }
 INLINE D choose(M m, D a, D b) { Q w = {__builtin_convertvector(low<HI>(m.v), HQ), __builtin_convertvector(high<HI>(m.v), HQ)}; return {w.lo ? a.lo : b.lo, w.hi ? a.hi : b.hi}; }
 INLINE Q choose(M m, Q a, Q b) { Q w = {__builtin_convertvector(low<HI>(m.v), HQ), __builtin_convertvector(high<HI>(m.v), HQ)}; return {w.lo ? a.lo : b.lo, w.hi ? a.hi : b.hi}; }
+// Choices by two numbers' order, without the mask, which of 64-bit numbers takes longer than the choice.
+#define CHOICE(name, op)                                                                                       \
+  INLINE F name(F a, F b, F x, F y) { return a op b ? x : y; }                                                 \
+  INLINE F name(I a, I b, F x, F y) { return a op b ? x : y; }                                                 \
+  INLINE D name(D a, D b, D x, D y) { return {a.lo op b.lo ? x.lo : y.lo, a.hi op b.hi ? x.hi : y.hi}; }       \
+  INLINE D name(Q a, Q b, D x, D y) { return {a.lo op b.lo ? x.lo : y.lo, a.hi op b.hi ? x.hi : y.hi}; }
+CHOICE(choose_lt, <) CHOICE(choose_gt, >) CHOICE(choose_eq, ==)
 INLINE bool any_lane(M m) { int r = 0; EACH r |= m.v[l]; return r; }
 #if defined(__AVX2__) && LANES == 8
 INLINE bool some_lane(M m) { return !_mm256_testz_si256((__m256i)m.v, (__m256i)m.v); }
@@ -193,47 +212,6 @@ INLINE bool some_lane(M m) { return any_lane(m); }
 #define LANEWISE2(name, f)                                                                       \
   INLINE F name(F x, F y) { F r; EACH r[l] = f(x[l], y[l]); return r; }                          \
   INLINE D name(D x, D y) { D r; for (int l = 0; l < HALF; l++) r.lo[l] = f(x.lo[l], y.lo[l]), r.hi[l] = f(x.hi[l], y.hi[l]); return r; }
-
-// glibc's vectors, where it has them: within 4 units in the last place.
-#if defined(__x86_64__) && defined(__AVX2__) && defined(__GLIBC__) && defined(__GLIBC_PREREQ) && !defined(NO_LIBMVEC)
-#if __GLIBC_PREREQ(2, 35)
-#define LIBMVEC
-#endif
-#endif
-#ifdef LIBMVEC
-#if LANES == 16
-#define MVEC_F(name) _ZGVeN16v_##name##f
-#define MVEC_D(name) _ZGVeN8v_##name
-#define MVEC_F2(name) _ZGVeN16vv_##name##f
-#define MVEC_D2(name) _ZGVeN8vv_##name
-#else
-#define MVEC_F(name) _ZGVdN8v_##name##f
-#define MVEC_D(name) _ZGVdN4v_##name
-#define MVEC_F2(name) _ZGVdN8vv_##name##f
-#define MVEC_D2(name) _ZGVdN4vv_##name
-#endif
-#define TRANSCENDENTAL(ours, name)                               \
-  extern "C" F MVEC_F(name)(F);                                  \
-  extern "C" HD MVEC_D(name)(HD);                                \
-  INLINE F ours(F x) { return MVEC_F(name)(x); }                 \
-  INLINE D ours(D x) { return {MVEC_D(name)(x.lo), MVEC_D(name)(x.hi)}; }
-#define TRANSCENDENTAL2(ours, name)                                        \
-  extern "C" F MVEC_F2(name)(F, F);                                        \
-  extern "C" HD MVEC_D2(name)(HD, HD);                                     \
-  INLINE F ours(F x, F y) { return MVEC_F2(name)(x, y); }                  \
-  INLINE D ours(D x, D y) { return {MVEC_D2(name)(x.lo, y.lo), MVEC_D2(name)(x.hi, y.hi)}; }
-#else
-#define TRANSCENDENTAL(ours, name) LANEWISE(ours, std::name)
-#define TRANSCENDENTAL2(ours, name) LANEWISE2(ours, std::name)
-#endif
-TRANSCENDENTAL(v_exp, exp) TRANSCENDENTAL(v_log, log) TRANSCENDENTAL(v_sin, sin) TRANSCENDENTAL(v_cos, cos)
-TRANSCENDENTAL(v_tan, tan) TRANSCENDENTAL(called_tanh, tanh) TRANSCENDENTAL(v_sinh, sinh) TRANSCENDENTAL(v_cosh, cosh)
-TRANSCENDENTAL(v_asin, asin) TRANSCENDENTAL(v_acos, acos) TRANSCENDENTAL(v_atan, atan)
-TRANSCENDENTAL(called_expm1, expm1) TRANSCENDENTAL(v_log1p, log1p) TRANSCENDENTAL(v_log2, log2) TRANSCENDENTAL(v_log10, log10)
-TRANSCENDENTAL(v_exp2, exp2) TRANSCENDENTAL(v_erf, erf) TRANSCENDENTAL(v_erfc, erfc)
-TRANSCENDENTAL2(v_pow, pow)
-LANEWISE2(v_atan2, std::atan2)
-LANEWISE2(v_hypot, std::hypot)
 
 #if defined(__AVX__) && LANES == 8
 INLINE F v_sqrt(F x) { return _mm256_sqrt_ps(x); }
@@ -253,29 +231,20 @@ LANEWISE(v_trunc, std::trunc)
 LANEWISE(v_round, std::nearbyint)
 #endif
 
-// Every step of CBP has one, and a call costs more than the function: all registers are saved around it. Within 1.5 units
-// in the last place: exp(x) = 2^n exp(r), and the second factor less 1 by Taylor's series for r at most log(2) / 2.
-INLINE D v_expm1(D x) { return called_expm1(x); }
-INLINE F v_expm1(F x) {
-  F within = x < -20.0f ? to_F(-20.0f) : x;  // NaN stays
-  within = within > 89.0f ? to_F(89.0f) : within;
-  const F n = v_round(within * 0x1.715476p+0f);
-  const F r = multiply_add(n, to_F(-0x1.7f7d1cp-20f), multiply_add(n, to_F(-0x1.62e400p-1f), within));
-  F series = to_F(1 / 5040.0f);
-  for (float term : {1 / 720.0f, 1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 1 / 2.0f}) series = multiply_add(series, r, to_F(term));
-  const F less_one = multiply_add(series * r, r, r);
-  const F half = (F)((to_I(n) + 126) << 23);  // of 2^n, which may be too large
-  const F result = 2.0f * multiply_add(half, less_one, half - 0.5f);
-  return x == 0 ? x : result;
-}
-
-// Likewise, within 3 units: of u = expm1(2 |x|), tanh |x| = u / (u + 2), which is 1 from 9.01 on.
-INLINE D v_tanh(D x) { return called_tanh(x); }
-INLINE F v_tanh(F x) {
-  const F size = (F)((I)x & 0x7fffffff);
-  const F u = v_expm1(2.0f * (size > 10.0f ? to_F(10.0f) : size));  // NaN stays
-  return (F)((I)(u / (u + 2.0f)) | ((I)x & (int)0x80000000u));
-}
+// What elementary.hpp is made of.
+INLINE F like(F, double value) { return to_F((float)value); }
+INLINE D like(D, double value) { return to_D(value); }
+INLINE I like(I, int64 value) { return to_I((int)value); }
+INLINE Q like(Q, int64 value) { return to_Q(value); }
+INLINE I bits_of(F x) { return (I)x; }
+INLINE Q bits_of(D x) { return {(HQ)x.lo, (HQ)x.hi}; }
+INLINE F from_bits(I x) { return (F)x; }
+INLINE D from_bits(Q x) { return {(HD)x.lo, (HD)x.hi}; }
+INLINE D widened(F x) { return to_D(x); }
+INLINE F narrowed(D x) { return to_F(x); }
+LANEWISE(far_rest, far_rest)
+LANEWISE(far_low, far_low)
+LANEWISE(far_quarters, far_quarters)
 
 INLINE F v_abs(F x) { return (F)((I)x & 0x7fffffff); }
 INLINE D v_abs(D x) { return {(HD)((HQ)x.lo & INT64_MAX), (HD)((HQ)x.hi & INT64_MAX)}; }

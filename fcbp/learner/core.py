@@ -40,7 +40,7 @@ __all__ = ["Learner", "LearnerHyperparams", "LearnerState", "make_learner"]
 
 
 RENEWAL = 2
-"""What a member's key draws of its later beginnings, beside the two keys of the first."""
+"""Number of the draw of a member's later beginnings, after the two keys of the first."""
 
 
 class LearnerHyperparams(NamedTuple):
@@ -49,18 +49,19 @@ class LearnerHyperparams(NamedTuple):
     step_size: float | Tensor = 0.01
     """Step size of the optimiser."""
     method: Any = Hyperparams()
-    """The method's own; :class:`fcbp.Hyperparams` for CBP."""
+    """The method's numbers; :class:`fcbp.Hyperparams` for CBP."""
     optimizer: Any = ()
-    """Where the learner's optimiser is named or a function that makes one: its keywords in each step, by name."""
+    """The optimiser's keywords in each step, by name, where the learner's optimiser is a name or a function that makes
+    one."""
     schedule: Any = ()
-    """Where the learner has a schedule: its numbers by name."""
+    """The schedule's numbers by name, where the learner has one."""
     clip: float | Tensor | tuple[()] = ()
     """The bound on the gradients' global norm; ``()`` leaves it to the learner's ``clip``."""
 
 
 @show.by_fields
 class LearnerState(NamedTuple):
-    """All that a learner carries from step to step."""
+    """The state that a learner carries from step to step."""
 
     params: Params
     """Parameters by name."""
@@ -73,7 +74,7 @@ class LearnerState(NamedTuple):
     step: Any = ()
     """Steps so far, int32; ``()`` in a learner without a schedule."""
     renewal: Any = ()
-    """Of a learner that begins anew with every task: the key of the new ones, and how many there were; else ``()``."""
+    """The key and the number of new beginnings, in a learner that begins anew with every task; else ``()``."""
 
 
 @show.by_fields
@@ -236,7 +237,7 @@ def _beginning(
 def _renewed(
     state: LearnerState, new_task: Bool[Tensor, ""], begin: Callable[..., LearnerState], draw: Draw | None
 ) -> LearnerState:
-    """Where a new task begins, a learner that has not learned yet; elsewhere the state."""
+    """Return a learner that has not learned yet where a new task begins; elsewhere the state."""
     key, tasks = state.renewal
     tasks = tasks + new_task.to(tasks.dtype)
     new: Any = begin(random.fold_in(key, tasks), draw)._replace(renewal=())
@@ -259,7 +260,7 @@ def _objective(forward: Callable[..., Any], loss: Loss, with_output: bool) -> Ca
 
 
 def _value(given: Any) -> tuple[Tensor, dict[str, Any]]:
-    """A loss's value, and what it gives beside it, as the entry ``"aux"``."""
+    """Return a loss's value, and what it gives beside it, as the entry ``"aux"``."""
     value, *aux = given if isinstance(given, tuple) and len(given) == 2 else (given,)
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
         words = f"a tensor {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else repr(given)
@@ -296,6 +297,7 @@ def _detached(tree: Any) -> Any:
 
 
 def _is_on_tape(tree: Any) -> bool:
-    """Whether someone differentiates a step by its weights or its examples, on the tape that must not end there."""
+    """Tell whether someone differentiates a step by its weights or its examples, on the tape that must not end
+    there."""
     leaves: list[Any] = optree.tree_leaves(tree)
     return any(isinstance(x, Tensor) and x.requires_grad for x in leaves)

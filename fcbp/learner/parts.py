@@ -18,7 +18,7 @@ __all__ = ["clip_of", "method_of", "optimizer_of", "schedule_of"]
 
 
 def optimizer_of(given: str | Optimizer | Callable[..., Optimizer]) -> Callable[[Any], Optimizer]:
-    """A function of ``hyper.optimizer`` that makes the optimiser; one that is made already has its numbers."""
+    """Return a function of ``hyper.optimizer`` that makes the optimiser; one that is made already has its numbers."""
     if isinstance(given, Optimizer):
         return _of_keywords("hyper.optimizer", lambda: given)
     expected = (
@@ -38,7 +38,7 @@ def optimizer_of(given: str | Optimizer | Callable[..., Optimizer]) -> Callable[
 
 
 def schedule_of(given: str | Callable[..., Any] | None) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """A function ``(step_size, step, hyper.schedule) -> (step_size, next step)``."""
+    """Return a function ``(step_size, step, hyper.schedule) -> (step_size, next step)``."""
     if given is None:
         fixed = _of_keywords("hyper.schedule", lambda: None)
 
@@ -69,7 +69,7 @@ def schedule_of(given: str | Callable[..., Any] | None) -> Callable[[Any, Any, A
 
 
 def clip_of(given: float | Tensor | None) -> Callable[[Any, Any], Any]:
-    """A function ``(grads, hyper.clip) -> grads``; the bound in ``hyper`` goes before the one ``given``."""
+    """Return a function ``(grads, hyper.clip) -> grads``; the bound in ``hyper`` goes before the one ``given``."""
     if given is not None:
         check_number("clip", given, infinite=True)
 
@@ -114,7 +114,7 @@ def method_of(given: str | Kind | Method) -> Method:
 
 
 def _named(value: Any) -> str:
-    """A wrong argument in a message."""
+    """Show a wrong argument in a message."""
     if isinstance(value, nn.Module):
         return f"a model, {type(value).__name__}"
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)

@@ -21,7 +21,7 @@ class Caches(NamedTuple):
 
 @functools.cache
 def caches() -> Caches:
-    """The machine's caches; 1 and 32 MiB where the system does not tell."""
+    """Return the machine's caches; 1 and 32 MiB where the system does not tell."""
     sizes = {}
     for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         with suppress(OSError, ValueError):

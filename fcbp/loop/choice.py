@@ -1,4 +1,4 @@
-"""Which backend runs a step: lanes, the compiled scan, or plain eager."""
+"""The choice of the backend that runs a step: lanes, the compiled scan, or plain eager."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcbp import lanes
+from fcbp.kinds import PyTree
 from fcbp.loop import cost
 from fcbp.loop.members import named, tell
 from fcbp.loop.program import check_carry
@@ -21,26 +22,28 @@ __all__ = ["LaneProgram", "lane_program"]
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 UNASKED = 1 << 26
-"""Bytes of a block beyond which there are no lanes for who does not ask for them: products of large matrices are a
+"""Bytes of a block beyond which there are no lanes unless they are asked for: products of large matrices are a
 library's, and tracing them takes long."""
 MOST = 1 << 30
 """Bytes of a block beyond which there are no lanes."""
-LONGEST = 6_000
-"""Lines of a program beyond which the C++ compiler takes too long."""
+LONGEST = 15_000
+"""Lines of a program beyond which the C++ compiler takes too long: about 40 seconds."""
+LINES = 400
+"""Lines that the C++ compiler does in a second, of a long program."""
 
 
 @dataclass
 class LaneProgram:
-    """A step's program in lanes, or why there is none."""
+    """A step's program in lanes, or the reason why there is none."""
 
     draft: lanes.Lanes | None = None
     why_not: str = ""
     program: lanes.Program | None = None
     unbuilt: bool = False
-    """Whether it is building alone that stands against it: no compiler, or one that fails."""
+    """Whether the build alone stands against it: there is no compiler, or it fails."""
 
     def reason_against(self, count: int) -> str:
-        """Why lanes are not the best way for so many members; empty where they are."""
+        """Say why lanes are not the best way for so many members; empty where they are."""
         if self.draft is None:
             return self.why_not
         if self.draft.elements == "threads":
@@ -55,12 +58,12 @@ class LaneProgram:
         return ""
 
     def seconds(self, count: int) -> tuple[float, float]:
-        """About what a step takes in lanes, and in the compiled scan."""
+        """Estimate the seconds of a step in lanes, and in the compiled scan."""
         assert self.draft is not None
         return cost.lanes_seconds(self.draft, count), cost.scan_seconds(self.draft, count)
 
     def reason_for(self, count: int) -> str:
-        """The course of lanes with so many members."""
+        """Say why lanes suit so many members."""
         assert self.draft is not None
         width, kib = self.draft.width, max(self.draft.block_bytes >> 10, 1)
         used = f"{count} members, {width} to a block of {kib} KiB"
@@ -69,17 +72,22 @@ class LaneProgram:
         return f"{used}{idle}; {self.draft.work} elements a step"
 
     def build(self, step: Step, count: int) -> lanes.Program | None:
-        """The program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
+        """Return the program, compiled at its first use; ``None`` where that fails, and ``why_not`` says why."""
         assert self.draft is not None
         try:
             if self.program is None and not self.draft.is_built():
-                tell(f"lanes of {named(step)} for {self.reason_for(count)}", "a few seconds")
+                tell(f"lanes of {named(step)} for {self.reason_for(count)}", self._compile_time())
             self.program = self.program or self.draft.compile()
         except lanes.BuildError as error:
             self.draft, self.why_not, self.unbuilt = None, str(error), True
         return self.program
 
-    def run(self, step: Step, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any] | None:
+    def _compile_time(self) -> str:
+        assert self.draft is not None
+        seconds = round(self.draft.lines / LINES)
+        return f"about {seconds} seconds" if seconds > 5 else "a few seconds"
+
+    def run(self, step: Step, leaves: list[Tensor], xs: PyTree, length: int) -> tuple[Any, Any] | None:
         """Run the program; ``None`` where it cannot be compiled."""
         program = self.build(step, len(leaves[0]) if self.draft is not None and self.draft.population else 1)
         if program is None:
@@ -93,9 +101,9 @@ _programs: weakref.WeakKeyDictionary[Step, dict[Any, LaneProgram]] = weakref.Wea
 
 
 def lane_program(
-    step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: Any, insist: bool = False
+    step: Step, leaves: list[Tensor], spec: optree.PyTreeSpec, xs: PyTree, insist: bool = False
 ) -> tuple[LaneProgram, int]:
-    """The step's program in lanes, traced at its first use, and the number of members.
+    """Return the step's program in lanes, traced at its first use, and the number of members.
 
     Args:
         insist: also where it would be too large for the cache.
@@ -118,7 +126,7 @@ def lane_program(
         *((leaf.shape[first:], leaf.dtype, leaf.device) for leaf in leaves),
         *((x.shape[x_first:], x.dtype, x.device) for x in x_leaves),
     )
-    key = (members.population, members.shared_x, spec, x_spec, described)
+    key = (members.population, members.shared_x, spec, x_spec, described, width)
     programs = _programs.setdefault(members.step, {})
     if key not in programs:
         try:
@@ -127,9 +135,13 @@ def lane_program(
             programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
+    full = programs[key].draft
+    if full is not None and full.halved is not None and cost.halving_pays(full, count):
+        key = (*key[:-1], full.halved.width)
+        programs.setdefault(key, LaneProgram(full.halved))
     return programs[key], count
 
 
 def _too_large(size: int, width: int, most: int) -> str:
-    """The words about a block larger than ``most``; empty for a smaller one."""
+    """Return the words about a block larger than ``most``; empty for a smaller one."""
     return f"a block of {width} members takes {size >> 10} KiB; expected at most {most >> 10}" if size > most else ""

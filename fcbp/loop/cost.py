@@ -8,7 +8,11 @@ choose.
 
 from __future__ import annotations
 
+import functools
 import math
+import re
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from fcbp.lanes import Lanes
@@ -17,7 +21,7 @@ from fcbp.lanes.plan import Plan, tile_axes
 from fcbp.lanes.reads import inline
 from fcbp.loop.caches import Caches, caches
 
-__all__ = ["Caches", "caches", "lanes_seconds", "scan_seconds"]
+__all__ = ["Caches", "caches", "halving_pays", "lanes_seconds", "scan_seconds", "splits_vectors"]
 
 VECTOR = 16
 """Numbers of a vector for which the rates hold."""
@@ -38,6 +42,19 @@ FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
 OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
 
+CLEARLY = 0.95
+"""Halves are taken up to this share of the time of full blocks, where these compute for longer than they load."""
+
+
+@functools.cache
+def splits_vectors() -> bool:
+    """Tell whether the processor computes a vector of 16 numbers in two turns: Zen 4 does, Intel's do not."""
+    with suppress(OSError):
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
+        words = dict(re.findall(r"^([^\t\n]+)\t*: (.*)$", about, re.MULTILINE))
+        return (words.get("vendor_id"), words.get("cpu family")) == ("AuthenticAMD", "25")
+    return False
+
 
 class _Work(NamedTuple):
     """The work of one member's step."""
@@ -53,17 +70,31 @@ class _Work(NamedTuple):
 
 
 def lanes_seconds(draft: Lanes, members: int) -> float:
-    """A step of so many members in lanes, on one core."""
+    """Return a step of so many members in lanes, on one core."""
+    return -(-members // draft.width) * _together(*_block_seconds(draft))
+
+
+def _block_seconds(draft: Lanes) -> tuple[float, float]:
+    """Return a block's step: computing, and loading."""
     work = _work(draft.plan, often=True)
-    rate = draft.width / VECTOR
-    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * rate
-    loading = work.loaded * draft.width / _rate(draft.block_bytes)
-    blocks = -(-members // draft.width)
-    return blocks * _together(computing, loading)
+    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * draft.width / VECTOR
+    return computing, work.loaded * draft.width / _rate(draft.block_bytes)
+
+
+def halving_pays(draft: Lanes, members: int) -> bool:
+    """Tell whether so many members are faster with half as many to a block."""
+    half = draft.halved
+    if half is None:
+        return False
+    if not splits_vectors():
+        return members <= half.width
+    computing, loading = _block_seconds(draft)
+    waits = draft.block_bytes > caches().own and loading > computing
+    return lanes_seconds(half, members) <= (1 if waits else CLEARLY) * lanes_seconds(draft, members)
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:
-    """A step of so many members in the compiled scan, on one core."""
+    """Estimate the seconds of a step of so many members in the compiled scan, on one core."""
     work = _work(draft.plan, often=False)
     computing = work.products * LIBRARY + work.elements * SCAN_ELEMENT
     loading = work.loaded / _rate(draft.block_bytes // draft.width * members)
@@ -75,13 +106,13 @@ def _together(computing: float, loading: float) -> float:
 
 
 def _rate(size: int) -> float:
-    """Bytes a second from where so many lie."""
+    """Return the bytes a second at which so many bytes load."""
     own, shared = caches()
     return FROM_OWN if size <= own else FROM_SHARED if size <= shared // 2 else FROM_MEMORY
 
 
 def _work(plan: Plan, often: bool) -> _Work:
-    """The work of a step.
+    """Count the work of a step.
 
     Args:
         often: leave out what is computed in few steps, as lanes do.
@@ -106,7 +137,7 @@ def _work(plan: Plan, often: bool) -> _Work:
 
 
 def _bytes(plan: Plan, node: Node, stored: set[Node]) -> int:
-    """What the loop that makes a node reads and writes, but for what another loop does on the way."""
+    """Return the reads and writes of the loop that makes a node, without those that another loop does on the way."""
     passed = {total for total, result in plan.epilogues.items() if result is node}
     passed |= {part for total, part in plan.prologues.items() if total is node}
     read = sum(a.size * a.dtype.itemsize for a in inline(node, stored) if a not in passed and not a.uniform)

@@ -13,6 +13,8 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.kinds import PyTree
+
 __all__ = ["Member", "first_of", "in_turn"]
 
 Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
@@ -26,13 +28,13 @@ class Member(NamedTuple):
     """Whether all members have the same examples."""
 
 
-def first_of(member: Member, leaves: list[Tensor], xs: Any) -> tuple[list[Tensor], Any]:
-    """The first member's carry leaves and examples."""
+def first_of(member: Member, leaves: list[Tensor], xs: PyTree) -> tuple[list[Tensor], Any]:
+    """Return the first member's carry leaves and examples."""
     return _one(member, leaves, xs, 0)
 
 
 def in_turn(program: Program, member: Member) -> Program:
-    """The program of a population, from ``(carry_leaves, xs, length) -> (carry, ys)`` of one member."""
+    """Return the program of a population, from ``(carry_leaves, xs, length) -> (carry, ys)`` of one member."""
 
     def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
         done = [program(*_one(member, leaves, xs, i), length) for i in range(len(leaves[0]))]

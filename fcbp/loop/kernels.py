@@ -55,7 +55,8 @@ def load(kernel: Kernel) -> str:
 def run(
     name: str, given: Sequence[Tensor], small: Sequence[Tensor], in_place: int, fresh: int, sums: Sequence[int]
 ) -> list[Tensor]:
-    """The results of a kernel: the first ``in_place`` matrices given, ``fresh`` ones, and sums of these lengths."""
+    """Return the results of a kernel: the first ``in_place`` matrices given, ``fresh`` ones, and sums of these
+    lengths."""
     new = list(given[:in_place])
     new += [torch.empty_like(given[0], memory_format=torch.contiguous_format) for _ in range(fresh)]
     new += [given[0].new_empty(length) for length in sums]
@@ -145,7 +146,7 @@ def _column_totals(kernel: Kernel) -> list[str]:
 
 
 def _rows(kernel: Kernel, together: int) -> str:
-    """The loop over the columns of ``together`` rows, and what comes before and after it."""
+    """Return the loop over the columns of ``together`` rows, and what comes before and after it."""
     others = kernel.given - kernel.in_place
     before, inside, after, reductions = [], [], [], []
     for i, axis in enumerate(kernel.small):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -38,7 +37,7 @@ LIBRARY = 1 << 12
 
 
 def population(leaves: Iterable[Tensor]) -> int:
-    """The number of small members whose states the leaves hold; 0 where they are no such population."""
+    """Return the number of small members whose states the leaves hold; 0 where they are no such population."""
     leaves = list(leaves)
     sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
     if len(sizes) != 1 or len(leaves) < 2 or max(leaf.ndim for leaf in leaves) < 2:
@@ -48,7 +47,7 @@ def population(leaves: Iterable[Tensor]) -> int:
 
 
 def suits_side_by_side(graph: fx.Graph) -> bool:
-    """Whether the members of a traced step may lie side by side.
+    """Tell whether the members of a traced step may lie side by side.
 
     A library's product of matrices would copy each member's. And batch norm under vmap writes the running statistics
     through a view that only a member's own layout allows.
@@ -62,12 +61,12 @@ def suits_side_by_side(graph: fx.Graph) -> bool:
 
 
 def is_side_by_side(x: Tensor, count: int) -> bool:
-    """Whether ``x`` holds something of every member, and in the layout of :func:`store`."""
+    """Tell whether ``x`` holds something of every member, and in the layout of :func:`store`."""
     return count > 0 and x.ndim > 1 and x.shape[0] == count and x.movedim(0, -1).is_contiguous()
 
 
 def store(leaf: Tensor, count: int) -> Tensor:
-    """The leaf as the loop keeps it: contiguous, a population's members side by side."""
+    """Return the leaf as the loop keeps it: contiguous, a population's members side by side."""
     values = leaf.movedim(0, -1).contiguous() if count else leaf.contiguous()
     # Axes of size 1 keep whatever stride they had, and the loop compares strides.
     return values.as_strided(leaf.shape, _strides(leaf.shape, count))
@@ -130,8 +129,8 @@ def _replace_uses(graph: fx.Graph, node: fx.Node, before: fx.Node, count: int) -
 
 
 def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
-    """Computed values that an operation spreads over something larger: the compiler would compute them anew for each
-    of its elements."""
+    """Find computed values that an operation spreads over something larger: the compiler would compute them anew for
+    each of its elements."""
     found: dict[fx.Node, None] = {}
     for node in filter(_is_pointwise, graph.nodes):
         for operand in node.all_input_nodes:
@@ -147,13 +146,13 @@ def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
 
 
 def work(graph: fx.Graph) -> int:
-    """Elements that the operations of a traced graph compute."""
+    """Count the elements that the operations of a traced graph compute."""
     computed = (node for node in graph.nodes if node.op == "call_function" and not is_view(node.target))
     return sum(math.prod(_shape(node)) for node in computed)
 
 
-def is_view(operator: Any) -> bool:
-    """Whether an operator's result shares its argument's memory."""
+def is_view(operator: object) -> bool:
+    """Tell whether an operator's result shares its argument's memory."""
     return hasattr(operator, "_schema") and any(r.alias_info is not None for r in operator._schema.returns)
 
 

@@ -10,6 +10,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp.kinds import PyTree
 from fcbp.loop.in_turn import Member
 from fcbp.loop.tracing import check_carry
 
@@ -19,12 +20,13 @@ Step = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def is_vmapped(step: Step) -> bool:
-    """Whether a step is a ``torch.vmap`` of one."""
+    """Tell whether a step is a ``torch.vmap`` of one."""
     return getattr(step, "__code__", None) is torch.vmap(lambda x: x).__code__
 
 
 def _member_of(step: Step) -> Any:
-    """One member's step and how it is vmapped; ``None`` of a step that is no ``torch.vmap``, or one of another kind."""
+    """Return one member's step and the way it is vmapped; ``None`` for a step that is no ``torch.vmap``, or one of
+    another kind."""
     if not is_vmapped(step):
         return None
     from fcbp import lanes  # slow to import, and of vmapped steps alone
@@ -36,13 +38,13 @@ def _member_of(step: Step) -> Any:
 
 
 def member_of(step: Step) -> Member | None:
-    """One member's step of a vmapped one; ``None`` of any other."""
+    """Return one member's step of a vmapped one; ``None`` of any other."""
     members = _member_of(step)
     return Member(members.step, members.shared_x) if members is not None and members.population else None
 
 
 def named(step: Step) -> str:
-    """The name of a step; of a vmapped step, the name of the function under it."""
+    """Return the name of a step; of a vmapped step, the name of the function under it."""
     inner = getattr(step, "__wrapped__", step)
     return str(getattr(inner, "__qualname__", type(inner).__name__))
 
@@ -53,7 +55,7 @@ def tell(what: str, seconds: str) -> None:
 
 
 def over_pytrees(step: Step) -> Step:
-    """The same step. ``torch.vmap`` takes ``None`` for a leaf, which it cannot map; here it is an empty tree."""
+    """Return the same step. ``torch.vmap`` takes ``None`` for a leaf, which it cannot map; here it is an empty tree."""
     members = _member_of(step)
     if members is None:
         return step
@@ -77,8 +79,8 @@ def over_pytrees(step: Step) -> Step:
     return run
 
 
-def check_members(step: Step, carry: Any, xs: Any) -> None:
-    """Check that a vmapped step has somebody to run for.
+def check_members(step: Step, carry: PyTree, xs: PyTree) -> None:
+    """Check that a vmapped step has members.
 
     Raises:
         ValueError: a population is empty.

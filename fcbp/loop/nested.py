@@ -16,6 +16,7 @@ from torch import Tensor
 from fcbp import rare
 from fcbp.checks import arguments, shown
 from fcbp.concrete import is_plain
+from fcbp.kinds import PyTree
 from fcbp.loop import scanning
 from fcbp.loop.program import check_carry
 
@@ -46,7 +47,12 @@ def compiling(compile: Compile) -> Iterator[None]:
 
 @arguments
 def nested(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]], carry: Any, xs: Any = None, fixed: Any = (), *, length: int
+    step: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: PyTree,
+    xs: PyTree = None,
+    fixed: PyTree = (),
+    *,
+    length: int,
 ) -> tuple[Any, Any]:
     """Run ``carry, y = step(carry, x, fixed)`` over the leading axis of ``xs``, also in a function that is vmapped.
 
@@ -181,7 +187,7 @@ def _scan_of_members(
 
 
 def _at(x: Tensor, axis: int | None, place: int, size: int) -> Tensor:
-    """The tensor with its members on the axis ``place``."""
+    """Return the tensor with its members on the axis ``place``."""
     if axis is None:
         return x.unsqueeze(place).expand(*x.shape[:place], size, *x.shape[place:]).contiguous()
     return x.movedim(axis, place)

@@ -32,7 +32,7 @@ _loaded: dict[str, Object] = {}
 
 
 def load(module: fx.GraphModule, arguments: Sequence[Tensor], threads: int, announce: Callable[[], None]) -> Object:
-    """The function of a graph, compiled where no earlier process has done so.
+    """Return the function of a graph, compiled where no earlier process has done so.
 
     Args:
         module: the graph; what it writes over its arguments is written over the caller's.
@@ -58,7 +58,7 @@ def load(module: fx.GraphModule, arguments: Sequence[Tensor], threads: int, anno
 
 
 def _parts(module: fx.GraphModule, arguments: Sequence[Tensor], threads: int) -> list[str]:
-    """All that an object depends on, but for compiler and processor."""
+    """Return all on which an object depends, but for compiler and processor."""
     constants = [
         f"{node.target} {value.shape} {value.stride()} {value.dtype} {value.tolist()}"
         for node in module.graph.find_nodes(op="get_attr")

@@ -61,7 +61,7 @@ class _Pass:
         return self.given.get(node) or self.computed.get(node)
 
     def prune(self, results: Iterable[fx.Node]) -> None:
-        """Forget what neither the sums nor these results are made of."""
+        """Remove the operations that neither the sums nor these results need."""
         wanted = {*results, *(node for total in self.sums for node in total.all_input_nodes)}
         for node in reversed(self.computed):
             if node in wanted:
@@ -70,7 +70,7 @@ class _Pass:
         self.given = {node: axes for node, axes in self.given.items() if node in wanted}
 
     def small(self) -> dict[fx.Node, str]:
-        """The vectors and scalars that the loop reads, each with the axis of its entries."""
+        """Return the vectors and scalars that the loop reads, each with the axis of its entries."""
         found = {}
         for node, axes in self.computed.items():
             for operand, its in _operands(node, axes):
@@ -81,7 +81,7 @@ class _Pass:
 
 
 def is_for(graph: fx.Graph, number: int) -> bool:
-    """Whether there is a large matrix among the first ``number`` arguments of a traced step."""
+    """Tell whether there is a large matrix among the first ``number`` arguments of a traced step."""
     return any(_is_large_matrix(leaf) for leaf in graph.find_nodes(op="placeholder")[:number])
 
 
@@ -114,7 +114,7 @@ def fuse(graph: fx.Graph, number: int) -> None:
 
 
 def _grow(graph: fx.Graph, needs: dict[fx.Node, int], matrix: fx.Node, products: bool) -> _Pass:
-    """All elementwise operations and sums that lead on from ``matrix``, and what these are made of."""
+    """Find all elementwise operations and sums that lead on from ``matrix``, and their operands."""
     found = _Pass({matrix: MATRIX})
     reached = 0
 
@@ -155,13 +155,13 @@ def _grow(graph: fx.Graph, needs: dict[fx.Node, int], matrix: fx.Node, products:
 
 
 def _is_one_piece(needs: dict[fx.Node, int], found: _Pass, written: list[fx.Node], readers: list[fx.Node]) -> bool:
-    """Whether nothing that comes before the loop depends on what it makes."""
+    """Tell whether nothing that comes before the loop depends on what it makes."""
     made = functools.reduce(operator.or_, (_bit(needs, node) for node in (*found.sums, *written)), 0)
     return not any(needs[node] & made for node in (*found.given, *found.small(), *readers))
 
 
 def _read_by_others(found: _Pass, needs: dict[fx.Node, int], leaves: list[fx.Node]) -> list[fx.Node]:
-    """The values that the loop makes of the leaves and others read; a view is left to its readers."""
+    """Return the values that the loop makes of the leaves and others read; a view is left to its readers."""
     old = functools.reduce(operator.or_, (_bit(needs, leaf) for leaf in leaves))
 
     def is_read(node: fx.Node) -> bool:
@@ -175,7 +175,8 @@ def _read_by_others(found: _Pass, needs: dict[fx.Node, int], leaves: list[fx.Nod
 
 
 def _end(found: _Pass, result: fx.Node) -> fx.Node | None:
-    """The value of the loop that the carry's new ``result`` is, but for views and for entries written into it later."""
+    """Return the value of the loop that the carry's new ``result`` is, but for views and for entries written into it
+    later."""
     axes = None
     while result.op == "call_function":
         axes = axes or found.computed.get(result)
@@ -278,7 +279,7 @@ def _entry(values: list[Tensor], i: int) -> Tensor:
 
 
 def _operands(node: fx.Node, axes: Axes) -> list[tuple[fx.Node, Axes]]:
-    """The operands of an operation that a loop can do, with their axes, from those of its result."""
+    """Return the operands of an operation that a loop can do, with their axes, from those of its result."""
     if node.target in _RESHAPES:
         operand = _args(node)[0]
         long = [axis for axis in axes if axis]
@@ -304,7 +305,7 @@ def _operands(node: fx.Node, axes: Axes) -> list[tuple[fx.Node, Axes]]:
 
 
 def _result(node: fx.Node, operand: fx.Node, axes: Axes) -> Axes | None:
-    """The axes of an operation's result, from those of an operand as large as it."""
+    """Return the axes of an operation's result, from those of an operand as large as it."""
     sizes, its = _shape(node), _shape(operand)
     if math.prod(sizes) != math.prod(its):
         return None
@@ -319,7 +320,7 @@ def _result(node: fx.Node, operand: fx.Node, axes: Axes) -> Axes | None:
 
 
 def _left(node: fx.Node, axes: Axes) -> str | None:
-    """The axis that a sum leaves, where it sums over the other."""
+    """Return the axis that a sum leaves, where it sums over the other."""
     if node.kwargs.get("dtype") is not None:
         return None
     gone = {axes[i] for i in _args(node)[1]} - {""}
@@ -348,7 +349,7 @@ def _args(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _readers(values: Iterable[fx.Node]) -> list[fx.Node]:
-    """The readers of these values, views of them included."""
+    """Return the readers of these values, views of them included."""
     readers: list[fx.Node] = []
     values = list(values)
     while values:
@@ -358,7 +359,7 @@ def _readers(values: Iterable[fx.Node]) -> list[fx.Node]:
 
 
 def _needs(graph: fx.Graph) -> dict[fx.Node, int]:
-    """The nodes that each node depends on, itself among them, as bits."""
+    """Return the nodes that each node depends on, itself among them, as bits."""
     needs: dict[fx.Node, int] = {}
     for i, node in enumerate(graph.nodes):
         needs[node] = 1 << i
@@ -368,7 +369,7 @@ def _needs(graph: fx.Graph) -> dict[fx.Node, int]:
 
 
 def _bit(needs: dict[fx.Node, int], node: fx.Node) -> int:
-    """A node's own bit: the highest, for what it depends on comes before it."""
+    """Return a node's own bit: the highest, for what it depends on comes before it."""
     return 1 << (needs[node].bit_length() - 1)
 
 

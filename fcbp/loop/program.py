@@ -10,6 +10,7 @@ import optree
 import torch
 from torch import Tensor, fx
 
+from fcbp.kinds import PyTree
 from fcbp.loop import layout, passes
 from fcbp.loop.caches import caches
 from fcbp.loop.compiler import limited_compiler
@@ -44,7 +45,7 @@ def build(
     step: Callable[..., Any],
     leaves: list[Tensor],
     spec: optree.PyTreeSpec,
-    xs: Any,
+    xs: PyTree,
     announce: Callable[[], None],
     member: Member | None = None,
 ) -> Program:
@@ -76,7 +77,7 @@ def build(
         return trace(step, leaves, spec, given, x_spec, count, rows)
 
     first = traced(0)
-    if member is not None and on_cpu and first.graph.find_nodes(op="call_function", target=CONVOLUTION):
+    if member is not None and leaves and on_cpu and first.graph.find_nodes(op="call_function", target=CONVOLUTION):
         return for_each()
     if count and not layout.suits_side_by_side(first.graph):
         count = 0
@@ -97,7 +98,7 @@ def build(
 
 
 def _outgrow_the_caches(leaves: list[Tensor]) -> bool:
-    """Whether each step of all members would load their numbers from memory, and one thread does all the work.
+    """Tell whether each step of all members would load their numbers from memory, and one thread does all the work.
 
     Threads share the work of all members at once, not that of one.
     """
@@ -111,7 +112,7 @@ def _compiled(module: fx.GraphModule, arguments: list[Tensor]) -> Compiled:
 
 
 def _scanned(traced: Traced, leaves: list[Tensor], spec: optree.PyTreeSpec, count: int) -> Program:
-    """One loop without Python in it: for short steps."""
+    """Make one loop without Python in it, for short steps."""
     from torch._higher_order_ops.scan import scan as scan_op
 
     flat = split(
@@ -160,7 +161,7 @@ def _scanned(traced: Traced, leaves: list[Tensor], spec: optree.PyTreeSpec, coun
 
 
 def _apart(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors, copied where one shares memory with an earlier one."""
+    """Return the tensors, copied where one shares memory with an earlier one."""
     seen: set[int] = set()
     result = []
     for tensor in tensors:

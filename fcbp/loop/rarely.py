@@ -8,7 +8,7 @@ it and writes the carry anew: it begins with values that the first has in common
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import fx
@@ -18,9 +18,12 @@ from fcbp.loop.tracing import Traced, results_of
 
 __all__ = ["Rest", "rest_of"]
 
+Place = Literal["carry", "given", "saved"]
+"""The origin of an argument of the rest: the carry, the examples, or values that the first trace computed."""
+
 
 class Rest(NamedTuple):
-    """What remains to be done where units are due."""
+    """The work that remains where units are due."""
 
     module: fx.GraphModule
     """``(*carry, *given, *saved) -> (*y)``, which writes over the carry."""
@@ -37,7 +40,7 @@ class Rest(NamedTuple):
 
 
 def rest_of(first: Traced, other: Traced, number: int, constants: Sequence[int]) -> Rest | None:
-    """The rest of ``other`` after ``first``; ``None`` where there is none.
+    """Return the rest of ``other`` after ``first``; ``None`` where there is none.
 
     Args:
         first: the step for no unit that is due.
@@ -67,7 +70,7 @@ class _Numbers:
         self._known: dict[Any, int] = {}
 
     def of(self, module: fx.GraphModule) -> dict[fx.Node, int]:
-        """The numbers of a graph's nodes."""
+        """Return the numbers of a graph's nodes."""
         found: dict[fx.Node, int] = {}
         inputs = 0
         for node in module.graph.nodes:
@@ -111,28 +114,28 @@ class _Growing:
         results = results_of(first.graph)
         self.of_carry = {ours[results[i]]: i for i in reversed(range(number)) if i not in constants}
         self.at_hand = {ours[node]: node for node in _worth_keeping(first.graph)}
-        self.kinds: dict[str, dict[Any, fx.Node]] = {"carry": {}, "given": {}, "saved": {}}
+        self.kinds: dict[Place, dict[Any, fx.Node]] = {"carry": {}, "given": {}, "saved": {}}
         self.done: dict[fx.Node, fx.Node] = {}
 
     def carry_leaf(self, i: int) -> fx.Node:
         return self._argument("carry", i)
 
-    def _argument(self, kind: str, what: Any) -> fx.Node:
+    def _argument(self, kind: Place, value: Any) -> fx.Node:
         known = self.kinds[kind]
-        if what not in known:
+        if value not in known:
             first = next(iter(self.graph.nodes), None)
             with self.graph.inserting_before(first):
-                known[what] = self.graph.placeholder(f"{kind}_{len(known)}")
-        return known[what]
+                known[value] = self.graph.placeholder(f"{kind}_{len(known)}")
+        return known[value]
 
     def copied(self, node: fx.Node) -> fx.Node:
-        """The value in the rest of a node of the other trace."""
+        """Return the value in the rest of a node of the other trace."""
         for one in _inwards(node, self._source):
             self.done[one] = self._source(one) or self.graph.node_copy(one, self.done.__getitem__)
         return self.done[node]
 
     def _source(self, node: fx.Node) -> fx.Node | None:
-        """The argument that a value is; ``None`` where it is computed."""
+        """Return the argument that a value is; ``None`` where it is computed."""
         if node in self.done:
             return self.done[node]
         value = self.theirs[node]
@@ -145,7 +148,7 @@ class _Growing:
         return None
 
     def finished(self, changed: list[int], results: list[fx.Node], number: int) -> Rest:
-        """The rest, whose arguments are in order."""
+        """Return the rest, whose arguments are in order."""
         arguments = [node for kind in self.kinds.values() for node in kind.values()]
         graph = fx.Graph()
         new = {node: graph.placeholder(node.name) for node in arguments}
@@ -175,7 +178,7 @@ class _Growing:
 
 
 def _inwards(node: fx.Node, source: Callable[[fx.Node], fx.Node | None]) -> list[fx.Node]:
-    """A node and all that it is made of, each after what it is made of; a value with a source is made of nothing."""
+    """Return a node and all that it is made of, each after its parts; a value with a source has none."""
     order: dict[fx.Node, None] = {}
     stack = [(node, False)]
     while stack:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fcbp.checks import arguments, shown
+from fcbp.kinds import PyTree
 from fcbp.loop.compiler import check_compiler_for
 from fcbp.loop.members import check_members, is_vmapped, member_of, named, over_pytrees, tell
 from fcbp.loop.program import Program, build, check_carry
@@ -33,7 +34,7 @@ SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
 
 
 class Choice(NamedTuple):
-    """A backend and why."""
+    """A backend, and the reason for it."""
 
     backend: BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
@@ -50,8 +51,8 @@ _programs: weakref.WeakKeyDictionary[Step, dict[Any, Program | None]] = weakref.
 @arguments(at_once=True)
 def scan(
     step: Step,
-    carry: Any,
-    xs: Any = None,
+    carry: PyTree,
+    xs: PyTree = None,
     length: int | None = None,
     *,
     compile: bool = True,
@@ -79,8 +80,8 @@ def scan(
         xs: a pytree of tensors that share their leading axis; ``None`` is an empty one.
         length: number of steps; needed where ``xs`` has no tensors.
         compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 10 seconds for lanes and
-            10 to 60 seconds for the compiled scan; before, the logger ``"fcbp"`` says what is compiled. Where it fails,
-            a warning says why and the next backend runs.
+            10 to 20 for each program of the compiled scan, the first time on a machine; before, the logger ``"fcbp"``
+            says what is compiled. Where it fails, a warning says why and the next backend runs.
         backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default what :func:`explain` says.
 
     Returns:
@@ -152,13 +153,14 @@ def scan(
 
 @arguments
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its own."""
+    """Tell whether memory was short, on a GPU or on the CPU, where torch says so with an error of no type of its
+    own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 @arguments
-def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
-    """Which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
+def explain(step: Step, carry: PyTree, xs: PyTree = None) -> Choice:
+    """Tell which backend :func:`scan` chooses for these arguments, and why; nothing is compiled.
 
     Where a step cannot run in lanes, the reason names the first operation that stands against it and the line of code
     it comes from.
@@ -188,7 +190,7 @@ def explain(step: Step, carry: Any, xs: Any = None) -> Choice:
 
 
 @arguments
-def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
+def prepare(step: Step, carry: PyTree, xs: PyTree = None) -> tuple[str, str]:
     """Build the lanes of a step that suits them, before it runs.
 
     Args:
@@ -210,8 +212,8 @@ def prepare(step: Step, carry: Any, xs: Any = None) -> tuple[str, str]:
 
 
 @arguments
-def source(step: Step, carry: Any, xs: Any = None) -> Source:
-    """One member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
+def source(step: Step, carry: PyTree, xs: PyTree = None) -> Source:
+    """Show one member's step as graph, nodes, plan and C++: its way to a program in lanes. Nothing is compiled.
 
     Args:
         step: as for :func:`scan`.
@@ -247,8 +249,8 @@ def source(step: Step, carry: Any, xs: Any = None) -> Source:
 
 
 @arguments
-def compiles(step: Step, carry: Any, xs: Any = None) -> bool:
-    """Whether the compiled scan of a step has not failed; it is compiled when it first runs."""
+def compiles(step: Step, carry: PyTree, xs: PyTree = None) -> bool:
+    """Tell whether the compiled scan of a step has not failed; it is compiled when it first runs."""
     leaves, spec = _carry_leaves(carry)
     _check_xs(xs)
     return _programs.get(step, {}).get(_signature(leaves, spec, xs), True) is not None
@@ -303,7 +305,7 @@ def _check_step(step: Step) -> None:
 
 
 def _announcing(step: Step, leaves: list[Tensor]) -> Callable[[], None]:
-    """What is called before a part of a step's program is compiled."""
+    """Return a function to call before a part of a step's program is compiled."""
     members = f" for {len(leaves[0])} members" if leaves and leaves[0].ndim and is_vmapped(step) else ""
     what = f"the scan of {named(step)}{members}"
     said: list[str] = []

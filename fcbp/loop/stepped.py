@@ -14,6 +14,7 @@ import optree
 import torch
 from torch import Tensor, fx
 
+from fcbp.kinds import PyTree
 from fcbp.loop import layout
 from fcbp.loop.rarely import Rest, rest_of
 from fcbp.loop.tracing import Flat, Traced, constants_of, results_of, split
@@ -80,7 +81,7 @@ class Stepped:
         self.body = over_the_old(self.flat)
         self.compiled: Compiled | None = None
 
-    def __call__(self, leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
+    def __call__(self, leaves: list[Tensor], xs: PyTree, length: int) -> tuple[Any, Any]:
         """Run so many steps."""
         moving = [_copied(layout.store(leaves[i].detach(), self.count)) for i in self.flat.moving]
         constants = [layout.store(leaves[i].detach(), self.count) for i in self.flat.constants]
@@ -118,7 +119,7 @@ class Stepped:
         return ys
 
     def _rest(self, most: int) -> _Compiled | None:
-        """What remains to be done where so many units are due of some group of some member."""
+        """Return the work that remains where so many units are due of some group of some member."""
         rows = 1
         while rows < most:
             rows *= TIMES
@@ -161,7 +162,7 @@ class _Compiled:
 
 
 def over_the_old(flat: Flat) -> fx.GraphModule:
-    """The body of a step with its new carry written over the old; it returns the other results."""
+    """Return the body of a step with its new carry written over the old; it returns the other results."""
     body, number = flat.body, len(flat.moving)
     graph = body.graph
     (output,) = graph.find_nodes(op="output")
@@ -185,7 +186,7 @@ def _clone(graph: fx.Graph, result: fx.Node) -> fx.Node:
 
 
 def _copied(leaf: Tensor) -> Tensor:
-    """The same numbers at the same strides, in memory of their own."""
+    """Return the same numbers at the same strides, in memory of their own."""
     return torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device).copy_(leaf)
 
 

@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
 
 def written(draft: lanes.Lanes) -> Source:
-    """The four forms of a draft."""
+    """Return the four forms of a draft."""
     lowered, plan = draft.traced.lowered, draft.plan
     nodes = dependencies([*lowered.leaves.values(), *lowered.results])
     width = max(len(_expression(node)) for node in nodes)
@@ -44,7 +44,7 @@ def written(draft: lanes.Lanes) -> Source:
 
 
 def _expression(node: Node) -> str:
-    """The operation of a node, such as ``map add(n0, n1)``."""
+    """Return the operation of a node, such as ``map add(n0, n1)``."""
     arguments = ", ".join(f"n{a.number}" for a in node.args)
     match node:
         case Leaf(role=role, position=position):
@@ -63,7 +63,7 @@ def _expression(node: Node) -> str:
 
 
 def _placed(node: Node, draft: lanes.Lanes) -> str:
-    """The place of a node in the plan, and the time at which it is computed."""
+    """Return the place of a node in the plan, and the time at which it is computed."""
     plan = draft.plan
     notes = ["before the time loop"] if node in plan.hoisted else []
     if node in plan.overwrites:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from fcbp import rare
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.loop import layout
 
 __all__ = ["Flat", "Traced", "check_carry", "constants_of", "results_of", "split", "trace"]
@@ -41,7 +42,7 @@ class Flat(NamedTuple):
 
 
 @arguments
-def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: Any) -> None:
+def check_carry(leaves: list[Tensor], spec: optree.PyTreeSpec, new: PyTree) -> None:
     """Check that a step's new carry is like the old.
 
     Raises:
@@ -112,14 +113,14 @@ def trace(
 
 
 def constants_of(traced: Traced, number: int) -> list[int]:
-    """The positions of the ``number`` carry leaves that a step returns as they are."""
+    """Return the positions of the ``number`` carry leaves that a step returns as they are."""
     inputs = traced.graph.find_nodes(op="placeholder")
     results = results_of(traced.graph)
     return [i for i in range(number) if results[i] is inputs[i]]
 
 
 def results_of(graph: fx.Graph) -> Sequence[fx.Node]:
-    """The results of a traced graph."""
+    """Return the results of a traced graph."""
     (output,) = graph.find_nodes(op="output")
     results: Sequence[fx.Node] = output.args[0]
     return results
@@ -184,7 +185,7 @@ def _loop_invariants(graph: fx.Graph, fixed: list[fx.Node]) -> tuple[list[fx.Nod
 
 
 def _copy(nodes: list[fx.Node], arguments: list[fx.Node]) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A graph of ``nodes`` with ``arguments`` as its inputs, and what became of each node."""
+    """Return a graph of ``nodes`` with ``arguments`` as its inputs, and what became of each node."""
     graph = fx.Graph()
     new = {node: graph.placeholder(f"argument_{i}") for i, node in enumerate(arguments)}
     for node in nodes:

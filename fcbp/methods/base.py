@@ -1,4 +1,4 @@
-"""What every method is: ``init`` and ``update``, and for what acts on the gradient ``adjust``."""
+"""The protocol of methods: ``init`` and ``update``, and ``adjust`` for a method that acts on the gradient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from fcbp import show
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 
 __all__ = ["Kind", "Method", "NoHyperparams", "given_what_it_takes", "keep_gradients", "parameters_of"]
 
@@ -20,7 +21,7 @@ class NoHyperparams(NamedTuple):
 
 
 @arguments
-def keep_gradients(state: Any, grads: Any, params: Any, **_: Any) -> tuple[Any, Any]:
+def keep_gradients(state: PyTree, grads: PyTree, params: PyTree, **_: object) -> tuple[Any, Any]:
     """Leave the gradients alone, as the ``adjust`` of a method does that works after the step.
 
     Args:
@@ -118,7 +119,7 @@ class Kind:
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str | None, inspect.Parameter]:
-    """The parameters of a function by name; under ``None`` the one that takes all other keywords.
+    """Return the parameters of a function by name; under ``None`` the one that takes all other keywords.
 
     A function that tells of none, being written in C, is taken to take any.
     """

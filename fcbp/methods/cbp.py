@@ -35,7 +35,7 @@ def cbp(
     rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> Method:
-    """Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.Hyperparams`.
+    """Make the method of Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.Hyperparams`.
 
     The options are those of :func:`fcbp.update_utility` and :func:`fcbp.select_and_reset`.
 

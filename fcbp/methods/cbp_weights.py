@@ -43,7 +43,8 @@ def cbp_weights(
     rate_counts: RateCounts = "eligible",
     capacity: int | None = None,
 ) -> Method:
-    """Per-weight Continual Backpropagation with fixed options; its ``hyper`` is :class:`fcbp.weights.Hyperparams`.
+    """Make the method of per-weight Continual Backpropagation with fixed options; its ``hyper`` is
+    :class:`fcbp.weights.Hyperparams`.
 
     The utility is taken of the weights after the optimiser's step and of the gradients before it. What is reset has its
     optimiser moments reset, and is in ``info["reset_weights"]``. :mod:`fcbp.weights` says where published code differs,
@@ -51,10 +52,16 @@ def cbp_weights(
 
     Args:
         utility: of :func:`fcbp.weights.update_utility`.
-        managed: of :func:`fcbp.weights.init_state`, as are ``maturity`` and ``protect``.
+        managed: of :func:`fcbp.weights.init_state`.
+        maturity: of :func:`fcbp.weights.init_state`.
+        protect: of :func:`fcbp.weights.init_state`.
         scale_by_moments: scale the utility by the optimiser's moments: ``moments`` of
             :func:`fcbp.weights.update_utility`.
-        selection: of :func:`fcbp.weights.select_and_reset`, as is all that follows.
+        selection: of :func:`fcbp.weights.select_and_reset`, as are all arguments below.
+        initializer: the draw of reset weights.
+        rounding: the use of a fraction of a weight.
+        rate_counts: the weights that the rate multiplies.
+        capacity: the most weights reset per tensor and event.
 
     Raises:
         ValueError: an option is unknown or a number out of its range; the optimiser has no moments to scale by.

@@ -73,7 +73,7 @@ class CCBPHyperparams(NamedTuple):
     """The most of a unit that is reset at an event (rho), in [0, 1]; in the discrete form the fraction of the eligible
     units replaced at an event (0.003 in the paper)."""
     sharpness: float | Tensor = 16.0
-    """How fast the reset falls off with utility, at least 0. The discrete form has no use for it."""
+    """Speed at which the reset falls off with utility, at least 0. The discrete form does not read it."""
     decay_rate: float | Tensor = 0.99
     """Decay of the running mean of utility, in [0, 1]."""
     period: float | Tensor = 1000
@@ -94,7 +94,7 @@ RANGES = {
 
 @show.by_fields
 class CCBPState(NamedTuple):
-    """What continuous Continual Backpropagation remembers; the dicts are by group name."""
+    """The memory of continuous Continual Backpropagation; the dicts are by group name."""
 
     utility: dict[str, Float[Tensor, "units"]]
     """Running mean of a unit's gradient relative to its layer's."""
@@ -117,7 +117,7 @@ def ccbp(
     initializer: str | initializers.Initializer = "kaiming_uniform",
     capacity: int | None = None,
 ) -> Method:
-    """Continuous Continual Backpropagation; its ``hyper`` is :class:`CCBPHyperparams`.
+    """Make the method of continuous Continual Backpropagation; its ``hyper`` is :class:`CCBPHyperparams`.
 
     ``info["replaced"]`` holds what the discrete form replaced, and is empty in the continuous one, where
     ``info["reset_fraction"]`` holds by group name how much of each unit was reset, ``(units,)``.
@@ -199,7 +199,7 @@ def _init(units: Iterable[UnitGroup], params: Any, key: Int64[Tensor, ""], conti
 
 
 def _magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor, "units"]:
-    """The mean ``abs(g)`` of the incoming weights and the biases' own, together."""
+    """Return the mean ``abs(g)`` of the incoming weights and the biases' own, together."""
     total = gradient_magnitude(group, grads, dtype)
     for s in group.bias:
         total = total + take(tree.get(grads, s.path), s, group.size).to(dtype).abs().mean(-1)
@@ -209,7 +209,7 @@ def _magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor
 def _fraction(
     utility: Float[Tensor, "units"], age: Float[Tensor, "units"], hyper: CCBPHyperparams
 ) -> Float[Tensor, "units"]:
-    """What of each unit is reset at an event; NaN where its utility is."""
+    """Return the fraction of each unit that is reset at an event; NaN where its utility is."""
     rate, sharpness, maturity = (
         cast_like(value, utility) for value in (hyper.replacement_rate, hyper.sharpness, hyper.maturity_threshold)
     )
@@ -225,7 +225,7 @@ def _due(
     hyper: CCBPHyperparams,
     capacity: int | None,
 ) -> tuple[Chosen, Float[Tensor, ""]]:
-    """The units that the discrete form replaces, and what is owed afterwards."""
+    """Return the units that the discrete form replaces, and what is owed afterwards."""
     eligible = (age >= cast_like(hyper.maturity_threshold, age)) & torch.isfinite(utility)
     fresh = eligible.sum(dtype=torch.int32).to(owed.dtype) * cast_like(hyper.replacement_rate, owed)
     owed = owed + torch.where(event, fresh, 0)

@@ -155,7 +155,7 @@ def _name(kind: Kind) -> str | None:
 
 
 def _labels(parts: Sequence[Kind]) -> list[str]:
-    """A name for each part that can begin an identifier."""
+    """Return a name for each part that can begin an identifier."""
     labels = []
     for part in parts:
         name = str(_name(part) or getattr(part.build, "__name__", "method"))
@@ -166,7 +166,7 @@ def _labels(parts: Sequence[Kind]) -> list[str]:
 
 
 def _options(part: Kind) -> dict[str, inspect.Parameter]:
-    """The keywords of a part's ``build`` that are its own."""
+    """Return the keywords of a part's ``build`` that are its own."""
     declared = {"capacity": part.capacity, "initializer": part.initializer}
     return {
         name: p
@@ -176,7 +176,7 @@ def _options(part: Kind) -> dict[str, inspect.Parameter]:
 
 
 def _shared(parts: Sequence[Kind]) -> list[inspect.Parameter]:
-    """The declared keywords that any of the parts takes, with the first one's default."""
+    """Return the declared keywords that any of the parts takes, with the first one's default."""
     found = []
     for keyword in ("initializer", "capacity"):
         takers = [part for part in parts if getattr(part, keyword)]
@@ -188,7 +188,7 @@ def _shared(parts: Sequence[Kind]) -> list[inspect.Parameter]:
 
 
 def _joint_names(labels: Sequence[str], names: Sequence[Sequence[str]], taken: Sequence[str]) -> list[dict[str, str]]:
-    """For each part a name in the chain for each of its ``names``, other than those ``taken``."""
+    """Return for each part a name in the chain for each of its ``names``, other than those ``taken``."""
     counts = Counter([*taken, *(name for own in names for name in set(own))])
     joint = [
         {name: f"{label}_{name}" if counts[name] > 1 else name for name in own}
@@ -201,7 +201,7 @@ def _joint_names(labels: Sequence[str], names: Sequence[Sequence[str]], taken: S
 
 
 def _chain(methods: tuple[Method, ...], entries: Callable[[Any], Sequence[Any]]) -> Method:
-    """The chain of ``methods``; ``entries`` finds the numbers of each in the chain's ``hyper``."""
+    """Return the chain of ``methods``; ``entries`` finds the numbers of each in the chain's ``hyper``."""
     adjusts = [given_what_it_takes(method.adjust) for method in methods]
     updates = [given_what_it_takes(method.update) for method in methods]
 
@@ -234,7 +234,7 @@ def _chain(methods: tuple[Method, ...], entries: Callable[[Any], Sequence[Any]])
 
 
 def _together(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``info`` of two methods, one after the other."""
+    """Return the ``info`` of two methods, one after the other."""
     both = {**earlier, **later}
     for name in earlier.keys() & later.keys():
         a, b = earlier[name], later[name]

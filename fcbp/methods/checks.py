@@ -1,13 +1,13 @@
-"""What methods check of what they are given."""
+"""Checks of the arguments of methods."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from torch import Tensor
 
+from fcbp.kinds import PyTree
 from fcbp.units import UnitGroup, check_features, check_units
 
 __all__ = ["check_numbers", "need_features", "need_grads", "need_signal", "need_step", "need_units"]
@@ -22,7 +22,7 @@ RANGES: dict[str, Callable[[float], bool]] = {
 }
 
 
-def check_numbers(hyper: Any, kind: type, **expected: str) -> None:
+def check_numbers(hyper: object, kind: type, **expected: str) -> None:
     """Check that ``hyper`` has the fields of ``kind``, and of those what is a plain number (a tensor may be vmapped).
 
     Args:
@@ -41,7 +41,7 @@ def check_numbers(hyper: Any, kind: type, **expected: str) -> None:
             raise ValueError(f"{name} is {value}; expected {words}")
 
 
-def need_step(previous: Any, step_size: Any, method: str) -> None:
+def need_step(previous: PyTree, step_size: object, method: str) -> None:
     """Check that ``update`` was told of the optimiser's step.
 
     Raises:
@@ -70,7 +70,7 @@ def need_signal(new_task: Tensor | None, method: str) -> Tensor:
 
 
 def need_units(
-    units: Iterable[UnitGroup], params: Any, method: str, *, incoming: bool = False
+    units: Iterable[UnitGroup], params: PyTree, method: str, *, incoming: bool = False
 ) -> tuple[UnitGroup, ...]:
     """``units`` as a tuple.
 
@@ -105,7 +105,7 @@ def need_features(
     return features
 
 
-def need_grads(grads: Any, method: str) -> Any:
+def need_grads(grads: PyTree, method: str) -> PyTree:
     """``grads``.
 
     Raises:

@@ -60,7 +60,7 @@ class CPRHyperparams(NamedTuple):
     rate: float | Tensor = 0.015
     """The most of a unit that is reset at an event (rho), in [0, 1]."""
     sharpness: float | Tensor = 16.0
-    """How fast the reset falls off with utility (k), at least 0."""
+    """Speed at which the reset falls off with utility (k), at least 0."""
     threshold: float | Tensor = 1.0
     """Utility, relative to the layer's mean, at or below which a unit is reset by the whole rate (theta)."""
     decay_rate: float | Tensor = 0.99
@@ -71,7 +71,7 @@ class CPRHyperparams(NamedTuple):
 
 @show.by_fields
 class CPRState(NamedTuple):
-    """What continuous partial resets remember."""
+    """The memory of continuous partial resets."""
 
     utility: dict[str, Float[Tensor, "units"]]
     """By group name, the running mean of a unit's gradient relative to its layer's."""
@@ -87,7 +87,7 @@ def cpr(
     *,
     initializer: str | initializers.Initializer = "kaiming_uniform",
 ) -> Method:
-    """Continuous partial resets; its ``hyper`` is :class:`CPRHyperparams`.
+    """Make the method of continuous partial resets; its ``hyper`` is :class:`CPRHyperparams`.
 
     ``info["replaced"]`` is empty: no unit is made new at once. ``info["reset_fraction"]`` holds by group name how much
     of each unit was reset, ``(units,)``.

@@ -9,7 +9,7 @@ __all__ = ["fresh"]
 
 
 def fresh() -> Method:
-    """Begin anew with every task: what a learner without a past can do, against which loss of plasticity is measured.
+    """Begin anew with every task: the learner without a past, against which loss of plasticity is measured.
 
     Before the first batch of a task the learner draws its parameters by the rule of the first ones, and makes the
     optimiser's state, the buffers and the methods' states again; then it learns by plain backpropagation. Each member

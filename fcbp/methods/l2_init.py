@@ -34,7 +34,7 @@ class L2InitHyperparams(NamedTuple):
 
 @show.by_fields
 class L2InitState(NamedTuple):
-    """What L2 Init remembers."""
+    """The memory of L2 Init."""
 
     initial: Any
     """The parameters that training began with, a pytree like ``params``."""

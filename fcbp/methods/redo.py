@@ -51,7 +51,7 @@ class RedoHyperparams(NamedTuple):
 
 @arguments
 def redo(*, initializer: str | initializers.Initializer = "kaiming_uniform", capacity: int | None = None) -> Method:
-    """ReDo; its ``hyper`` is :class:`RedoHyperparams`, its state a ``ThresholdState``.
+    """Make the method ReDo; its ``hyper`` is :class:`RedoHyperparams`, its state a ``ThresholdState``.
 
     Args:
         initializer: how incoming weights are drawn; see :func:`fcbp.select_and_reset`. dopamine's is

@@ -48,7 +48,7 @@ class RegramaHyperparams(NamedTuple):
 
 @arguments
 def regrama(*, initializer: str | initializers.Initializer = "kaiming_uniform", capacity: int | None = None) -> Method:
-    """ReGraMa; its ``hyper`` is :class:`RegramaHyperparams`, its state a ``ThresholdState``.
+    """Make the method ReGraMa; its ``hyper`` is :class:`RegramaHyperparams`, its state a ``ThresholdState``.
 
     Args:
         initializer: how incoming weights are drawn; see :func:`fcbp.select_and_reset`.

@@ -1,4 +1,4 @@
-"""What the methods that reset units share: when an event is due, whose score is low, and the resets themselves."""
+"""The common parts of the methods that reset units: the time of an event, the lowest scores, and the reset."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from fcbp import initializers, random, tree, utility
 from fcbp.cbp import rank_lowest, reset_buffers, reset_moments, unit_activations
 from fcbp.concrete import is_nothing
+from fcbp.kinds import PyTree
 from fcbp.optim import cast_like
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_rows, row_shape, spread, take, update
@@ -41,17 +42,17 @@ class Tick(NamedTuple):
     """A step of a method that acts every so many steps."""
 
     event: Bool[Tensor, ""]
-    """Whether it acts now."""
+    """Whether the method acts in this step."""
     since: Int32[Tensor, ""]
-    """Steps since it did, afterwards."""
+    """Steps since the last event, this step included."""
     key: Int64[Tensor, ""]
     """The key of the steps to come."""
     draws: Int64[Tensor, ""]
-    """That of this one's draws."""
+    """The key of this step's draws."""
 
 
-def tick(state: Any, period: float | Tensor) -> Tick:
-    """Whether an event is due, every ``period`` steps, of a state that has ``since`` and ``key``.
+def tick(state: PyTree, period: float | Tensor) -> Tick:
+    """Count a step of a state that has ``since`` and ``key``; an event is due every ``period`` steps.
 
     A count, not a remainder: it costs less, and a period of 0 in a tensor is every step rather than a division by it.
     """
@@ -64,7 +65,7 @@ def tick(state: Any, period: float | Tensor) -> Tick:
 def activation_magnitude(
     group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], dtype: torch.dtype
 ) -> Float[Tensor, "units"]:
-    """The mean of ``abs(h)`` over batch and positions."""
+    """Return the mean of ``abs(h)`` over batch and positions."""
     h = unit_activations(group, features[group.name]).to(dtype)
     return h.abs().mean((*range(h.ndim - 2), -1))
 
@@ -72,13 +73,13 @@ def activation_magnitude(
 def fires(
     group: UnitGroup, features: Mapping[str, Float[Tensor, "..."]], above: float | Tensor
 ) -> Bool[Tensor, "units"]:
-    """Whether h is above a number for any sample at any position."""
+    """Find the units whose ``h`` is above a number for any sample at any position."""
     h = unit_activations(group, features[group.name])
     return (h > cast_like(above, h)).any(-1).flatten(0, -2).any(0)
 
 
-def gradient_magnitude(group: UnitGroup, grads: Any, dtype: torch.dtype) -> Float[Tensor, "units"]:
-    """The mean of ``abs(g)`` over the incoming weights: :func:`fcbp.utility.incoming_gradient`."""
+def gradient_magnitude(group: UnitGroup, grads: PyTree, dtype: torch.dtype) -> Float[Tensor, "units"]:
+    """Return the mean of ``abs(g)`` over the incoming weights: :func:`fcbp.utility.incoming_gradient`."""
     own = tuple(take(tree.get(grads, s.path), s, group.size).to(dtype) for s in group.incoming)
     nothing = own[0].new_zeros(group.size, 1)
     return utility.incoming_gradient(utility.Observation(nothing, nothing, (), (), incoming_grads=own))
@@ -98,11 +99,11 @@ class Chosen(NamedTuple):
     slot: Int32[Tensor, "units"] | None
     """Its row, where it is; ``None`` where each unit has a row of its own."""
     rows: int
-    """How many rows are drawn."""
+    """The number of rows drawn."""
 
 
 def masks(chosen: Mapping[str, Chosen]) -> dict[str, Bool[Tensor, "units"]]:
-    """The masks alone, by group name."""
+    """Return the masks alone, by group name."""
     return {name: one.mask for name, one in chosen.items()}
 
 
@@ -112,7 +113,8 @@ def lowest(
     capacity: int | None,
     number: Shaped[Tensor, ""] | None = None,
 ) -> Chosen:
-    """Of the eligible units those of lowest score, ties to the lower index: at most ``capacity``, and ``number``."""
+    """Choose the eligible units of lowest score, ties to the lower index: ``number`` of them, and at most
+    ``capacity``."""
     size = score.shape[0]
     rows = size if capacity is None else min(capacity, size)
     if rows == size and number is None:
@@ -126,9 +128,9 @@ def lowest(
 
 
 def reset_units(
-    params: Any,
-    opt_state: Any,
-    buffers: Any,
+    params: PyTree,
+    opt_state: PyTree,
+    buffers: PyTree,
     chosen: Mapping[str, Chosen],
     key: Int64[Tensor, ""],
     *,
@@ -170,14 +172,14 @@ def reset_units(
 
 
 def reset_partially(
-    params: Any,
+    params: PyTree,
     fraction: Mapping[str, Float[Tensor, "units"]],
     key: Int64[Tensor, ""],
     *,
     units: Iterable[UnitGroup],
     draw: initializers.Initializer,
-) -> Any:
-    """Move each unit a fraction r of the way to a new one: ``w_out = (1 - r) w_out``, then
+) -> PyTree:
+    """Move each unit by a fraction r of the way to a new one: ``w_out = (1 - r) w_out``, then
     ``w_in = (1 - r) w_in + r fresh``, for all groups one after the other.
 
     Where r is 0 the weights stay as they are, to the bit.
@@ -214,7 +216,7 @@ def _rows(
     return settled(draw(own, row_shape(leaf, s, count), *fans(leaf, s), leaf.dtype, leaf.device))
 
 
-def state_dtype(group: UnitGroup, params: Any) -> tuple[torch.dtype, torch.device]:
-    """Of what is remembered of each unit: the weights' dtype, or float32 if that is finer; and the weights' device."""
+def state_dtype(group: UnitGroup, params: PyTree) -> tuple[torch.dtype, torch.device]:
+    """Return the dtype and the device of a unit's running values: the weights' dtype, or float32 if that is finer."""
     leaf = tree.get(params, (group.incoming + group.outgoing)[0].path)
     return torch.promote_types(leaf.dtype, torch.float32), leaf.device

@@ -22,14 +22,14 @@ from fcbp.weights.state import Managed
 __all__ = ["ShrinkPerturbHyperparams", "ShrinkPerturbState", "shrink_perturb"]
 
 Event = Literal["period", "new_task"]
-"""When the parameters are shrunk and perturbed."""
+"""The time at which the parameters are shrunk and perturbed."""
 
 
 class ShrinkPerturbHyperparams(NamedTuple):
     """The numbers of shrink and perturb; each a float or a 0-d tensor, which may be vmapped."""
 
     shrink: float | Tensor = 0.6
-    """What the parameters are multiplied by at an event (lambda), in [0, 1]; 1 leaves them as they are."""
+    """Factor of the parameters at an event (lambda), in [0, 1]; 1 leaves them as they are."""
     noise_std: float | Tensor = 0.01
     """Standard deviation of the noise added after (sigma), at least 0; with an initialiser as noise, its factor."""
     period: float | Tensor = 10_000
@@ -39,7 +39,7 @@ class ShrinkPerturbHyperparams(NamedTuple):
 
 @show.by_fields
 class ShrinkPerturbState(NamedTuple):
-    """What shrink and perturb remembers."""
+    """The memory of shrink and perturb."""
 
     since: Int32[Tensor, ""]
     """Steps since the last event."""
@@ -51,7 +51,8 @@ class ShrinkPerturbState(NamedTuple):
 def shrink_perturb(
     event: Event = "period", *, noise: str | initializers.Initializer = "normal", managed: Managed = "all"
 ) -> Method:
-    """At an event, ``w = shrink * w + noise_std * xi`` with a fresh standard normal ``xi`` for every parameter.
+    """Shrink and perturb at an event: ``w = shrink * w + noise_std * xi``, ``xi`` a fresh standard normal for every
+    parameter.
 
     Ash and Adams, "On warm-starting neural network training" (NeurIPS 2020, arXiv 1910.08475), section 5:
     ``theta = lambda * theta + p``, ``p ~ N(0, sigma ** 2)``, once whenever new data arrives; 0.6 and 0.01 are theirs.

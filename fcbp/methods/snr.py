@@ -60,7 +60,7 @@ class SNRHyperparams(NamedTuple):
     minimum_threshold: float | Tensor = 1
     """Steps of silence that no unit is reset before, at least 1."""
     growth: float | Tensor = 2.0
-    """What a threshold that too many gaps reached is multiplied by, at least 1."""
+    """Factor of a threshold that too many gaps reached, at least 1."""
     fires_above: float | Tensor = 0.0
     """Activation above which a unit counts as firing; 0 is for rectifiers."""
 
@@ -77,12 +77,12 @@ RANGES = {
 
 @show.by_fields
 class SNRState(NamedTuple):
-    """What self-normalised resets remember; the dicts are by group name."""
+    """The memory of self-normalised resets; the dicts are by group name."""
 
     silence: dict[str, Int32[Tensor, "units"]]
     """Steps since the unit fired last."""
     reached: dict[str, Int32[Tensor, "units edges"]]
-    """Of the gaps of this period, how many were as long as each edge or longer."""
+    """The number of gaps in this period as long as each edge or longer."""
     threshold: dict[str, Int32[Tensor, "units"]]
     """Steps of silence at which the unit is reset; 0 where its gaps are not known yet."""
     since: Int32[Tensor, ""]
@@ -98,7 +98,7 @@ def snr(
     initializer: str | initializers.Initializer = "kaiming_uniform",
     capacity: int | None = None,
 ) -> Method:
-    """Self-normalised resets; its ``hyper`` is :class:`SNRHyperparams`.
+    """Make the method of self-normalised resets; its ``hyper`` is :class:`SNRHyperparams`.
 
     Args:
         edges: the shortest gap of each bin of the histograms, in steps, ascending from 1; the last is the longest
@@ -168,7 +168,7 @@ def snr(
 
 
 def _limit(threshold: Int32[Tensor, "units"], hyper: SNRHyperparams) -> Int32[Tensor, "units"]:
-    """Steps of silence at which a unit is reset."""
+    """Return the steps of silence at which a unit is reset."""
     first, least = (_whole(threshold, value) for value in (hyper.initial_threshold, hyper.minimum_threshold))
     return torch.where(threshold > 0, threshold, first).clamp(min=least)
 
@@ -184,8 +184,8 @@ def _threshold(
     edges: tuple[int, ...],
     hyper: SNRHyperparams,
 ) -> Int32[Tensor, "units"]:
-    """The first edge that at most a share ``rejection`` of the gaps reached; more than the limit where there is none
-    up to it, and as before where there are no gaps."""
+    """Return the first edge that at most a share ``rejection`` of the gaps reached; more than the limit where there is
+    none up to it, and as before where there are no gaps."""
     gaps = reached[:, :1].to(torch.float32)
     common = reached.to(torch.float32) > cast_like(hyper.rejection, gaps) * gaps
     following = torch.tensor((*edges[1:], edges[-1]), dtype=torch.int32, device=reached.device)

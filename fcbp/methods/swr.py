@@ -18,7 +18,7 @@ from fcbp.weights.core import Utility
 __all__ = ["SWRHyperparams", "swr"]
 
 Pruning = Literal["proportional", "threshold"]
-"""Which weights an event resets: a fraction of them, or those of a utility below a threshold."""
+"""The choice of the weights that an event resets: a fraction of them, or those of a utility below a threshold."""
 
 
 class SWRHyperparams(NamedTuple):
@@ -35,7 +35,7 @@ class SWRHyperparams(NamedTuple):
 
 @arguments
 def swr(utility: Utility = "gradient", *, pruning: Pruning = "proportional", initializer: str = "initial") -> Method:
-    """Every ``period`` steps, per tensor, biases and norms included, reset the weights of lowest utility.
+    """Reset the weights of lowest utility every ``period`` steps, per tensor, biases and norms included.
 
     Hernandez-Garcia, Dohare, Luo and Sutton, "Reinitializing weights vs units for maintaining plasticity in neural
     networks" (CoLLAs 2025, arXiv 2508.00212); code ``JFernando4/collas_2025_swr_paper`` (5c8ef03). The utility is

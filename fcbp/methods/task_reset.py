@@ -24,7 +24,7 @@ __all__ = ["TaskResetState", "full_reset", "head_reset"]
 
 @show.by_fields
 class TaskResetState(NamedTuple):
-    """What the resets remember."""
+    """The memory of the resets."""
 
     initial: dict[str, Float[Tensor, "quantiles"]]
     """By the name of the tensors that are reset, their initial values in order, or evenly spaced quantiles of many."""
@@ -60,7 +60,7 @@ def full_reset() -> Method:
 
 @arguments
 def head_reset(head: Sequence[str | tree.Path] | None = None) -> Method:
-    """A new head with every task: after its first step, draw the last layer from its initial distribution.
+    """Return a new head with every task: after its first step, draw the last layer from its initial distribution.
 
     The "head reset" of Dohare et al. (Nature 2024), for streams whose tasks share what the hidden layers have learned.
     Moments and per-element step counts of what is reset become 0.

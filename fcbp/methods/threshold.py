@@ -21,7 +21,7 @@ __all__ = ["ThresholdState", "threshold_method"]
 
 
 class ThresholdHyperparams(Protocol):
-    """What :func:`threshold_method` reads."""
+    """The numbers that :func:`threshold_method` reads."""
 
     threshold: float | Tensor
     period: float | Tensor
@@ -30,10 +30,10 @@ class ThresholdHyperparams(Protocol):
 
 @show.by_fields
 class ThresholdState(NamedTuple):
-    """What a threshold method remembers; the dicts are by group name."""
+    """The memory of a threshold method; the dicts are by group name."""
 
     magnitude: dict[str, Float[Tensor, "units"]]
-    """Running mean of what is scored; its ratio to the layer's mean is the score."""
+    """Running mean of the scored magnitude; its ratio to the layer's mean is the score."""
     age: dict[str, Int32[Tensor, "units"]]
     """Steps since the unit was made."""
     since: Int32[Tensor, ""]
@@ -54,7 +54,7 @@ def threshold_method(
     initializer: str | initializers.Initializer,
     capacity: int | None,
 ) -> Method:
-    """A method that resets the units whose score is at or below a threshold, every so many steps.
+    """Make a method that resets the units whose score is at or below a threshold, every so many steps.
 
     Args:
         name: whom errors speak of.

@@ -1,4 +1,4 @@
-"""Utility-based perturbed gradient descent (UPGD): perturb what is of little use, protect what is of much."""
+"""Utility-based perturbed gradient descent (UPGD): perturb weights of little use, protect weights of much use."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from fcbp.units.group import Slice, spread, take
 __all__ = ["UPGDHyperparams", "UPGDState", "upgd"]
 
 Of = Literal["weights", "features"]
-"""What has a utility: single weights, or units."""
+"""The holders of a utility: single weights, or units."""
 Scaling = Literal["global", "local"]
-"""What utilities are divided by: the maximum of all, or the norm of their own tensor or group."""
+"""The divisor of utilities: the maximum of all, or the norm of their own tensor or group."""
 Maximum = Literal["debiased", "raw"]
 """The utility whose maximum divides: bias-corrected, or as it is."""
 
@@ -37,7 +37,7 @@ class UPGDHyperparams(NamedTuple):
     noise_std: float | Tensor = 0.001
     """Standard deviation of the noise, as of a gradient (sigma), at least 0."""
     weight_decay: float | Tensor = 0.001
-    """What a step shrinks the parameters by, over the step size; at least 0."""
+    """Share of the parameters that a step takes away, over the step size; at least 0."""
     decay_rate: float | Tensor = 0.999
     """Decay of the running mean of the utility (beta), in [0, 1)."""
     protection: float | Tensor = 1.0
@@ -47,7 +47,7 @@ class UPGDHyperparams(NamedTuple):
 
 @show.by_fields
 class UPGDState(NamedTuple):
-    """What UPGD remembers."""
+    """The memory of UPGD."""
 
     utility: Any
     """Running mean of the utility, not bias-corrected: a pytree like ``params``, or by group name ``(units,)``."""
@@ -59,7 +59,7 @@ class UPGDState(NamedTuple):
 
 @arguments
 def upgd(of: Of = "weights", *, scaling: Scaling = "global", maximum: Maximum = "debiased") -> Method:
-    """First-order UPGD on top of any optimiser.
+    """Make the method of first-order UPGD, on top of any optimiser.
 
     Elsayed and Mahmood, "Addressing loss of plasticity and catastrophic forgetting in continual learning" (ICLR 2024),
     Algorithms 1 and 2; code ``mohmdelsayed/upgd`` (b75e90a), whose README has these defaults. With the step size ``a``,
@@ -206,7 +206,7 @@ def _use(w: Tensor, g: Tensor) -> Tensor:
 
 
 def _of_features(units: Iterable[UnitGroup], params: Any, grads: Any) -> dict[str, Float[Tensor, "units"]]:
-    """By group name, for each unit the sum of ``-g * w`` over its outgoing weights."""
+    """Return by group name the sum of ``-g * w`` over each unit's outgoing weights."""
 
     def one(group: UnitGroup, s: Slice) -> Tensor:
         each = take(_use(tree.get(params, s.path), tree.get(grads, s.path)), s, group.size)
@@ -234,7 +234,7 @@ def _scaled(utility: Any, step: Tensor, decay_rate: float | Tensor, scaling: Sca
 
 
 def _by_weight(units: tuple[UnitGroup, ...], params: Any, scaled: dict[str, Float[Tensor, "units"]]) -> tuple[Any, Any]:
-    """Unit by unit ``s`` and ``1 - s``, laid on the weights that make the unit; 0 elsewhere."""
+    """Return ``s`` and ``1 - s`` unit by unit, laid on the weights that make the unit; 0 elsewhere."""
 
     def lay(values: Callable[[Tensor], Tensor]) -> Any:
         laid: dict[tree.Path, Tensor] = {}

@@ -20,7 +20,7 @@ class WeightDecayHyperparams(NamedTuple):
     """The number of weight decay; a float or a 0-d tensor, which may be vmapped."""
 
     strength: float | Tensor = 0.01
-    """What a step shrinks the parameters by, over the step size; at least 0."""
+    """Share of the parameters that a step takes away, over the step size; at least 0."""
 
 
 def weight_decay() -> Method:

@@ -115,7 +115,7 @@ class PlainConvNet(nn.Sequential):
 def lenet(
     classes: int = 10, *, image: tuple[int, int, int] = (3, 32, 32), activation: str | Make = "relu"
 ) -> nn.Module:
-    """The LeNet of UPGD: 6 and 16 channels, 400-120-84-classes, and no activation after the convolutions.
+    """Return the LeNet of UPGD: 6 and 16 channels, 400-120-84-classes, and no activation after the convolutions.
 
     That of Elsayed and Mahmood (ICLR 2024) for label-permuted CIFAR-10; ``core/network`` of their code.
 
@@ -130,7 +130,7 @@ def lenet(
 def cnn16(
     classes: int = 10, *, image: tuple[int, int, int] = (3, 32, 32), activation: str | Make = "relu"
 ) -> nn.Module:
-    """The network of 16 channels of L2 Init: two convolutions of 16 channels, then 400-100-100-classes.
+    """Return the network of 16 channels of L2 Init: two convolutions of 16 channels, then 400-100-100-classes.
 
     That of Kumar et al. (arXiv 2308.11958) for random-label CIFAR-10, 5+1 CIFAR and continual ImageNet.
 
@@ -148,7 +148,7 @@ def _activation(given: str | Make) -> Make:
 
 
 def _positions(image: tuple[int, int, int], kernels: Sequence[int]) -> int:
-    """Positions that are left of an image after convolutions without padding, each with a pooling over 2x2.
+    """Return the positions that are left of an image after convolutions without padding, each with a pooling over 2x2.
 
     Raises:
         ValueError: none are.

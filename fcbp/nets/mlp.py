@@ -74,7 +74,7 @@ def mlp(
     activation: str = "relu",
     norm: Norm | None = None,
 ) -> nn.Sequential:
-    """A multilayer perceptron: ``Linear, activation, ..., Linear``.
+    """Return a multilayer perceptron: ``Linear, activation, ..., Linear``.
 
     Args:
         input_size: features of the input ``(..., input_size)``.

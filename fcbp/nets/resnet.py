@@ -89,7 +89,7 @@ class ResNet(nn.Module):
 
 @arguments
 def resnet18(classes: int = 100, *, norm: bool = True, width: int = 64, channels: int = 3) -> ResNet:
-    """The ResNet-18 of Dohare et al. (Nature 2024): two blocks in each of four stages, 64 to 512 channels.
+    """Return the ResNet-18 of Dohare et al. (Nature 2024): two blocks in each of four stages, 64 to 512 channels.
 
     Args:
         classes: outputs.

@@ -1,4 +1,4 @@
-"""Checks of what optimisers, schedules and the clipping of gradients are given."""
+"""Checks of the arguments of optimisers, schedules and the clipping of gradients."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from fcbp import tree
+from fcbp.kinds import PyTree
 
 __all__ = ["Number", "check_floats", "check_like", "check_number", "check_state"]
 
 Number = float | Tensor
 
 
-def check_number(name: str, value: Any, *, least: float = 0.0, below: float = math.inf, infinite: bool = False) -> None:
+def check_number(
+    name: str, value: object, *, least: float = 0.0, below: float = math.inf, infinite: bool = False
+) -> None:
     """Check a number: plain, from ``least`` up to, without, ``below``; or a 0-d tensor, whose value is not read.
 
     Args:
@@ -25,7 +28,7 @@ def check_number(name: str, value: Any, *, least: float = 0.0, below: float = ma
         value: its value.
         least: the least it may be.
         below: what it is below.
-        infinite: whether it may be infinite as well: a bound that bounds nothing.
+        infinite: whether infinity is allowed too: a bound that bounds nothing.
 
     Raises:
         ValueError: it is neither.
@@ -44,7 +47,7 @@ def check_number(name: str, value: Any, *, least: float = 0.0, below: float = ma
         raise ValueError(f"{name} is {value!r}; expected {words}")
 
 
-def check_floats(name: str, given: Any) -> None:
+def check_floats(name: str, given: PyTree) -> None:
     """Check that a pytree holds floating-point tensors alone.
 
     Raises:
@@ -56,7 +59,7 @@ def check_floats(name: str, given: Any) -> None:
             raise ValueError(f"{name} holds {kind} at {tree.show(path)}; expected floating-point tensors")
 
 
-def check_state(opt_state: Any, kind: type) -> None:
+def check_state(opt_state: PyTree, kind: type) -> None:
     """Check that an optimiser is given a state of its own kind.
 
     Raises:
@@ -67,11 +70,11 @@ def check_state(opt_state: Any, kind: type) -> None:
         raise ValueError(f"opt_state is {words}; expected {kind.__name__}, as init makes it")
 
 
-def check_like(name: str, given: Any, params: Any, *, dtype: torch.dtype | None = None) -> None:
+def check_like(name: str, given: PyTree, params: PyTree, *, dtype: torch.dtype | None = None) -> None:
     """Check that a pytree has the structure, the shapes and the dtypes of ``params``.
 
     Args:
-        name: what the pytree is called in a message.
+        name: the pytree's name in a message.
         given: the pytree.
         params: the parameters.
         dtype: another dtype than the parameters', of all leaves.
@@ -95,7 +98,7 @@ def check_like(name: str, given: Any, params: Any, *, dtype: torch.dtype | None 
 
 
 def _difference(given: Any, params: Any) -> str:
-    """The leaves that only one of two pytrees has, in words."""
+    """Return the leaves that only one of two pytrees has, in words."""
     there, expected = (
         {tree.show(path) or "the root": None for path in optree.tree_paths(one, none_is_leaf=True)}
         for one in (given, params)

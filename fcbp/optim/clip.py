@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.optim.checks import Number, check_floats, check_number
 
 __all__ = ["clip_by_global_norm", "global_norm"]
@@ -18,8 +19,8 @@ __all__ = ["clip_by_global_norm", "global_norm"]
 
 @arguments
 @torch.no_grad()
-def global_norm(grads: Any) -> Float[Tensor, ""]:
-    """The Euclidean norm of all leaves together, in float32 at least.
+def global_norm(grads: PyTree) -> Float[Tensor, ""]:
+    """Return the Euclidean norm of all leaves together, in float32 at least.
 
     Args:
         grads: a pytree of floating-point tensors.
@@ -42,7 +43,7 @@ def global_norm(grads: Any) -> Float[Tensor, ""]:
 
 @arguments
 @torch.no_grad()
-def clip_by_global_norm(grads: Any, max_norm: Number) -> Any:
+def clip_by_global_norm(grads: PyTree, max_norm: Number) -> PyTree:
     """Scale gradients down, all by one factor, where their global norm is above ``max_norm``.
 
     Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (ICML 2013, arXiv 1211.5063),
@@ -81,7 +82,8 @@ def clip_by_global_norm(grads: Any, max_norm: Number) -> Any:
 
 
 def _norm(grads: Any) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """The largest absolute value, and how many times it the norm is; 0 and 1 where there is nothing but zeros."""
+    """Return the largest absolute value, and how many times it the norm is; 0 and 1 where there is nothing but
+    zeros."""
     leaves: list[Tensor] = [leaf for leaf in optree.tree_leaves(grads) if leaf.numel()]
     if not leaves:
         return torch.zeros(()), torch.ones(())

@@ -67,7 +67,7 @@ class AdamState(NamedTuple):
 
 @arguments
 def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number = 0.0) -> Optimizer:
-    """Stochastic gradient descent, as ``torch.optim.SGD``.
+    """Make stochastic gradient descent, as ``torch.optim.SGD``.
 
     Args:
         momentum: 0 (a plain number) keeps no buffers.
@@ -109,7 +109,7 @@ def sgd(momentum: Number = 0.0, *, nesterov: bool = False, weight_decay: Number 
 
 @arguments
 def adam(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, weight_decay: Number = 0.0) -> Optimizer:
-    """Adam (Kingma and Ba, 2015, arXiv 1412.6980), as ``torch.optim.Adam``; ``weight_decay`` joins the gradient.
+    """Make Adam (Kingma and Ba, 2015, arXiv 1412.6980), as ``torch.optim.Adam``; ``weight_decay`` joins the gradient.
 
     Raises:
         ValueError: a number is negative, or a beta is not in [0, 1).
@@ -120,7 +120,7 @@ def adam(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, wei
 
 @arguments
 def adamw(betas: tuple[Number, Number] = (0.9, 0.999), *, eps: Number = 1e-8, weight_decay: Number = 0.01) -> Optimizer:
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv 1711.05101), as ``torch.optim.AdamW``.
+    """Make Adam with decoupled weight decay (Loshchilov and Hutter, 2019, arXiv 1711.05101), as ``torch.optim.AdamW``.
 
     Raises:
         ValueError: a number is negative, or a beta is not in [0, 1).
@@ -143,7 +143,7 @@ def adam_of_numbers(
 def _adam(
     betas: tuple[Number, Number], eps: Number, decay: Callable[[Params, Params, Number], tuple[Params, Params]]
 ) -> Optimizer:
-    """Adam after a weight decay ``(grads, params, step_size) -> (grads, params)``."""
+    """Make Adam after a weight decay ``(grads, params, step_size) -> (grads, params)``."""
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"betas is {betas}; expected two numbers in [0, 1)")
     for i, beta in enumerate(betas):

@@ -39,7 +39,7 @@ Schedule = Callable[[int | Tensor], Float[Tensor, ""]]
 
 @arguments
 def constant(value: Number = 1.0) -> Schedule:
-    """The same step size at every step; as ``optax.constant_schedule``.
+    """Make a schedule of the same step size at every step; as ``optax.constant_schedule``.
 
     Raises:
         ValueError: ``value`` is no number, 0 or more.
@@ -54,7 +54,7 @@ def constant(value: Number = 1.0) -> Schedule:
 
 @arguments
 def linear(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_000) -> Schedule:
-    """From ``start`` to ``end`` on a line, and ``end`` from then on.
+    """Make a schedule from ``start`` to ``end`` on a line, and ``end`` from then on.
 
     As ``optax.linear_schedule`` and ``torch.optim.lr_scheduler.LinearLR``.
 
@@ -76,7 +76,7 @@ def linear(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_0
 
 @arguments
 def cosine(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_000) -> Schedule:
-    """From ``start`` to ``end`` along half a cosine, and ``end`` from then on.
+    """Make a schedule from ``start`` to ``end`` along half a cosine, and ``end`` from then on.
 
     Loshchilov and Hutter, "SGDR" (ICLR 2017, arXiv 1608.03983), equation 5 without restarts; as
     ``optax.cosine_decay_schedule`` (whose ``alpha`` is ``end / start``), and up to ``decay_steps``
@@ -102,7 +102,7 @@ def cosine(start: Number = 1.0, end: Number = 0.0, decay_steps: Number = 1_000_0
 
 @arguments
 def piecewise(boundaries: Sequence[Number] = (), values: Sequence[Number] = (1.0,)) -> Schedule:
-    """One value after another: ``values[i]`` from step ``boundaries[i - 1]`` on.
+    """Make a schedule of one value after another: ``values[i]`` from step ``boundaries[i - 1]`` on.
 
     ``torch.optim.lr_scheduler.MultiStepLR`` and ``optax.piecewise_constant_schedule`` change at the same steps, and are
     given factors where this is given values.
@@ -248,7 +248,7 @@ def _as_float(step: int | Tensor) -> Tensor:
 
 
 def _progress(step: int | Tensor, steps: Number) -> Tensor:
-    """From 0 to 1 in so many steps, and 1 from then on."""
+    """Rise from 0 to 1 in so many steps, and 1 from then on."""
     whole = steps.clamp(min=1) if isinstance(steps, Tensor) else max(steps, 1)
     return (_as_float(step) / whole).clamp(0, 1)
 

@@ -43,7 +43,8 @@ def learning_curves(
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """A line for each setting: the mean over seeds against examples, steps or tasks, in a band of one standard error.
+    """Draw a line for each setting: the mean over seeds against examples, steps or tasks, in a band of one standard
+    error.
 
     Where two settings were swept, one has the colours and the other the dashes.
 
@@ -51,7 +52,7 @@ def learning_curves(
         results: what :func:`fcbp.sweep` returned.
         variable: one of its data variables; by default the loss, or the first where there is none.
         over: the dimension that is averaged.
-        legend: name the lines, and say above them what they are the mean of.
+        legend: name the lines, and say above them over how many members they are means.
         ax: where to draw; by default a new figure.
 
     Raises:
@@ -72,7 +73,7 @@ def learning_curves(
 
 @arguments
 def methods(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> Figure:
-    """Each method at its best: its learning curve, and the end of the run with 95% bootstrap intervals over seeds.
+    """Draw each method at its best: its learning curve, and the end of the run with 95% bootstrap intervals over seeds.
 
     Args:
         results: of a sweep over methods.
@@ -119,7 +120,7 @@ def sensitivity(
     legend: bool = True,
     ax: Axes | None = None,
 ) -> Axes:
-    """The end of the run against one setting: the mean of the last bins, with standard errors over seeds.
+    """Draw the end of the run against one setting: the mean of the last bins, with standard errors over seeds.
 
     Args:
         results: what :func:`fcbp.sweep` returned.
@@ -188,7 +189,7 @@ def heat(
     last: float = 0.2,
     ax: Axes | None = None,
 ) -> Axes:
-    """The end of the run as a table of two swept settings, its cells coloured: the mean over seeds.
+    """Draw the end of the run as a table of two swept settings, its cells coloured: the mean over seeds.
 
     Of settings that differ in a third thing as well, a cell has the best.
 
@@ -242,7 +243,7 @@ def heat(
 
 @arguments
 def histogram(results: xarray.Dataset, variable: str = "age", *, legend: bool = True, ax: Axes | None = None) -> Axes:
-    """How the units' utilities or ages are spread at the end of the run, a line for each setting.
+    """Draw the spread of the units' utilities or ages at the end of the run, a line for each setting.
 
     The results hold quantiles of each learner's units; each line is the mean of its seeds' distributions.
 
@@ -288,8 +289,8 @@ def histogram(results: xarray.Dataset, variable: str = "age", *, legend: bool = 
 
 
 def _edges(values: np.ndarray, number: int = 30) -> np.ndarray:
-    """Edges of bins: logarithmic where the values span decades, over most of the positive ones, six decades at most (a
-    dead unit's utility decays to the smallest number there is)."""
+    """Return edges of bins: logarithmic where the values span decades, over most of the positive ones, six decades at
+    most (a dead unit's utility decays to the smallest number there is)."""
     positive = values[values > 0]
     low, high = np.quantile(positive, [0.005, 1.0]) if positive.size else (0.0, 0.0)
     low = max(low, 1e-6 * high)
@@ -300,7 +301,7 @@ def _edges(values: np.ndarray, number: int = 30) -> np.ndarray:
 
 
 def _spread(end: xarray.Dataset, names: Sequence[str], points: int = 200) -> np.ndarray:
-    """Values spread as the units are, read between the quantiles of each seed."""
+    """Return values spread as the units are, read between the quantiles of each seed."""
     levels = [float(name.rsplit("_", 1)[1]) / 100 for name in names]
     order = np.argsort(levels)
     table = np.stack([np.atleast_1d(end[names[i]].values) for i in order], -1).reshape(-1, len(names))

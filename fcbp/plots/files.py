@@ -1,4 +1,4 @@
-"""A run's pictures as files: which there are, and what is on each."""
+"""A run's pictures as files."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ MOST_PANELS = 12
 
 @arguments
 def save(results: xarray.Dataset, folder: Path | str) -> list[Path]:
-    """Draw what the results allow into PNG files in ``folder``: learning curves, the methods at their best, sensitivity
-    to each swept number, tables of two numbers, units replaced, utilities and ages."""
+    """Draw the pictures that the results allow into PNG files in ``folder``: learning curves, the methods at their
+    best, sensitivity to each swept number, tables of two numbers, units replaced, utilities and ages."""
     folder = expanded("folder", folder)
     several_methods = len({row.method for row in analysis.summary(results)}) > 1
     drawn = _few(results)
@@ -59,7 +59,7 @@ def save(results: xarray.Dataset, folder: Path | str) -> list[Path]:
 
 
 def _few(results: xarray.Dataset) -> xarray.Dataset:
-    """The results, or of very many settings the best: of each method, or of all."""
+    """Return the results, or of very many settings the best: of each method, or of all."""
     rows = analysis.summary(results)
     if len(rows) <= MOST_LINES:
         return results
@@ -71,7 +71,7 @@ def _few(results: xarray.Dataset) -> xarray.Dataset:
 
 
 def _listed(results: xarray.Dataset, rows: Sequence[analysis.Row], of: int) -> xarray.Dataset:
-    """Some of the settings, along one dimension."""
+    """Return some of the settings, along one dimension."""
     import xarray
 
     names = list(dict.fromkeys(name for row in rows for name in row.setting if name not in analysis.ROWS))
@@ -89,7 +89,7 @@ def _or_unset(setting: Setting, name: str, rows: Sequence[analysis.Row]) -> Any:
 
 
 def _swept_numbers(results: xarray.Dataset) -> list[str]:
-    """Swept settings that are numbers, in the order of the results."""
+    """Return swept settings that are numbers, in the order of the results."""
     numbers = []
     for name in analysis.apart(results):
         values = {
@@ -130,7 +130,7 @@ def _sensitivity_picture(results: xarray.Dataset, numbers: Sequence[str]) -> Fig
 
 
 def _pairs(results: xarray.Dataset, numbers: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of swept numbers that some method crosses: two values or more of each."""
+    """Return pairs of swept numbers that some method crosses: two values or more of each."""
     found = []
     settings = [setting for _, setting in analysis.settings(results[analysis.main_variable(results)])]
     for down, across in itertools.combinations(numbers, 2):
@@ -152,7 +152,7 @@ def _heat_picture(results: xarray.Dataset, pairs: Sequence[tuple[str, str]]) -> 
 
 
 def replaced_picture(results: xarray.Dataset) -> Figure:
-    """What was reset so far, over time."""
+    """Draw the number of resets so far, over time."""
     wanted = [name for name in analysis.COUNTS if name in results and bool((results[name] > 0).any())]
     figure, axes = _grid(len(wanted), 2, width=7)
     for ax, name in zip(axes, wanted, strict=False):

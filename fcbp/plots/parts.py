@@ -1,9 +1,10 @@
-"""What the charts are made of: lines, looks, labels, scales and legends."""
+"""The parts of the charts: lines, looks, labels, scales and legends."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,11 +41,11 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 """Colours that people with any colour vision tell apart (Okabe and Ito, 2008), and a grey."""
 DASHES = ("-", "--", ":", "-.")
 MOST_LINES = 12
-"""More settings than this are not all drawn: the best of each method are, or the best."""
+"""The most settings drawn; of more, the best of each method are drawn, or the best."""
 
 
 def draw_curve(ax: Axes, curve: xarray.DataArray, over: str, label: str, style: dict[str, Any], alpha: float) -> None:
-    """A line, the mean over seeds, in a band of one standard error."""
+    """Draw a line, the mean over seeds, in a band of one standard error."""
     mean, error = mean_and_error(curve, over)
     places = along(curve)
     (line,) = ax.plot(places, mean, label=label, **style)
@@ -54,14 +55,15 @@ def draw_curve(ax: Axes, curve: xarray.DataArray, over: str, label: str, style: 
 
 
 def along(results: xarray.Dataset | xarray.DataArray) -> xarray.DataArray:
-    """The horizontal axis of curves: tasks where a bin is one, else examples where they are counted, else steps."""
+    """Return the horizontal axis of curves: tasks where a bin is one, else examples where they are counted, else
+    steps."""
     if analysis.bins_of(results) == "task":
         return results["task"]
     return results["examples"] if "examples" in results.coords else results["step"]
 
 
 def finish_curves(ax: Axes, results: xarray.Dataset, curves: xarray.DataArray) -> None:
-    """The labels and ticks of an axis with curves."""
+    """Set the labels and ticks of an axis with curves."""
     ax.set_xlabel(label_of(along(results)))
     ax.set_ylabel(label_of(curves))
     ax.xaxis.set_major_formatter(matplotlib("ticker").EngFormatter(sep=""))
@@ -70,8 +72,8 @@ def finish_curves(ax: Axes, results: xarray.Dataset, curves: xarray.DataArray) -
 
 
 def styles_of(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Of settings on a grid of two names: colours for the first and dashes for the second, where there are enough; of
-    methods, one look each whatever their order; else colours, then dashes."""
+    """Return a colour and dashes for each setting. On a grid of two names the first has the colours and the second the
+    dashes, where there are enough; of methods, one look each whatever their order; else colours, then dashes."""
     methods = sorted({str(setting.get("method")) for setting in settings})
     if 1 < len(methods) == len(settings):
         by_method = dict(zip(methods, looks(len(methods)), strict=True))
@@ -91,13 +93,13 @@ def styles_of(settings: Sequence[Setting]) -> list[dict[str, Any]]:
 
 
 def looks(count: int) -> Iterator[dict[str, Any]]:
-    """Colours, then dashes."""
+    """Return colours, then dashes."""
     n = len(PALETTE)
     return ({"color": PALETTE[i % n], "linestyle": DASHES[i // n % len(DASHES)]} for i in range(count))
 
 
 def mean_and_error(values: xarray.DataArray, over: str) -> tuple[xarray.DataArray, xarray.DataArray | None]:
-    """The mean over members that did not fail, and its standard error."""
+    """Return the mean over members that did not fail, and its standard error."""
     if over not in values.dims:
         return values, None
     count = values.count(over)
@@ -109,13 +111,13 @@ def mean_and_error(values: xarray.DataArray, over: str) -> tuple[xarray.DataArra
 
 
 def what_is_drawn(values: xarray.DataArray, over: str, what: str = "mean ± standard error") -> str:
-    """What a picture's lines are the mean of; nothing where they are of one."""
+    """Say over how many members a picture's lines are means; return nothing where each line is one member."""
     number = values.sizes.get(over, 1)
     return f"{what} of {number} {over}s" if number > 1 else ""
 
 
 def scale_to(ax: Axes, settings: np.ndarray) -> None:
-    """A logarithmic axis where the settings span it, with a place for 0, and a tick for each of them."""
+    """Make an axis logarithmic where the settings span it, with a place for 0, and a tick for each of them."""
     positive = settings[settings > 0]
     if len(positive) == len(settings) - (settings == 0).sum() and len(positive) > 1:
         smallest = positive.min()
@@ -129,13 +131,13 @@ def scale_to(ax: Axes, settings: np.ndarray) -> None:
 
 
 def add_legend(ax: Axes) -> None:
-    """A legend in the axis, where there is something to name."""
+    """Add a legend to the axis, where there is something to name."""
     if any(label and not label.startswith("_") for label in ax.get_legend_handles_labels()[1]):
         ax.legend(fontsize="small")
 
 
 def add_legend_below(figure: Figure, ax: Axes, columns: int) -> None:
-    """One legend for all axes of a figure, below them."""
+    """Add one legend for all axes of a figure, below them."""
     handles, labels = ax.get_legend_handles_labels()
     if any(labels):
         number = min(columns, len(labels))
@@ -143,14 +145,14 @@ def add_legend_below(figure: Figure, ax: Axes, columns: int) -> None:
 
 
 def label_of(values: xarray.DataArray) -> str:
-    """A variable's long name and unit."""
+    """Return a variable's long name and unit."""
     unit = values.attrs.get("units", "1")
     name = values.attrs.get("long_name", str(values.name))
     return name if unit in ("1", name.split()[0]) else f"{name} ({unit})"
 
 
 def variable_of(results: xarray.Dataset, variable: str | None) -> xarray.DataArray:
-    """A variable of the results; by default the main one.
+    """Return a variable of the results; by default the main one.
 
     Raises:
         ValueError: there is none of that name.
@@ -162,12 +164,12 @@ def variable_of(results: xarray.Dataset, variable: str | None) -> xarray.DataArr
 
 
 def axes_or_new(ax: Axes | None) -> Axes:
-    """The axis, or one in a new figure."""
+    """Return the axis, or one in a new figure."""
     return matplotlib("pyplot").subplots(layout="constrained")[1] if ax is None else ax
 
 
-def matplotlib(module: str) -> Any:
-    """A module of matplotlib's.
+def matplotlib(module: str) -> ModuleType:
+    """Return a module of matplotlib's.
 
     Raises:
         ImportError: the extra ``fcbp[plot]`` is not installed.

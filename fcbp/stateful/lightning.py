@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fcbp.kinds import PyTree
 from fcbp.stateful.adapter import ContinualBackprop
 
 try:
@@ -27,7 +28,7 @@ class LightningCallback(Callback):
     logged as ``cbp/replaced``, the number so far. The state is saved in the trainer's checkpoints.
 
     Args:
-        *example_inputs: what the forward takes; by default the module's ``example_input_array``.
+        *example_inputs: inputs of the forward; by default the module's ``example_input_array``.
         model: the part of the Lightning module that is managed, ``lambda module: module.net``; by default all of it.
         log_every: steps from one log to the next; 0 logs nothing.
         **options: of :class:`ContinualBackprop`.
@@ -38,12 +39,13 @@ class LightningCallback(Callback):
 
     def __init__(
         self,
-        *example_inputs: Any,
+        *example_inputs: PyTree,
         model: Callable[[LightningModule], nn.Module] = lambda module: module,
         log_every: int = 50,
-        **options: Any,
+        **options: object,
     ):
-        self.example_inputs, self.options = example_inputs, options
+        self.example_inputs = example_inputs
+        self.options: dict[str, Any] = options
         self.model, self.log_every = model, log_every
         self.cbp: ContinualBackprop | None = None
         self._saved: dict[str, Any] = {}
@@ -65,7 +67,7 @@ class LightningCallback(Callback):
             self.cbp.load_state_dict(self._saved)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: PyTree, batch: PyTree, batch_idx: int
     ) -> None:
         """Take a step where an optimiser has, or where the scaler skipped its."""
         if self.cbp is None or not self.cbp.is_due:
@@ -80,7 +82,7 @@ class LightningCallback(Callback):
             self.cbp.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of :class:`ContinualBackprop`."""
+        """Return the state of :class:`ContinualBackprop`."""
         return self._saved if self.cbp is None else self.cbp.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

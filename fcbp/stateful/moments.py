@@ -1,4 +1,4 @@
-"""What torch's optimisers remember of reset weights: cleared in place, and their first steps put right."""
+"""The moments of reset weights in torch's optimisers: cleared in place, and their first steps put right."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class Moments:
     # --- saving -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The counts of reset weights, as tensors, numbers and names."""
+        """Return the counts of reset weights, as tensors, numbers and names."""
         return {
             "counts": {name: {axis: x.clone() for axis, x in axes.items()} for name, axes in self.counts.items()},
             "single": {name: x.clone() for name, x in self.single.items()},
@@ -156,8 +156,8 @@ class Moments:
 
     @torch.no_grad()
     def before(self, optimizer: torch.optim.Optimizer) -> None:
-        """Ahead of an optimiser's step: Adafactor's running means, whose decay depends on the count; and what the
-        weights were."""
+        """Prepare an optimiser's step: move Adafactor's running means, whose decay depends on the count, and keep what
+        the weights were."""
         for name in self._stepping(optimizer):
             p, group = self.params[name], self._group(name)
             if not any(self.young[name].values()) or not optimizer.state.get(p):
@@ -170,7 +170,7 @@ class Moments:
 
     @torch.no_grad()
     def after(self, optimizer: torch.optim.Optimizer) -> None:
-        """After an optimiser's step: move new weights to where a count of their own would have taken them."""
+        """Move new weights, after an optimiser's step, to where a count of their own would have taken them."""
         for name in self._stepping(optimizer):
             counts = self._laid_counts(name)
             for _, count in counts:
@@ -198,7 +198,7 @@ class Moments:
         return 0 if rule is None else rule.horizon(self._group(name))
 
     def _laid_counts(self, name: str) -> list[tuple[int | None, Tensor]]:
-        """The counts of a parameter's weights: by axis, in a shape that broadcasts, and of single weights."""
+        """Return the counts of a parameter's weights: by axis, in a shape that broadcasts, and of single weights."""
         ndim = self.params[name].ndim
         counts: list[tuple[int | None, Tensor]] = [
             (axis, _along(count, axis, ndim)) for axis, count in self.counts.get(name, {}).items()
@@ -244,8 +244,8 @@ class Moments:
 
 
 def _owners(units: tuple[UnitGroup, ...], params: Mapping[str, Tensor]) -> dict[str, dict[int, list[Tensor]]]:
-    """By parameter and axis, for each entry the number of the unit that it belongs to, all units in a row; those of no
-    unit have the number after the last. An entry that several units share is in several such lists."""
+    """Return by parameter and axis, for each entry, the number of the unit that it belongs to, all units in a row;
+    those of no unit have the number after the last. An entry that several units share is in several such lists."""
     total = sum(group.size for group in units)
     owners: dict[str, dict[int, list[Tensor]]] = {}
     first = 0
@@ -269,7 +269,7 @@ def _owners(units: tuple[UnitGroup, ...], params: Mapping[str, Tensor]) -> dict[
 
 
 def is_read(x: Tensor) -> bool:
-    """Whether a tensor's numbers are read, for a short cut: on a device the processor would wait for them."""
+    """Tell whether a tensor's numbers are read, for a short cut: on a device the processor would wait for them."""
     return x.device.type == "cpu"
 
 
@@ -282,7 +282,7 @@ class _Some:
         self.index = (count.flatten() <= horizon).nonzero().squeeze(-1) if known else None
 
     def of(self, x: Tensor) -> Tensor:
-        """The entries of a tensor that has the axis, or broadcasts along it."""
+        """Return the entries of a tensor that has the axis, or broadcasts along it."""
         if self.index is None or self.axis is None or x.shape[self.axis] != self.length:
             return x
         return x.index_select(self.axis, self.index)
@@ -305,7 +305,7 @@ def _along(x: Tensor, axis: int, ndim: int) -> Tensor:
 
 
 def _steps(state: Mapping[str, Any]) -> Tensor | float:
-    """The tensor's own count; a number where it is at hand."""
+    """Return the tensor's own count; a number where it is at hand."""
     step = state.get("step", float(OLD))
     if not isinstance(step, Tensor):
         return float(step)
@@ -313,7 +313,7 @@ def _steps(state: Mapping[str, Any]) -> Tensor | float:
 
 
 def _fill_single(moment: Tensor, marked: Tensor, value: float) -> None:
-    """Where a moment is a mean over an axis, it is made new if all of what it is the mean of is."""
+    """Make a moment that is a mean over an axis new, if all entries of the mean are new."""
     for axis in range(moment.ndim):
         if moment.shape[axis] != marked.shape[axis]:
             marked = marked.all(axis, keepdim=True)
@@ -321,7 +321,7 @@ def _fill_single(moment: Tensor, marked: Tensor, value: float) -> None:
 
 
 def _effective(grad: Tensor, p: Tensor, group: Mapping[str, Any]) -> Tensor:
-    """The gradient that an optimiser takes, its weight decay included."""
+    """Return the gradient that an optimiser takes, its weight decay included."""
     if group.get("maximize"):
         grad = -grad
     if group.get("weight_decay") and not group.get("decoupled_weight_decay"):

@@ -1,4 +1,4 @@
-"""The method, its numbers, and what it is to be told of, from the keywords of a constructor."""
+"""The method, its numbers, and the facts that it reads, from the keywords of a constructor."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedFakeTensorException,
 )
 
+from fcbp.kinds import PyTree
 from fcbp.methods import METHODS, Method, keep_gradients
 from fcbp.names import lookup, unknown
 from fcbp.stateful.readings import laid
@@ -41,7 +42,7 @@ class Choice(NamedTuple):
     """Whether it reads no more of an activation than its mean and its mean absolute value."""
 
     def reads(self, keyword: str) -> bool:
-        """Whether ``adjust`` or ``update`` takes a keyword."""
+        """Tell whether ``adjust`` or ``update`` takes a keyword."""
         return reads(self.method.update, keyword) or (self.adjusts and reads(self.method.adjust, keyword))
 
     @property
@@ -50,8 +51,8 @@ class Choice(NamedTuple):
         return self.method.adjust is not keep_gradients
 
 
-def choose(method: str | Method, hyper: Any, options: Mapping[str, Any]) -> Choice:
-    """The method of that name with its options and numbers.
+def choose(method: str | Method, hyper: PyTree, options: Mapping[str, Any]) -> Choice:
+    """Return the method of that name with its options and numbers.
 
     Args:
         method: a name of :data:`fcbp.methods.METHODS`, or a method.
@@ -93,16 +94,16 @@ def _not_renewing(about: str, method: Method) -> Method:
 
 
 def reads(function: Callable[..., Any], keyword: str) -> bool:
-    """Whether a function of a method's protocol takes a keyword: by name, or to hand it on (``**given``).
+    """Tell whether a function of a method's protocol takes a keyword: by name, or to hand it on (``**given``).
 
-    What a function does not read it takes as ``**_``.
+    A function takes the keywords that it does not read as ``**_``.
     """
     parameters = inspect.signature(function).parameters
     return keyword in parameters or any(p.kind is p.VAR_KEYWORD and p.name != "_" for p in parameters.values())
 
 
 def accepted(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the keywords that a function takes."""
+    """Return the keywords that a function takes."""
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(given)
@@ -142,4 +143,4 @@ def rehearse(
 
 
 WITHOUT_VALUES = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
-"""What a method of someone else's raises that reads values: the first step sees whether it is right."""
+"""Errors of a stranger's method that reads values: the first step shows whether it is right."""

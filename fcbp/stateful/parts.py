@@ -1,4 +1,4 @@
-"""What a model and its optimisers are made of: the parts that a method may change, and whether they are still there."""
+"""The parts of a model and its optimisers that a method may change, and a check that they are still there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fcbp.units import UnitGroup
 __all__ = ["Parts", "managed", "trainable", "unwrapped"]
 
 
-def unwrapped(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
-    """The optimisers of torch in one, in several, or inside of another library's.
+def unwrapped(optimizer: object) -> tuple[torch.optim.Optimizer, ...]:
+    """Return the optimisers of torch in one, in several, or inside of another library's.
 
     Raises:
         ValueError: there is none, or something else.
@@ -23,7 +23,7 @@ def unwrapped(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
     several = optimizer if isinstance(optimizer, Sequence) else (optimizer,)
     found = []
     for one in several:
-        inner = one
+        inner: Any = one
         while isinstance(getattr(inner, "optimizer", None), torch.optim.Optimizer):
             inner = inner.optimizer
         if not isinstance(inner, torch.optim.Optimizer):
@@ -35,7 +35,7 @@ def unwrapped(optimizer: Any) -> tuple[torch.optim.Optimizer, ...]:
 
 
 def trainable(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, nn.Parameter]:
-    """The model's parameters that are trained, by name.
+    """Return the model's parameters that are trained, by name.
 
     Raises:
         ValueError: no optimiser has a parameter of the model, or a parameter to be trained is in none of them.
@@ -60,7 +60,7 @@ def trainable(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> 
 def managed(
     units: Iterable[UnitGroup], params: dict[str, nn.Parameter]
 ) -> tuple[tuple[UnitGroup, ...], dict[str, str]]:
-    """The groups all of whose weights are trained; and by name why others are left out."""
+    """Return the groups all of whose weights are trained; and by name why others are left out."""
     kept, left_out = [], {}
     for group in units:
         frozen = [str(s.path[0]) for s in group.parameter_slices() if str(s.path[0]) not in params]
@@ -75,14 +75,14 @@ def managed(
 
 
 def _among_others(group: UnitGroup) -> UnitGroup:
-    """A group whose weights may have entries on their axes that are no longer a group's."""
+    """Return a group whose weights may have entries on their axes that are no longer a group's."""
     fields = ("incoming", "bias", "outgoing", "norm_scale", "norm_shift", "running_mean", "running_var", "slope")
     partial: dict[str, Any] = {f: tuple(replace(s, partial=True) for s in getattr(group, f)) for f in fields}
     return replace(group, **partial)
 
 
 class Parts:
-    """Where a model's parameters and buffers hang, to see whether they are still there.
+    """The places of a model's parameters and buffers, for a check that they are still there.
 
     Args:
         model: the module.
@@ -101,7 +101,7 @@ class Parts:
         self.modules = {path: (*_home(model, path), modules[path]) for path in sorted(paths) if path}
 
     def buffers(self) -> dict[str, Tensor]:
-        """The buffers as they are now."""
+        """Return the buffers as they are now."""
         found = {name: home._buffers[leaf] for name, (home, leaf) in self.buffer_homes.items()}
         return {name: buffer for name, buffer in found.items() if buffer is not None}
 

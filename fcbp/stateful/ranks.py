@@ -16,8 +16,9 @@ from fcbp.units import UnitGroup
 __all__ = ["Ranks", "data_parallel"]
 
 
-def data_parallel(model: nn.Module, group: Any) -> tuple[nn.Module, Any]:
-    """The module inside of a compiled or data-parallel one, and the processes that train it; ``None`` for one alone.
+def data_parallel(model: nn.Module, group: object) -> tuple[nn.Module, Any]:
+    """Return the module inside of a compiled or data-parallel one, and the processes that train it; ``None`` for one
+    alone.
 
     Raises:
         ValueError: the model's parameters are sharded, or ``group`` is no process group.
@@ -60,7 +61,7 @@ class Ranks:
         group: their process group; ``None`` for a process alone.
     """
 
-    def __init__(self, group: Any):
+    def __init__(self, group: dist.ProcessGroup | None):
         self.group = group
 
     def __bool__(self) -> bool:
@@ -85,7 +86,7 @@ class Ranks:
             )
 
     def average(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Features of two samples each, averaged over ranks sample by sample."""
+        """Return features of two samples each, averaged over ranks sample by sample."""
         if self.group is None or not features:
             return dict(features)
         flat = torch.cat([h.flatten() for h in features.values()])
@@ -95,7 +96,7 @@ class Ranks:
         return {name: part.reshape(h.shape) for (name, h), part in zip(features.items(), parts, strict=True)}
 
     def gather(self, features: Mapping[str, Tensor], units: tuple[UnitGroup, ...]) -> dict[str, Tensor]:
-        """Features of all ranks' samples."""
+        """Return features of all ranks' samples."""
         if self.group is None:
             return dict(features)
         return {group.name: self._gather(features[group.name], group.activation_axis) for group in units}

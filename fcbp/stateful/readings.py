@@ -21,7 +21,7 @@ from fcbp.units.reads import Reads
 __all__ = ["Readings", "laid", "moments"]
 
 Key = tuple[str, int]
-"""What a group is read at: the name of a module or a parameter, and the unit axis there."""
+"""The place where a group is read: the name of a module or a parameter, and the unit axis there."""
 
 
 class Hook:
@@ -127,7 +127,7 @@ class Readings:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was read."""
+        """Forget the activations read so far."""
         for calls in self.calls.values():
             calls.clear()
         self.sums.clear()
@@ -159,7 +159,7 @@ class Readings:
         )
 
     def features(self, *, as_moments: bool = False) -> dict[str, Tensor]:
-        """The groups' activations by name.
+        """Return the groups' activations by name.
 
         Args:
             as_moments: give two samples that have the mean and the mean absolute value of all.
@@ -267,7 +267,7 @@ class Readings:
 
 
 def _own(group: UnitGroup, h: Tensor) -> Tensor:
-    """A group's part of an activation."""
+    """Return a group's part of an activation."""
     try:
         return _group_activation(group, [h])
     except (StopIteration, IndexError, RuntimeError):
@@ -279,7 +279,8 @@ def _own(group: UnitGroup, h: Tensor) -> Tensor:
 
 
 def _accumulators(module: nn.Module | None) -> list[Tensor]:
-    """Zeros for the moments of a module's input and their number; none where its width is not known beforehand."""
+    """Return zeros for the moments of a module's input and their number; none where its width is not known
+    beforehand."""
     width = next((getattr(module, name) for name in ("in_features", "in_channels") if hasattr(module, name)), None)
     weight = getattr(module, "weight", None)
     if width is None or not isinstance(weight, Tensor):
@@ -293,7 +294,7 @@ def _accumulators(module: nn.Module | None) -> list[Tensor]:
 
 @torch.no_grad()
 def moments(calls: list[Tensor], axis: int) -> Tensor:
-    """The mean and the mean absolute value over whatever lies beside the unit axis, ``(2, units)``.
+    """Return the mean and the mean absolute value over whatever lies beside the unit axis, ``(2, units)``.
 
     Example:
         >>> moments([torch.tensor([[1.0, -2.0], [3.0, 2.0]])], -1)
@@ -309,13 +310,13 @@ def moments(calls: list[Tensor], axis: int) -> Tensor:
 
 
 def _two_samples(mean_and_magnitude: Tensor, axis: int) -> Tensor:
-    """Two samples of that mean and that mean absolute value: ``mean + magnitude`` and ``mean - magnitude``."""
+    """Return two samples of that mean and that mean absolute value: ``mean + magnitude`` and ``mean - magnitude``."""
     mean, magnitude = mean_and_magnitude
     return laid(torch.stack([mean + magnitude, mean - magnitude]), axis)
 
 
 def laid(rows: Tensor, axis: int) -> Tensor:
-    """Samples ``(samples, units)`` as an activation whose units are on ``axis``."""
+    """Return samples ``(samples, units)`` as an activation whose units are on ``axis``."""
     if axis < 0:
         return rows.reshape(*rows.shape, *(1,) * (-axis - 1))
     return rows.T if axis == 0 else rows.reshape(len(rows), *(1,) * (axis - 1), -1)

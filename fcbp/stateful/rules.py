@@ -32,20 +32,20 @@ those of an old weight, are of as many gradients."""
 
 @dataclass(frozen=True)
 class Rule:
-    """How an optimiser's step depends on its count."""
+    """The dependence of an optimiser's step on its count."""
 
     moved: Callable[[Group, Rows, Count], Tensor]
     """``(group, rows, count) -> what the step subtracts from the weights``, apart from any weight decay."""
     horizon: Callable[[Group], int]
     """Steps that a new weight is corrected for."""
     scales: Mapping[str, Callable[[Group, Count], Count]] = field(default_factory=dict)
-    """By the name of a moment, what it is divided by as a function of the count."""
+    """By the name of a moment, its divisor as a function of the count."""
     reads_grad: bool = False
     """Whether ``moved`` reads the gradient."""
 
 
 def rule_of(optimizer: torch.optim.Optimizer, group: Group) -> Rule | None:
-    """The rule of an optimiser with these options; ``None`` where its steps depend on no count."""
+    """Return the rule of an optimiser with these options; ``None`` where its steps depend on no count."""
     for kind in type(optimizer).__mro__:
         if kind.__module__.startswith("torch.optim") and kind.__name__ in RULES:
             return RULES[kind.__name__](group)
@@ -137,7 +137,7 @@ def _adagrad(group: Group, rows: Rows, count: Count) -> Tensor:
 
 
 def _undampened(group: Group, count: Count) -> Count:
-    """torch dampens every gradient but a tensor's first."""
+    """Account for dampening: torch dampens every gradient but a tensor's first."""
     if isinstance(count, Tensor):
         return torch.where(count > 1, 1.0, 1 - group["dampening"])
     return 1.0 if count > 1 else 1 - group["dampening"]
@@ -155,7 +155,8 @@ def _sgd_rule(group: Group) -> Rule | None:
 
 
 def _radam_horizon(group: Group) -> int:
-    """RAdam's rectification is within 1 % of its end after about six lengths of the running mean."""
+    """Return the length of RAdam's rectification, which is within 1 % of its end after about six lengths of the running
+    mean."""
     return max(HORIZON, math.ceil(6 / (1 - float(group["betas"][1]))))
 
 

@@ -1,4 +1,4 @@
-"""A saved state, and whether it is that of another method or network."""
+"""Checks of a saved state against the method and the network."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
+from fcbp.kinds import PyTree
+
 __all__ = ["FORMAT", "check_saved", "leaves_by_name"]
 
 FORMAT = 1
-"""Raised with every change of what is saved."""
+"""Version of the saved state, raised with every change of it."""
 
 
-def leaves_by_name(tree: Any, prefix: str = "") -> dict[str, Tensor]:
-    """A pytree's tensors by the names of keys, fields and places that lead to them.
+def leaves_by_name(tree: PyTree, prefix: str = "") -> dict[str, Tensor]:
+    """Return a pytree's tensors by the names of keys, fields and places that lead to them.
 
     Example:
         >>> import torch, fcbp

@@ -1,4 +1,4 @@
-"""How the units of every group fare: utilities, ages, replacements, dormant units."""
+"""The state of the units of every group: utilities, ages, replacements, dormant units."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fcbp.cbp import CBPState, bias_correction
+from fcbp.kinds import PyTree
 from fcbp.metrics import dormant_units
 from fcbp.metrics import summarize as spread_of
 from fcbp.stateful.readings import moments
@@ -30,7 +31,7 @@ class Spread(NamedTuple):
 
 
 class GroupSummary(NamedTuple):
-    """How the units of a group fare."""
+    """The state of the units of a group."""
 
     size: int
     """Units."""
@@ -47,7 +48,7 @@ class GroupSummary(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """How a model's units fare; prints as a table."""
+    """The state of a model's units; prints as a table."""
 
     method: str
     """The method's name."""
@@ -56,7 +57,7 @@ class Summary(NamedTuple):
     groups: dict[str, GroupSummary]
     """By group name."""
     left_out: dict[str, str]
-    """By name, why a group that was found is left out."""
+    """The reason, by name, for each group that was found and is left out."""
 
     def __str__(self) -> str:
         rows = [("group", "units", "replaced", "mature", "dormant", "age", "utility")]
@@ -76,7 +77,7 @@ def _shown(x: Any) -> str:
 
 
 class Dormancy:
-    """Which units were dormant when last looked at.
+    """The units that were dormant at the last look.
 
     Args:
         units: the groups whose activations are read.
@@ -101,13 +102,13 @@ def summarize(
     method: str,
     steps: int,
     units: Iterable[UnitGroup],
-    state: Any,
-    hyper: Any,
+    state: PyTree,
+    hyper: PyTree,
     replaced: Mapping[str, Tensor],
     dormancy: Dormancy,
     left_out: Mapping[str, str],
 ) -> Summary:
-    """The summary of a method's state."""
+    """Return the summary of a method's state."""
     groups = {}
     for group in units:
         name = group.name

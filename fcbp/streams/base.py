@@ -1,4 +1,4 @@
-"""What every stream is."""
+"""The protocol of streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ Kind = Literal["regression", "classification"]
 
 @dataclass(frozen=True)
 class Spec:
-    """What the examples of a stream are, so that a network knows its inputs and outputs, and a learner its loss.
+    """The description of a stream's examples, from which a network knows its inputs and outputs, and a learner its
+    loss.
 
     Args:
         input_shape: shape of one input, without the batch: ``(20,)``, ``(3, 32, 32)``.
@@ -84,12 +85,12 @@ class Stream(NamedTuple):
     task_length: int | None = None
     """Batches of a task; ``None`` where tasks do not begin at batches that are known beforehand."""
     calendar: Calendar | None = None
-    """When tasks and passes begin; ``None`` where that is not known beforehand."""
+    """The times at which tasks and passes begin; ``None`` where they are not known beforehand."""
     validation: Callable[[Any], tuple[Tensor, Tensor]] | None = None
     """``validation(state) -> (inputs, targets)``: examples of the state's task that are set aside of those to learn
     from."""
     border: Border = Border()
-    """What experiments do to a learner between tasks."""
+    """The acts of an experiment on a learner between tasks."""
 
 
 @arguments

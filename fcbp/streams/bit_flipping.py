@@ -32,7 +32,7 @@ class BitFlippingState(NamedTuple):
     hidden_weight: Float[Tensor, "target_units input_bits"]
     """The target's first layer, -1 or 1."""
     threshold: Float[Tensor, "target_units"]
-    """What a target unit's weighted sum of the bits (without its bias) must exceed."""
+    """The bound that a target unit's weighted sum of the bits (without its bias) must exceed."""
     output_weight: Float[Tensor, "target_units"]
     """The target's second layer, -1 or 1."""
     output_bias: Float[Tensor, ""]
@@ -43,7 +43,7 @@ class BitFlippingWindow(NamedTuple):
     """Batches to come of :func:`bit_flipping`; its numbers stay as they are."""
 
     key: Int64[Tensor, ""]
-    """Of the fast bits."""
+    """The key of the fast bits."""
     step: Int64[Tensor, ""]
     """Examples before the first."""
     starts: Int64[Tensor, "periods"]
@@ -81,7 +81,7 @@ def bit_flipping(
         flipping_bits: f of the paper.
         flip_period: T of the paper, in examples.
         target_units: linear-threshold units of the target.
-        beta: what fraction of the weights must agree for a unit to fire.
+        beta: the fraction of the weights that must agree for a unit to fire.
         redraw_all: at the end of a period draw all flipping bits anew, as the original's default configuration does,
             where the paper's text flips one.
         batch_size: examples per batch; a batch lies within one period where ``flip_period`` is a multiple of it.
@@ -212,7 +212,7 @@ class _Problem:
     def _slow_bits(
         self, state: BitFlippingState, periods: Int64[Tensor, "periods"]
     ) -> Float[Tensor, "periods flipping"]:
-        """The flipping bits of consecutive periods, the first of which is the state's or the next."""
+        """Return the flipping bits of consecutive periods, the first of which is the state's or the next."""
         key = random.fold_in(state.key, 0)
         slots = torch.arange(self.flipping_bits, device=periods.device)
         # The state holds the bits of the example drawn last.
@@ -227,14 +227,14 @@ class _Problem:
         return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
 
     def _periods(self, state: BitFlippingState, length: int) -> Int64[Tensor, "periods"]:
-        """All periods in which ``length`` batches may lie, wherever in a period the first one lies."""
+        """Return all the periods in which ``length`` batches may lie, wherever in a period the first one lies."""
         number = (length * self.batch_size - 1) // self.flip_period + 2
         return state.step // self.flip_period + torch.arange(number, device=state.key.device)
 
     def _after(self, state: BitFlippingState, length: int, slow: Float[Tensor, "periods flipping"]) -> BitFlippingState:
         step = state.step + length * self.batch_size
         last = (step - 1) // self.flip_period - state.step // self.flip_period
-        return state._replace(step=step, flipping=slow[last])
+        return state._replace(step=step, flipping=slow[last.unsqueeze(0)].squeeze(0))
 
     def _unpack(self, words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
         bits = words.unsqueeze(-1) >> torch.arange(min(self.random_bits, 64), device=words.device)
@@ -248,7 +248,7 @@ def _signs(key: Int64[Tensor, ""], *shape: int) -> Tensor:
 def _target(
     target: tuple[Tensor, ...], inputs: Tensor, period: Int64[Tensor, "..."], words: Int64[Tensor, "... words"]
 ) -> Float[Tensor, "..."]:
-    """The targets of examples, out of a window's table or network."""
+    """Return the targets of examples, out of a window's table or network."""
     if len(target) == 1:
         (table,) = target
         patterns = table.shape[1]

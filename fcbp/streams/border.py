@@ -1,4 +1,5 @@
-"""What lies between tasks: when they and their passes begin, and what a problem then asks of the learner."""
+"""Borders between tasks: the times at which tasks and passes begin, and the demands of a problem on the learner
+there."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ __all__ = ["Border", "Calendar", "Moment"]
 
 
 class Moment(NamedTuple):
-    """Where a batch lies."""
+    """The task and the pass of a batch, and whether it begins them."""
 
     task: int
     epoch: int
@@ -20,12 +21,12 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Calendar:
-    """When tasks and passes begin, which is the same for all members.
+    """The times at which tasks and passes begin, the same for all members.
 
     Args:
         lengths: batches of the tasks, one after the other.
         passes: batches of a pass over each task's examples.
-        then: what follows the last: tasks like it, or the first again.
+        then: the successor of the last: tasks like it, or the first again.
         ends: whether the last task ends, where others like it follow.
         classes: classes that have come until the end of each task; empty where that is not known.
 
@@ -44,7 +45,7 @@ class Calendar:
     classes: tuple[int, ...] = ()
 
     def at(self, step: int) -> Moment:
-        """Where batch number ``step`` lies, from 0."""
+        """Return the task and the pass of batch number ``step``, from 0."""
         turn = sum(self.lengths)
         task, within = divmod(step, turn) if self.then == "first" else (0, step)
         task *= len(self.lengths)
@@ -60,11 +61,11 @@ class Calendar:
         return Moment(task, epoch, within == 0, in_pass == 0)
 
     def seen(self, task: int) -> int:
-        """Classes that have come until the end of a task."""
+        """Count the classes that have come until the end of a task."""
         return self.classes[min(task, len(self.classes) - 1)]
 
     def next_pass(self, step: int) -> int:
-        """The first batch after ``step`` that begins a pass or a task."""
+        """Return the first batch after ``step`` that begins a pass or a task."""
         step += 1
         while not (now := self.at(step)).begins_pass and not now.begins_task:
             step += 1
@@ -73,7 +74,7 @@ class Calendar:
 
 @dataclass(frozen=True)
 class Border:
-    """What a problem asks of the learner between tasks, beside what its method does; experiments do so.
+    """The demands of a problem on the learner between tasks, beside its method; experiments meet them.
 
     At the end of a pass: (1) the last batch's step; (2) what the bin measures, such as the test; (3) with
     ``early_stopping`` the accuracy on the validation examples, weights and buffers being kept where it is the best of
@@ -83,9 +84,9 @@ class Border:
 
     Args:
         zero_head: make weights and biases of the last linear layer 0 before each task; its moments stay.
-        shrink_before: what every parameter is multiplied by before each task; buffers begin anew with a number that is
+        shrink_before: the factor of every parameter before each task; buffers begin anew with a number that is
             not 1.
-        perturb_before: what a fresh draw of every parameter is multiplied by before it is added.
+        perturb_before: the factor of a fresh draw of every parameter, which is then added.
         fresh_moments: begin the optimiser anew with each task.
         milestones: passes of a task after each of which the step size is multiplied by ``milestone_factor``; each task
             begins with the whole step size.
@@ -131,7 +132,8 @@ class Border:
         return self.at_tasks or self.early_stopping or bool(self.milestones)
 
     def next(self, calendar: Calendar, step: int) -> int | None:
-        """The first step after ``step`` before which something is to be done; ``None`` where there is nothing ever."""
+        """Return the first step after ``step`` before which there is something to do; ``None`` where there is nothing
+        ever."""
         if not self:
             return None
         while True:
@@ -145,5 +147,5 @@ class Border:
                 return step
 
     def factor(self, epoch: int) -> float:
-        """Of the step size in a pass."""
+        """Return the factor of the step size in a pass."""
         return float(self.milestone_factor ** sum(epoch >= mark for mark in self.milestones))

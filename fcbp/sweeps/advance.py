@@ -18,6 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from fcbp import loop
+from fcbp.kinds import PyTree
 from fcbp.loop.nested import Compile
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed
@@ -37,7 +38,7 @@ images that makes its examples takes 13 % longer than one to which they are give
 
 
 class Carry(NamedTuple):
-    """All that a population goes on from."""
+    """The state from which a population goes on."""
 
     problem: Any
     """States of the streams; members of one seed share theirs. Nothing where the program has no stream."""
@@ -55,17 +56,19 @@ class Backend(NamedTuple):
     name: loop.BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
     unbuilt: str
-    """Why it is not lanes or the scan, where it would be but for the compiler; else empty."""
+    """The compiler's error, where the way would else be lanes or the scan; else empty."""
+    made_by: str = ""
+    """The backend, the processor's instructions, and the compiler or the library: ``"lanes, AVX-512, g++"``."""
 
 
 class Steps(NamedTuple):
     """A program's step, as each way of advancing runs it; one object each, for which compiled programs are kept."""
 
-    making: Callable[[Any, Any], Any]
+    own_examples: Callable[[Any, Any], Any]
     """Members in lanes: ``(window, index, member, settings, sums)`` is carried, the window empty without a stream."""
-    given: Callable[[Any, Any], Any]
+    given_examples: Callable[[Any, Any], Any]
     """Members in lanes: ``(member, settings, sums)`` is carried, each member's example given."""
-    together: Callable[[Any, Any], Any]
+    all_members: Callable[[Any, Any], Any]
     """All members as one: ``(members, settings, stream_of)`` is carried, each stream's example given."""
 
 
@@ -73,7 +76,7 @@ class Ahead(NamedTuple):
     """The rest of the members' windows after a call."""
 
     problem: Any
-    """The state of the streams that it goes on from."""
+    """The state of the streams from which the window goes on."""
     stream_of: Int64[Tensor, "members"]
     """The members' streams."""
     window: Any
@@ -86,9 +89,9 @@ class Advance:
 
     Args:
         program: of one member.
-        rehearsed: what it measures.
+        rehearsed: its measurements.
         compile: whether steps are compiled; ``"lanes"`` only where lanes suit.
-        threads: what lanes may use; ``None`` is torch's number.
+        threads: threads of lanes; ``None`` is torch's number.
     """
 
     def __init__(self, program: Program, rehearsed: Rehearsed, compile: Compile, threads: int | None) -> None:
@@ -101,7 +104,7 @@ class Advance:
         self.ahead: Ahead | None = None
         self.scan_failed = False
         self.unbuilt = ""
-        """Why something that suits the program could not be compiled; empty where all was."""
+        """The reason why a suitable way could not be compiled; empty where all was."""
 
     def __call__(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
         if steps <= self.window_length(carry):
@@ -116,31 +119,34 @@ class Advance:
 
     def backend(self, carry: Carry) -> Backend:
         """Find the backend. Lanes are built here, so that it holds; the answer for the scan holds after a step."""
+        device = carry.stream_of.device
+        name: loop.BackendName = "scan" if self.compile is True and not self.scan_failed else "eager"
         if self.program.loops:
-            return Backend("scan" if self.compile else "eager", "")
+            name = "scan" if self.compile else "eager"
+            return Backend(name, "", loop.made_by(name, device))
         if self.window_length(carry) or self.suits_lanes(carry):
-            return Backend("lanes", "")
-        return Backend("scan" if self.compile is True and not self.scan_failed else "eager", self.unbuilt)
+            return Backend("lanes", "", loop.made_by("lanes", device))
+        return Backend(name, self.unbuilt, loop.made_by(name, device))
 
     def most_steps(self, carry: Carry) -> int:
-        """The most steps of one call."""
+        """Return the most steps of one call."""
         return self.window_length(carry) or self.piece_length(carry)
 
     # --- in lanes, examples made in the loop ------------------------------------------------------------
 
     def window_length(self, carry: Carry) -> int:
-        """The most steps of a call in which lanes make their own examples; 0 where they do not suit."""
+        """Return the most steps of a call in which lanes make their own examples; 0 where they do not suit."""
         members = len(carry.stream_of)
         if self.compile and not self.program.loops and members not in self.window_lengths:
             length = self.longest_window(carry)
             if length:
                 ours = self.with_windows(carry, self.members_windows(carry, length), 0)
-                length = length if self.lanes_are_built(self.steps.making, ours) else 0
+                length = length if self.lanes_are_built(self.steps.own_examples, ours) else 0
             self.window_lengths[members] = length
         return self.window_lengths.get(members, 0)
 
     def longest_window(self, carry: Carry) -> int:
-        """The most steps whose examples a member can make from a small window; 0 where its stream has none."""
+        """Return the most steps whose examples a member can make from a small window; 0 where its stream has none."""
         stream = self.program.stream
         if stream is None:
             return WINDOWS[0] if WINDOWS else 0
@@ -150,13 +156,13 @@ class Advance:
         return next((n for n in WINDOWS if size_of(self.windows(first, n)) <= WINDOW_BYTES), 0)
 
     def making_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]] | None:
-        """Some steps; ``None`` where they cannot be compiled."""
+        """Run some steps whose members make their own examples; return ``None`` where they cannot be compiled."""
         length = self.window_length(carry)
         ahead = self.ahead
         follows = ahead is not None and ahead.problem is carry.problem and ahead.stream_of is carry.stream_of
         if ahead is None or not follows or ahead.next + steps > length:
             ahead = Ahead(carry.problem, carry.stream_of, self.members_windows(carry, length), 0)
-        done = self.in_lanes(self.steps.making, self.with_windows(carry, ahead.window, ahead.next), None, steps)
+        done = self.in_lanes(self.steps.own_examples, self.with_windows(carry, ahead.window, ahead.next), None, steps)
         if done is None:
             self.window_lengths[len(carry.stream_of)] = 0
             return None
@@ -167,24 +173,25 @@ class Advance:
         self.ahead = Ahead(problem, carry.stream_of, ahead.window, ahead.next + steps)
         return carry._replace(problem=problem, members=members), totals
 
-    def with_windows(self, carry: Carry, window: Any, index: int) -> tuple[Any, ...]:
-        """The carry of the step that makes its examples."""
+    def with_windows(self, carry: Carry, window: PyTree, index: int) -> tuple[Any, ...]:
+        """Return the carry of the step that makes its examples."""
         return window, torch.full_like(carry.stream_of, index), carry.members, carry.settings, self.zeros(carry)
 
-    def windows(self, problem: Any, length: int) -> Any:
+    def windows(self, problem: PyTree, length: int) -> PyTree:
         stream = self.program.stream
         if stream is None or stream.window is None:
             return ()
         window = stream.window
         return torch.vmap(lambda state: window(state, length))(problem)
 
-    def members_windows(self, carry: Carry, length: int) -> Any:
+    def members_windows(self, carry: Carry, length: int) -> PyTree:
         return optree.tree_map(lambda leaf: leaf.index_select(0, carry.stream_of), self.windows(carry.problem, length))
 
     # --- examples given ---------------------------------------------------------------------------------
 
     def piece_length(self, carry: Carry) -> int:
-        """The most steps of a call whose examples are laid out before it; of long steps, with loops in them, one."""
+        """Return the most steps of a call whose examples are laid out before it; of long steps, with loops in them,
+        one."""
         if self.program.loops:
             return 1
         members = len(carry.stream_of)
@@ -203,7 +210,7 @@ class Advance:
         totals = self.zeros(carry)
         if suits:
             ours = (carry.members, carry.settings, totals)
-            done = self.in_lanes(self.steps.given, ours, laid_out(batches, carry.stream_of), steps)
+            done = self.in_lanes(self.steps.given_examples, ours, laid_out(batches, carry.stream_of), steps)
             if done is not None:
                 members, _, totals = done
                 return carry._replace(problem=problem, members=members), totals
@@ -211,15 +218,15 @@ class Advance:
         backend: loop.BackendName = "scan" if self.compile is True and not self.program.loops else "eager"
         ours = tuple(carry[1:])
         with loop.compiling(self.compile):  # of loops in the step
-            (members, *_), seen = loop.scan(self.steps.together, ours, batches, length=steps, backend=backend)
-        if backend == "scan" and not loop.compiles(self.steps.together, ours, batches):
+            (members, *_), seen = loop.scan(self.steps.all_members, ours, batches, length=steps, backend=backend)
+        if backend == "scan" and not loop.compiles(self.steps.all_members, ours, batches):
             self.scan_failed = True
             self.unbuilt = self.unbuilt or "the compiled scan cannot be built"
         totals = {name: value.sum(0, dtype=totals[name].dtype) for name, value in seen.items()}
         return carry._replace(problem=problem, members=members), totals
 
     def suits_lanes(self, carry: Carry) -> bool:
-        """Whether lanes are the best way where examples are given; one step's tell."""
+        """Tell whether lanes are the best way where examples are given; one step's tell."""
         members = len(carry.stream_of)
         if self.program.stream is None:
             return False  # such a program makes its own examples, or does not suit lanes
@@ -227,19 +234,19 @@ class Advance:
             _, batches = self.sample(carry, 1)
             ours = (carry.members, carry.settings, self.zeros(carry))
             examples = laid_out(batches, carry.stream_of)
-            self.lanes_suit[members] = self.lanes_are_built(self.steps.given, ours, examples)
+            self.lanes_suit[members] = self.lanes_are_built(self.steps.given_examples, ours, examples)
         return self.lanes_suit.get(members, False)
 
     # --- parts ------------------------------------------------------------------------------------------
 
-    def lanes_are_built(self, step: Any, ours: Any, examples: Any = None) -> bool:
-        """Whether lanes suit a step and its program is built."""
+    def lanes_are_built(self, step: loop.Step, ours: PyTree, examples: PyTree = None) -> bool:
+        """Tell whether lanes suit a step and its program is built."""
         backend, failure = loop.prepare(step, ours, examples)
         self.unbuilt = self.unbuilt or failure
         return backend == "lanes"
 
-    def in_lanes(self, step: Any, ours: Any, batches: Any, length: int) -> Any:
-        """The last carry; ``None`` where the program cannot be compiled."""
+    def in_lanes(self, step: loop.Step, ours: PyTree, batches: PyTree, length: int) -> PyTree:
+        """Run steps in lanes and return the last carry; ``None`` where the program cannot be compiled."""
         instead = "the compiled scan runs" if self.compile is True else "steps run eagerly"
         try:
             with using_threads(self.threads or torch.get_num_threads()):
@@ -249,15 +256,15 @@ class Advance:
             warnings.warn(f"{instead} in place of lanes: {error}", RuntimeWarning, stacklevel=2)
             return None
 
-    def sample(self, carry: Carry, length: int) -> Any:
-        """The streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
+    def sample(self, carry: Carry, length: int) -> PyTree:
+        """Draw batches: return the streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
         stream = self.program.stream
         if stream is None:
             return carry.problem, ()
         return torch.vmap(lambda state: stream.sample(state, length), out_dims=(0, 1))(carry.problem)
 
     def zeros(self, carry: Carry) -> dict[str, Tensor]:
-        """Sums over no steps."""
+        """Return sums over no steps."""
         like = carry.stream_of
         means = {name: torch.zeros_like(like, dtype=torch.float64) for name in self.rehearsed.averaged}
         return means | {name: torch.zeros_like(like, dtype=torch.int64) for name in self.rehearsed.summed}
@@ -288,18 +295,18 @@ def _steps(program: Program) -> Steps:
 
 
 def laid_out(batches: tuple[Tensor, ...], stream_of: Int64[Tensor, "members"]) -> tuple[Tensor, ...]:
-    """Each member's examples ``(length, members, ...)``."""
+    """Return each member's examples ``(length, members, ...)``."""
     return tuple(part.index_select(1, stream_of) for part in batches)
 
 
-def size_of(tree: Any) -> int:
-    """Bytes of a pytree's tensors."""
+def size_of(tree: PyTree) -> int:
+    """Count the bytes of a pytree's tensors."""
     return sum(leaf.numel() * leaf.element_size() for leaf in optree.tree_leaves(tree))
 
 
 @contextlib.contextmanager
 def using_threads(number: int) -> Iterator[None]:
-    """``number`` threads for the operations within."""
+    """Use ``number`` threads for the operations within."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

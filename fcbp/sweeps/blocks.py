@@ -12,6 +12,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,8 +34,8 @@ CODECS = {"shuffle", "zstd", "blosc", "zlib", "lz4", "vlen-utf8"}
 """Codecs that results are written with. A stranger's store may name one that runs code."""
 
 
-def need(name: str) -> Any:
-    """The module of an extra.
+def need(name: str) -> ModuleType:
+    """Return the module of an extra.
 
     Raises:
         ImportError: it is not installed.
@@ -49,7 +50,7 @@ def need(name: str) -> Any:
 
 
 def encode(sweep: str, key: str, values: np.ndarray) -> bytes:
-    """A block of float32 values, compressed.
+    """Compress a block of float32 values.
 
     The SHA-256 of the block, its name and its sweep stands behind it, where decoders pass over it: so a block in the
     place of another is found out.
@@ -65,7 +66,7 @@ def encode(sweep: str, key: str, values: np.ndarray) -> bytes:
 
 
 def is_sealed(sweep: str, key: str, data: bytes | None) -> bool:
-    """Whether bytes are what :func:`encode` made for this place."""
+    """Tell whether bytes are what :func:`encode` made for this place."""
     if data is None or len(data) < 40:
         return False
     frame, trailer = data[:-40], data[-40:]
@@ -73,7 +74,7 @@ def is_sealed(sweep: str, key: str, data: bytes | None) -> bool:
 
 
 def decode(data: bytes, shape: Sequence[int]) -> np.ndarray:
-    """The values of a block for which :func:`is_sealed` holds."""
+    """Return the values of a block for which :func:`is_sealed` holds."""
     shuffle, zstd = _codecs()
     return np.frombuffer(shuffle.decode(zstd.decode(data[:-40])), "<f4").reshape(shape)
 
@@ -88,7 +89,7 @@ def _codecs() -> tuple[Any, Any]:
 
 
 def encoding(chunks: Sequence[int]) -> dict[str, Any]:
-    """The description of arrays of such blocks for xarray."""
+    """Return the description of arrays of such blocks for xarray."""
     shuffle, zstd = _codecs()
     compressor = {"compressor": zstd} if need("zarr").__version__ < "3" else {"compressors": [zstd]}
     return {"chunks": tuple(chunks), "_FillValue": np.float32(np.nan), "filters": [shuffle], **compressor}
@@ -98,7 +99,8 @@ def encoding(chunks: Sequence[int]) -> dict[str, Any]:
 
 
 def derived(data: xarray.Dataset, encodings: Mapping[str, Any]) -> dict[str, bytes]:
-    """The files of a store with all names, dimensions, coordinates and attributes of a dataset, by name in the store.
+    """Return the files of a store with all names, dimensions, coordinates and attributes of a dataset, by name in the
+    store.
 
     Args:
         data: variables that are all NaN give no blocks.
@@ -113,7 +115,7 @@ def derived(data: xarray.Dataset, encodings: Mapping[str, Any]) -> dict[str, byt
 
 
 def dataset(files: Mapping[str, bytes]) -> xarray.Dataset:
-    """The dataset in a store's files.
+    """Return the dataset in a store's files.
 
     Raises:
         ValueError: they name a codec that results are not written with.
@@ -144,7 +146,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def read(store: Directory, arrays: Iterable[str]) -> dict[str, bytes]:
-    """The files of a store and of some of its arrays, by name in the store."""
+    """Return the files of a store and of some of its arrays, by name in the store."""
     found = {name: data for name in sorted(TOP) if (data := store.read(name)) is not None}
     for name in arrays:
         array = store.child(name)
@@ -164,7 +166,7 @@ def write(store: Directory, files: Mapping[str, bytes]) -> None:
 
 
 def clear(run: Directory, name: str) -> None:
-    """Remove a store; what is none of its files stays."""
+    """Remove a store; other files stay."""
     store = run.child(name)
     if store is None:
         return
@@ -182,7 +184,7 @@ def clear(run: Directory, name: str) -> None:
 
 
 def remove_leftovers(store: Directory, name: str) -> None:
-    """Remove what a kill left of writes in an array's folder."""
+    """Remove the files that a kill left in an array's folder."""
     array = store.child(name)
     for file in array.names() if array else []:
         if array and file.endswith((PART, ".partial")) and array.kind(file) == "file":

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a chunk as one checksummed block of bytes, and where the last two are kept."""
+"""Checkpoints: the whole state of a chunk as one checksummed block of bytes, of which the last two are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DamagedError", "InMemory", "OnDisk", "Owner", "pack", "restore", "un
 
 MAGIC = b"fcbp checkpoint"
 FORMAT = 1
-"""Raised where the meaning of a checkpoint changes."""
+"""Version of checkpoints, raised where their meaning changes."""
 KEPT = 2
 
 
@@ -37,11 +37,11 @@ class Owner(NamedTuple):
     """Steps of the whole run; a checkpoint lies between its first and its last."""
 
     def about(self, step: int) -> dict[str, Any]:
-        """The line about a state after ``step`` steps, as :func:`pack` takes it."""
+        """Return the line about a state after ``step`` steps, as :func:`pack` takes it."""
         return {"sweep": self.sweep, "members": list(self.members), "step": step}
 
     def check(self, about: Mapping[str, Any]) -> int:
-        """The step of a checkpoint of this chunk.
+        """Return the step of a checkpoint of this chunk.
 
         Raises:
             DamagedError: it is of other members, or of no step of the run.
@@ -58,7 +58,8 @@ class Owner(NamedTuple):
 
 
 def pack(about: Mapping[str, Any], tensors: Sequence[Tensor]) -> bytes:
-    """A line that says what it is, a line about the state, the SHA-256 of what follows, and the tensors.
+    """Pack tensors into bytes: a line with the format, a line about the state, the SHA-256 of the rest, and the
+    tensors.
 
     The tensors keep their strides, for an operation may sum in another order where they differ.
     """
@@ -69,7 +70,7 @@ def pack(about: Mapping[str, Any], tensors: Sequence[Tensor]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], list[Tensor]]:
-    """What :func:`pack` was given.
+    """Undo :func:`pack`.
 
     Raises:
         DamagedError: the bytes are cut or changed.
@@ -88,7 +89,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], list[Tensor]]:
 
 
 def restore(data: bytes, owner: Owner) -> tuple[int, list[Tensor]]:
-    """The step and the tensors of a chunk's checkpoint.
+    """Return the step and the tensors of a chunk's checkpoint.
 
     Raises:
         DamagedError: the bytes are cut or changed, or of another chunk.
@@ -119,7 +120,7 @@ class OnDisk:
 
     Args:
         run: the run directory.
-        name: the folder's name, made when there is something to keep.
+        name: the folder's name; the folder is made with the first checkpoint.
     """
 
     def __init__(self, run: Directory, name: str) -> None:
@@ -136,7 +137,7 @@ class OnDisk:
             folder.remove(old)
 
     def read(self, chunk: int, owner: Owner) -> bytes | None:
-        """The newest checkpoint that is whole and of this chunk; ``None`` where there is none.
+        """Return the newest checkpoint that is whole and of this chunk; ``None`` where there is none.
 
         Raises:
             ValueError: it is of another sweep, or another version of the library wrote it.
@@ -178,6 +179,6 @@ FILE = re.compile(r"\d{6,}\.\d{6,}")
 
 
 def _files(folder: Directory, chunk: int) -> list[str]:
-    """Names of a chunk's checkpoints, the oldest first."""
+    """List the names of a chunk's checkpoints, the oldest first."""
     ours = [name for name in folder.names() if FILE.fullmatch(name) and int(name.partition(".")[0]) == chunk]
     return sorted(ours, key=lambda name: int(name.partition(".")[2]))

@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Task(NamedTuple):
-    """All that a process needs to run a chunk."""
+    """The inputs of a process that runs a chunk."""
 
     plan: Plan
     chunk: Chunk
@@ -49,7 +49,7 @@ class Task(NamedTuple):
     device: str
     threads: int
     checkpoint_every: float
-    """Seconds."""
+    """Seconds between two checkpoints."""
     ran: Backend | None = None
     """The backend in which the group's steps ran before, where the rest is to run in the same."""
     structure: str = ""
@@ -70,7 +70,7 @@ class Advanced(NamedTuple):
     chunk: int
     step: int
     seconds: float
-    """It took, with what came before it: the first piece of a program compiles."""
+    """Duration of the piece and of the work before it: the first piece of a program compiles."""
     backend: Backend
     """The backend in which it ran."""
 
@@ -133,7 +133,7 @@ def run_chunk(
     """Run a chunk.
 
     Args:
-        task: what to run and where to go on.
+        task: the members, and the checkpoint to go on from.
         stop: asked after every piece whether to save and end.
         programs: kept from chunk to chunk, so that one compiled program serves all.
 
@@ -185,11 +185,11 @@ def run_chunk(
 
 
 def _backend(task: Task, now: Backend, tried: bool = True) -> Backend:
-    """What the steps run in.
+    """Name the backend of the steps.
 
     Args:
-        task: what to run.
-        now: what they run in here.
+        task: the members and their backend.
+        now: the backend here.
         tried: whether they have run; before, nobody knows whether the scan compiles.
 
     Raises:
@@ -213,7 +213,7 @@ WORDS = {"lanes": "taken in lanes", "scan": "taken in the compiled scan", "eager
 
 
 def _check_structure(task: Task, found: str) -> None:
-    """Check that a program is in this process what it is where the results are kept.
+    """Check that a program is the same in this process as in the one that keeps the results.
 
     Raises:
         ValueError: it is another: a module of a user's imports differently here.
@@ -227,13 +227,13 @@ def _check_structure(task: Task, found: str) -> None:
 
 
 def population_of(plan: Plan, group: int, device: str, threads: int | None = None) -> Population:
-    """A group's members side by side."""
+    """Put a group's members side by side."""
     numbers = plan.numbers(plan.groups[group][0])
     return population(plan.program(group, device), numbers, compile=plan.compile, device=device, threads=threads)
 
 
 def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
-    """The first state, or the saved one."""
+    """Return the first state, or the saved one."""
     plan, chunk = task.plan, task.chunk
     seeds, numbers = [plan.seeds[i] for i in chunk.members], [plan.numbers(i) for i in chunk.members]
     carry = side_by_side.start(seeds, numbers, chunk.size, chunk.streams)
@@ -255,7 +255,7 @@ def _start(task: Task, side_by_side: Population) -> tuple[_State, int]:
 def _advance(
     side_by_side: Population, state: _State, plan: Plan, bin: int, start: int, end: int
 ) -> tuple[_State, dict[str, np.ndarray]]:
-    """The state some steps later and, where they end a bin, its results."""
+    """Return the state some steps later and, where they end a bin, its results."""
     carry, sums = side_by_side.advance(state.carry, end - start)
     totals = {name: total + sums[name] for name, total in state.totals.items()}
     if end != plan.ends[bin]:
@@ -295,7 +295,7 @@ def _pack(task: Task, members: tuple[int, ...], state: _State, step: int) -> byt
 
 
 def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
-    """The halves of the members, each with its state."""
+    """Divide the members into halves, each with its state."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     count = len(task.chunk.members)
@@ -316,7 +316,7 @@ def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
 
 
 def _threads(most: int, state: _State) -> contextlib.AbstractContextManager[None]:
-    """One thread for the operations of a small population, as in its compiled program: on a busy machine threads that
-    wait for one another make them a hundred times slower."""
+    """Use one thread for the operations of a small population, as in its compiled program: on a busy machine threads
+    that wait for one another make them a hundred times slower."""
     small = sum(leaf.numel() for leaf in _flat(state)[0]) < loop.PARALLEL_FROM
     return using_threads(1 if small else most)

@@ -1,4 +1,4 @@
-"""Chunks as Ray tasks: where they run, how they get there and what happens when a worker dies is Ray's."""
+"""Chunks as Ray tasks: Ray chooses their places, moves them there, and replaces workers that die."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _programs: dict[str, dict[Any, Any]] = {}
 
 
 class Mailbox:
-    """An actor: what the tasks tell, and the latest checkpoint of each."""
+    """An actor that holds the events of the tasks, and the latest checkpoint of each."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -43,7 +43,7 @@ class Mailbox:
         return self._stopping
 
     def take(self) -> list[Event]:
-        """The events since the last call."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
@@ -55,7 +55,7 @@ class Mailbox:
 
 
 def work(task: Task, mailbox: Any) -> None:
-    """A Ray task: a chunk from its latest checkpoint to its end."""
+    """Run a chunk from its latest checkpoint to its end, as a task of Ray's."""
     import ray
 
     if task.digest not in _programs:
@@ -74,7 +74,7 @@ def work(task: Task, mailbox: Any) -> None:
 
 
 def room(places: Places) -> int:
-    """The number of chunks that run at a time: on a cluster that runs already as many as it has room for.
+    """Count the chunks that run at a time: on a cluster that runs already as many as it has room for.
 
     Raises:
         ImportError: Ray is not installed here.
@@ -130,7 +130,7 @@ def run(
 
 
 def _explained(error: Exception, ray: Any) -> Exception:
-    """Advice on an error of Ray's."""
+    """Give advice on an error of Ray's."""
     if "No module named 'fcbp'" in str(error):
         return ImportError("a Ray worker cannot import fcbp; install it on every node of the cluster")
     if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):
@@ -145,7 +145,8 @@ def _explained(error: Exception, ray: Any) -> Exception:
 
 @contextmanager
 def _connected(places: Places) -> Iterator[Any]:
-    """Ray, connected to a cluster: the one that is, the one at the address, or one of its own on this machine."""
+    """Return Ray, connected to a cluster: the one that is, the one at the address, or one of its own on this
+    machine."""
     ray = _ray()
     if ray.is_initialized():
         yield ray
@@ -179,12 +180,12 @@ def _ray() -> Any:
 
 
 def _is_own(ray: Any, places: Places) -> bool:
-    """Whether a Ray is to be started for this sweep alone."""
+    """Tell whether a Ray is to be started for this sweep alone."""
     return places.address is None and not os.environ.get("RAY_ADDRESS") and not ray.is_initialized()
 
 
 def _check_answers(address: str | None) -> None:
-    """Ray itself tries for minutes."""
+    """Check that the cluster answers; Ray itself tries for minutes."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5).close()

@@ -1,4 +1,4 @@
-"""A sweep under way: its chunks are handed out, what comes back is kept."""
+"""A sweep under way: chunks go out, and their results are kept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SLOW = {
     "scan": "the compiled scan runs, several times slower for small learners,",
     "eager": "steps run eagerly, 10 to 1,000 times slower,",
 }
-"""The words for how slow the backend in place of lanes is."""
+"""The words for the speed of the backend in place of lanes."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,12 +57,12 @@ class Execution:
     """A plan being carried out.
 
     Args:
-        plan: what is to be done.
-        places: where.
+        plan: the plan.
+        places: the devices.
         folder: the run directory, new or of this plan; ``None`` keeps all in memory.
         show: whether there is a progress bar.
         checkpoint_every: seconds.
-        members_at_once: the most members of a chunk; ``None`` is what fits.
+        members_at_once: the most members of a chunk; ``None`` is as many as fit.
         notes: the text of ``experiment.yaml``, which a new run directory gets.
         accept_changes: whether the steps may go on in another backend than those before.
     """
@@ -81,7 +81,7 @@ class Execution:
         self.plan, self.places, self.folder, self.show = plan, places, folder, show
         self.checkpoint_every = checkpoint_every
         self.ran: dict[int, Backend] = {}
-        """By group, what the steps that are kept have run in, where the rest is to run in the same."""
+        """By group, the backend of the steps that are kept, where the rest is to run in the same."""
         self.digest = folders.digest(plan)
         self.checkpoints = checkpoint.InMemory() if folder is None else folder.checkpoints
         self.stop = Stop()
@@ -99,7 +99,7 @@ class Execution:
             self._begin(members_at_once, notes)
 
     def _variables(self) -> dict[str, tuple[str, str]]:
-        """Long name and unit of all that the programs measure."""
+        """Return the long name and the unit of every variable that the programs measure."""
         found: dict[str, tuple[str, str]] = {}
         for side_by_side in self.programs.values():
             found = {**side_by_side.rehearsed.variables, **found}
@@ -107,7 +107,7 @@ class Execution:
         return {name: found[name] for name in order}
 
     def _batch_size(self) -> int | None:
-        """Examples of a step; ``None`` where programs differ in it, or have no examples."""
+        """Return examples of a step; ``None`` where programs differ in it, or have no examples."""
         sizes = {side_by_side.rehearsed.batch_size for side_by_side in self.programs.values()}
         return sizes.pop() if len(sizes) == 1 else None
 
@@ -139,17 +139,17 @@ class Execution:
             self._write_config("running")
 
     def _sources(self) -> dict[str, dict[str, str]]:
-        """The file of each part that has an address, and its hash."""
+        """Return the file of each part that has an address, and its hash."""
         named = origins.addresses_in([self.plan.maker.describe(), [dict(row) for row in self.plan.members]])
         return origins.sources(list(dict.fromkeys(named)))
 
     def _programs_told(self) -> list[dict[str, Any]]:
-        """What sets each program apart, and the time that it ran; later also in what."""
+        """Return the settings that set each program apart, and the time that it ran; later also its backend."""
         pairs = zip(self.plan.program_settings, self.plan.groups, strict=True)
         return [{"settings": settings, "members": len(group), "seconds": 0.0} for settings, group in pairs]
 
     def _at_once(self) -> int:
-        """The number of chunks that run at a time."""
+        """Return the number of chunks that run at a time."""
         if self.places.backend == "ray":
             from fcbp.sweeps import cluster  # most sweeps need it not, and importing fcbp is to be quick
 
@@ -157,7 +157,7 @@ class Execution:
         return len(self.places.devices)
 
     def _fit(self, group: int) -> int:
-        """The number of a group's members that are tried at once."""
+        """Return the number of a group's members that are tried at once."""
         members = self.plan.groups[group]
         if self.places.backend is not None:
             return len(members)  # the memory is another machine's: a chunk that is too large will be halved
@@ -165,7 +165,7 @@ class Execution:
         return members_that_fit(self.programs[group], some, self.places.devices[0], len(self.places.devices))
 
     def _take_up(self, folder: Folder) -> None:
-        """Read how far an earlier process came."""
+        """Read the progress of an earlier process."""
         # Sources that have changed are taken note of: going on with them was asked for.
         self.config = {"programs": self._programs_told(), **folder.read(), "sources": self._sources()}
         self.began -= self.config["seconds"]
@@ -206,7 +206,7 @@ class Execution:
             self._write_plan()
 
     def _ran(self) -> dict[int, Backend]:
-        """The backend in which the steps kept by an earlier process ran, by group."""
+        """Return the backend in which the steps kept by an earlier process ran, by group."""
         groups = {chunk.group for chunk in self.chunks.values() if self.steps[chunk.id]}
         told = {g: one for g, one in enumerate(self.config["programs"]) if g in groups and "backend" in one}
         return {group: Backend(one["backend"], one.get("unbuilt", "")) for group, one in told.items()}
@@ -304,13 +304,16 @@ class Execution:
                 pass
 
     def _note(self, chunk: Chunk, backend: Backend) -> None:
-        """The backend of a program, and why, where a better one exists."""
+        """Note the backend of a program, why, where a better one exists, and all by which its numbers were made."""
         program = self.config["programs"][chunk.group]
         program.pop("unbuilt", None)
         program.update({"backend": backend.name, **({"unbuilt": backend.unbuilt} if backend.unbuilt else {})})
+        made_by = program.setdefault("made_by", [])
+        if backend.made_by not in made_by:
+            made_by.append(backend.made_by)
 
     def _split(self, chunk: Chunk, event: Split) -> None:
-        """Two chunks in the place of one, and smaller ones in the place of those that wait."""
+        """Put two chunks in the place of one, and smaller ones in the place of those that wait."""
         warnings.warn(
             f"{len(chunk.members)} members do not fit into memory ({event.reason[:200]}); going on with {event.size} "
             "at once",
@@ -347,7 +350,7 @@ class Execution:
         return sum(self.steps[chunk.id] * len(chunk.members) for chunk in self.chunks.values())
 
     def _attributes(self) -> dict[str, Any]:
-        """The dataset's attributes that never change."""
+        """Return the dataset's attributes that never change."""
         names = ("steps", "bin", "compiled", "seeds", "began", "fcbp", "torch", "python", "device", "host", "git")
         about = {name: self.config[name] for name in names if name in self.config}
         what = {name: json.dumps(value) for name, value in self.plan.maker.describe().items()}
@@ -375,7 +378,7 @@ class Execution:
         told.add(why)
 
     def _why_eager(self) -> str:
-        """The message to a person who waits."""
+        """Write the message to a person who waits."""
         steps = f"{self.plan.steps:,} steps"
         if self.plan.compile != compiling_for(self.plan.steps):
             return f"{steps}: running eagerly, as asked."
@@ -389,7 +392,7 @@ class Execution:
 
 
 def _ranges(seeds: Iterable[int]) -> str:
-    """Whole numbers, neighbours as a range: ``0-29, 40``."""
+    """Return whole numbers, neighbours as a range: ``0-29, 40``."""
     parts: list[list[int]] = []
     for seed in sorted(seeds):
         if parts and seed == parts[-1][1] + 1:

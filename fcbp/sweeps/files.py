@@ -38,9 +38,9 @@ PAUSE = 0.02
 
 @contextlib.contextmanager
 def fresh(path: Path) -> Iterator[Path]:
-    """A directory that nobody else has: ``path``, or where there is one ``path-2``, ``path-3`` and so on.
+    """Make a directory that nobody else has: ``path``, or where there is one ``path-2``, ``path-3`` and so on.
 
-    It goes again where nothing was written to it.
+    The directory goes again where nothing was written to it.
     """
     parent = next((folder for folder in path.parents if folder.exists()), path.parent)
     number, mine = 1, path
@@ -94,11 +94,11 @@ class Directory:
             os.close(descriptor)
 
     def names(self) -> list[str]:
-        """Names of all that lies in it, sorted."""
+        """List the names in the directory, sorted."""
         return sorted(os.listdir(self._descriptor))
 
     def child(self, name: str, create: bool = False) -> Directory | None:
-        """A directory in it; ``None`` where there is none.
+        """Return a directory in it; ``None`` where there is none.
 
         Raises:
             ValueError: something else has its name.
@@ -123,7 +123,7 @@ class Directory:
         return "file" if stat.S_ISREG(mode) else "directory" if stat.S_ISDIR(mode) else "other"
 
     def read(self, name: str) -> bytes | None:
-        """A file's bytes; ``None`` where there is none.
+        """Return a file's bytes; ``None`` where there is none.
 
         Raises:
             ValueError: something else has its name.
@@ -178,7 +178,7 @@ class Directory:
             os.unlink(name, dir_fd=self._descriptor)
 
     def remove_directory(self, name: str) -> bool:
-        """Remove an empty directory; whether it is gone."""
+        """Remove an empty directory, and tell whether it is gone."""
         try:
             os.rmdir(_plain(name), dir_fd=self._descriptor)
         except FileNotFoundError:
@@ -200,7 +200,7 @@ class Directory:
         return _opened(_plain(name), flags | NO_LINK, self._descriptor)
 
     def _check(self, name: str, is_kind: Any, expected: str) -> None:
-        """Check that what has a name, if anything has it, is of a kind; a file has no other name elsewhere."""
+        """Check that an existing name is of a kind; a file has no other name elsewhere."""
         try:
             found = os.stat(_plain(name), dir_fd=self._descriptor, follow_symlinks=False)
         except FileNotFoundError:
@@ -217,7 +217,8 @@ def _plain(name: str) -> str:
 
 
 def _opened(path: Path | str, flags: int, directory: int | None = None) -> int:
-    """A descriptor other than those of the standard streams, which may be closed and are written to all the same."""
+    """Return a descriptor other than those of the standard streams, which may be closed and are written to all the
+    same."""
     descriptor = os.open(path, flags, 0o666, dir_fd=directory)
     if descriptor > 2:
         return descriptor
@@ -235,7 +236,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def read_json(directory: Directory, name: str) -> dict[str, Any]:
-    """A JSON file's object.
+    """Return a JSON file's object.
 
     Raises:
         ValueError: there is none.
@@ -261,7 +262,7 @@ def write_sealed(directory: Directory, name: str, value: Mapping[str, Any], inde
 
 
 def read_sealed(directory: Directory, name: str) -> dict[str, Any]:
-    """The object that :func:`write_sealed` was given.
+    """Return the object that :func:`write_sealed` was given.
 
     Raises:
         ValueError: there is no such file, or it was changed.
@@ -277,7 +278,7 @@ def _digest(value: Any) -> str:
 
 
 def explained(error: OSError, path: Path) -> OSError:
-    """The error, with what a person can do about it."""
+    """Add to an error what a person can do about it."""
     advice = {errno.ENOSPC: "; make room and resume", errno.EFBIG: "; raise the limit and resume"}
     reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     return OSError(error.errno or errno.EIO, f"writing failed: {reason}{advice.get(error.errno or 0, '')}", str(path))
@@ -323,7 +324,7 @@ class Lock:
         return descriptor
 
     def _is_there(self) -> bool:
-        """Whether the file that is locked is the one with the lock's name."""
+        """Tell whether the file that is locked is the one with the lock's name."""
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(self.name, dir_fd=self.directory._descriptor, follow_symlinks=False)
             return os.path.samestat(found, os.fstat(self._descriptor))
@@ -336,7 +337,7 @@ class Lock:
 
 
 def is_locked(directory: Directory, name: str) -> bool:
-    """Whether a living process holds the lock."""
+    """Tell whether a living process holds the lock."""
     if directory.kind(name) != "file":
         return False
     try:

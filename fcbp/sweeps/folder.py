@@ -1,4 +1,4 @@
-"""A run directory: whose it is, what it holds, and how far it has come."""
+"""A run directory: its owner, its content, and its progress."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ class Folder:
         return self.directory.kind(CONFIG) == "file"
 
     def foreign(self) -> list[str]:
-        """What lies in it that a sweep that was killed before it began would not have left."""
+        """List the files that a sweep killed before its beginning would not have left."""
         ours = {LOCK, STORE, PLAN, NOTES, *(f"{name}{PART}" for name in (STORE, PLAN, CONFIG, NOTES))}
         return [name for name in self.directory.names() if name not in ours]
 
     def read(self) -> dict[str, Any]:
-        """The configuration, of which only what tells how far the run has come is trusted."""
+        """Read the configuration; only its entries on the run's progress are trusted."""
         config = files.read_json(self.directory, CONFIG)
         config.pop("sha256", None)
         if config.get("state") not in get_args(State) or not isinstance(config.get("seconds"), (int, float)):
@@ -94,7 +94,7 @@ class Folder:
             self.directory.write(NOTES, notes.encode())
 
     def finish(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the files that only an unfinished run needs."""
         self.checkpoints.clear()
 
     def release(self) -> None:
@@ -102,7 +102,7 @@ class Folder:
 
 
 def state(run: Path | str) -> str:
-    """``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, or ``"killed"``.
+    """Return ``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, or ``"killed"``.
 
     Raises:
         ValueError: there is no run.
@@ -117,7 +117,7 @@ def state(run: Path | str) -> str:
 
 
 def read_config(run: Path | str) -> dict[str, Any]:
-    """The configuration of a run.
+    """Return the configuration of a run.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -126,7 +126,7 @@ def read_config(run: Path | str) -> dict[str, Any]:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """A plan as plain data; :func:`read_plan` is the inverse."""
+    """Return a plan as plain data; :func:`read_plan` is the inverse."""
     described = {
         **plan.maker.describe(),
         "dimension": plan.dimension,
@@ -142,7 +142,7 @@ def describe(plan: Plan) -> dict[str, Any]:
 
 
 def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
-    """The plan of a run directory; the parts that it names by address are imported.
+    """Return the plan of a run directory; the parts that it names by address are imported.
 
     Args:
         folder: the run directory.
@@ -161,13 +161,13 @@ def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
 
 
 def compiling(folder: Folder) -> Compile:
-    """:attr:`Plan.compile` of a run."""
+    """Return :attr:`Plan.compile` of a run."""
     compiled: Compile = files.read_sealed(folder.directory, PLAN)["compile"]
     return compiled
 
 
 def sources(folder: Folder) -> dict[str, dict[str, str]]:
-    """The file and its hash of each part that a run names by address, as they were when it began."""
+    """Return the file and its hash of each part that a run names by address, as they were when it began."""
     hashes: dict[str, dict[str, str]] = read_fixed(folder)[0].get("sources", {})
     return hashes
 
@@ -208,7 +208,7 @@ def write_plan(
     config: Mapping[str, Any],
     store: Mapping[str, Any],
 ) -> None:
-    """Keep the plan, and all that is not to change from now on.
+    """Keep the plan, and all facts that do not change from now on.
 
     Args:
         folder: the run directory.
@@ -225,25 +225,25 @@ def write_plan(
 
 
 def read_fixed(folder: Folder) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run's configuration says that does not change, and the checksums of its store's files."""
+    """Return the parts of a run's configuration that do not change, and the checksums of its store's files."""
     stored = files.read_sealed(folder.directory, PLAN)
     return stored["config"], stored["store"]["files"]
 
 
 def read_chunks(folder: Folder) -> tuple[list[Chunk], set[int]]:
-    """The chunks of a run, and which are done."""
+    """Read the chunks of a run, and the numbers of those that are done."""
     table = files.read_sealed(folder.directory, PLAN)["chunks"]
     done = {row["id"] for row in table if row.pop("done")}
     return [Chunk(**{**row, "members": tuple(row["members"])}) for row in table], done
 
 
 def digest(plan: Plan) -> str:
-    """The mark of a sweep's checkpoints."""
+    """Return the mark of a sweep's checkpoints."""
     return hashlib.sha256(json.dumps([describe(plan), plan.compile]).encode()).hexdigest()[:16]
 
 
 def circumstances(device: str) -> dict[str, str]:
-    """The circumstances of a sweep: versions, device, and the revision of the working directory."""
+    """Return the circumstances of a sweep: versions, device, and the revision of the working directory."""
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "cpu"
     about = {
         "fcbp": __version__,
@@ -256,7 +256,7 @@ def circumstances(device: str) -> dict[str, str]:
 
 
 def _revision() -> dict[str, str]:
-    """The git revision of the working directory, marked where files differ from it."""
+    """Return the git revision of the working directory, marked where files differ from it."""
     try:
         head, changed = (
             subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,4 +1,4 @@
-"""Makers: what a sweep's programs come from, an experiment or a user's own functions."""
+"""Makers: the sources of a sweep's programs, an experiment or a user's own functions."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Maker(Protocol):
     """Makes the programs of members. A member's settings are options, which change its program, or numbers."""
 
     def seed(self, settings: Mapping[str, Any]) -> int:
-        """A member's seed."""
+        """Return a member's seed."""
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
-        """The same for members that share a program."""
+        """Return a key that is the same for members of one program."""
 
     def make(self, members: Sequence[Mapping[str, Any]], device: torch.device | str | None = None) -> Program:
-        """The program of members with one key."""
+        """Return the program of members with one key."""
 
     def numbers(self, settings: Mapping[str, Any]) -> dict[str, float]:
-        """The numbers that a member sets, by name."""
+        """Return the numbers that a member sets, by name."""
 
     def shared(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """A member's settings, those that it does not set included, as plain data."""
+        """Return a member's settings, those that it does not set included, as plain data."""
 
     def check(self, members: Members) -> None:
         """Check the members' settings before any program is made.
@@ -52,14 +52,14 @@ class Maker(Protocol):
         """
 
     def describe(self) -> dict[str, Any]:
-        """The maker as plain data, one entry; a run directory holds it."""
+        """Return the maker as plain data, one entry; a run directory holds it."""
 
     def surprises(self, members: Members, steps: int) -> list[str]:
-        """Notes for a person before the sweep starts."""
+        """Return notes for a person before the sweep starts."""
 
     def converted(self, convert: Callable[[str, Any], Any]) -> Maker:
-        """The maker whose parts are ``convert(name of the setting, part)``, a part being a name, an address or an
-        object."""
+        """Return the maker whose parts are ``convert(name of the setting, part)``, a part being a name, an address or
+        an object."""
 
     @property
     def name(self) -> str:
@@ -91,9 +91,7 @@ class FunctionMaker:
     @functools.cached_property
     def function(self) -> Program | Callable[..., Program]:
         """The program or the function itself."""
-        found: Program | Callable[..., Program] = (
-            addresses.load(self.given) if isinstance(self.given, str) else self.given
-        )
+        found: object = addresses.load(self.given) if isinstance(self.given, str) else self.given
         if not isinstance(found, Program) and not callable(found):
             raise ValueError(
                 f"program is {self.given!r}, which is {type(found).__name__}; expected an fcbp.Program or a function "
@@ -205,5 +203,5 @@ class FunctionMaker:
 
 
 def _object(value: Any) -> Any:
-    """An option's value; of a function's address the function."""
+    """Return an option's value; of a function's address the function."""
     return addresses.load(value) if addresses.is_address(value) else value

@@ -1,4 +1,4 @@
-"""The origin of a sweep's programs: makers from what people give, and from what a run directory says."""
+"""The origin of a sweep's programs: makers from a person's argument, and from a run directory."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 
-def maker_of(given: Any) -> Maker:
-    """The maker that a person means: an experiment or its name, a program, a function that makes one, or the address
-    of any of them.
+def maker_of(given: object) -> Maker:
+    """Return the maker that a person means: an experiment or its name, a program, a function that makes one, or the
+    address of any of them.
 
     Raises:
         ValueError: it is something else, or is not found.
@@ -64,7 +64,7 @@ EXPECTED = "a name, an fcbp.Experiment, an fcbp.Program, a function (**options) 
 
 
 def addressed(maker: Maker, members: Members, needed: bool) -> tuple[Maker, Members]:
-    """The maker and the members with addresses in the place of objects.
+    """Return the maker and the members with addresses in the place of objects.
 
     Args:
         needed: whether another process, or a later one, must find them again.
@@ -95,15 +95,15 @@ def _is_object(value: Any) -> bool:
 
 
 def maker_from(description: Mapping[str, Any]) -> Maker:
-    """The maker that a run directory describes; :meth:`Maker.describe` is the inverse."""
+    """Return the maker that a run directory describes; :meth:`Maker.describe` is the inverse."""
     if "experiment" in description:
         return ExperimentMaker(Experiment(**description["experiment"]))
     options = {name: plain(value) for name, value in description["program"].items()}
     return FunctionMaker(options.pop("program"), tuple(options.items()))
 
 
-def addresses_in(value: Any) -> Iterator[str]:
-    """All addresses in plain data."""
+def addresses_in(value: object) -> Iterator[str]:
+    """Yield all addresses in plain data."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if addresses.is_address(value):
@@ -114,10 +114,10 @@ def addresses_in(value: Any) -> Iterator[str]:
 
 
 def check_imports(description: Sequence[Any], run: Path | None, say: Callable[[str], object]) -> list[str]:
-    """The addresses that a run or a file names, checked before any is imported, and told.
+    """Return the addresses that a run or a file names, checked before any is imported, and told.
 
     Args:
-        description: what names them.
+        description: the plain data that name them.
         run: the run's directory; ``None`` for a file of settings.
         say: told of them.
 
@@ -133,7 +133,7 @@ def check_imports(description: Sequence[Any], run: Path | None, say: Callable[[s
 
 
 def sources(named: Sequence[str]) -> dict[str, dict[str, str]]:
-    """The file of each address, and the file's hash."""
+    """Return the file of each address, and the file's hash."""
     found = {address: addresses.source_of(address) for address in named}
     return {address: {"file": source.file, "sha256": source.sha256} for address, source in found.items()}
 
@@ -155,7 +155,7 @@ def check_sources(before: Mapping[str, Mapping[str, str]], run: Path) -> None:
 
 
 def notes(plan: Plan) -> str:
-    """A plan as the YAML file that ``fcbp run`` runs again."""
+    """Return a plan as the YAML file that ``fcbp run`` runs again."""
     members, swept = plan.members, dict(plan.members.axes)
     listed = "" if set(members.names()) <= set(swept) else "# The members are no grid: plan.json lists them.\n"
     sweep = {name: values for name, values in swept.items() if name not in ("member", "setting")}

@@ -44,7 +44,7 @@ def choose(
     backend: Cluster | None,
     address: str | None,
 ) -> Places:
-    """The places that :func:`fcbp.sweep`'s arguments name.
+    """Return the places that :func:`fcbp.sweep`'s arguments name.
 
     Raises:
         ValueError: an argument is unknown or out of range, or two contradict each other.
@@ -83,7 +83,7 @@ def choose(
     return Places(chosen, backend, address, threads, elastic)
 
 
-def check_whole(name: str, value: Any, most: int | None = None) -> None:
+def check_whole(name: str, value: object, most: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
         limit = "" if most is None else f" and at most {most:,}"
         raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more{limit}")
@@ -95,5 +95,5 @@ def check_number(name: str, value: Any, low: float) -> None:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,11 +27,11 @@ class Plan:
 
     Attributes:
         maker: makes the members' programs.
-        members: what sets them apart.
+        members: the members' settings.
         steps: steps of every member.
         bin: steps averaged into one value.
         compile: whether the loop is compiled; ``"lanes"`` only where lanes suit.
-        dimension: what a bin is along: some steps, or a task.
+        dimension: the dimension of the bins: ``"step"`` or ``"task"``.
     """
 
     maker: Maker
@@ -55,7 +55,7 @@ class Plan:
         return tuple(map(tuple, groups.values()))
 
     def program(self, group: int, device: torch.device | str | None = None) -> Program:
-        """The program of a group, made once for each device."""
+        """Return the program of a group, made once for each device."""
         key = group, str(device or "cpu")
         if key not in self._programs:
             self._programs[key] = self.maker.make([self.members.settings[i] for i in self.groups[group]], device)
@@ -66,7 +66,7 @@ class Plan:
         return {}
 
     def numbers(self, member: int) -> Mapping[str, float]:
-        """The numbers that a member sets."""
+        """Return the numbers that a member sets."""
         return self.maker.numbers(self.members.settings[member])
 
     @functools.cached_property
@@ -104,19 +104,19 @@ class Chunk(NamedTuple):
 
 
 def compiling_for(steps: int) -> Compile:
-    """The value of :attr:`Plan.compile` that pays back in a run of that length."""
+    """Return the value of :attr:`Plan.compile` that pays back in a run of that length."""
     if steps >= COMPILE_FROM["scan"]:
         return True
     return "lanes" if steps >= COMPILE_FROM["lanes"] else False
 
 
 def divide(plan: Plan, at_once: Sequence[int], workers: int = 1) -> list[Chunk]:
-    """Chunks of nearly equal size.
+    """Divide the members into chunks of nearly equal size.
 
     Args:
         plan: the sweep.
         at_once: the most members of a chunk, for each group.
-        workers: of which all are to have something to do.
+        workers: the number of processes, each of which should get a chunk.
     """
     chunks: list[Chunk] = []
     for group, (members, most) in enumerate(zip(plan.groups, at_once, strict=True)):
@@ -130,12 +130,12 @@ def divide(plan: Plan, at_once: Sequence[int], workers: int = 1) -> list[Chunk]:
 
 
 def halves(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The members in two parts, the first not smaller."""
+    """Return the members in two parts, the first not smaller."""
     half = -(-len(members) // 2)
     return tuple(members[:half]), tuple(members[half:])
 
 
 def pieces(steps: int, most: int) -> Iterator[int]:
-    """Lengths of at most ``most`` that sum to ``steps`` and differ by one at the most."""
+    """Divide a run into lengths of at most ``most`` that sum to ``steps`` and differ by one at the most."""
     number = -(-steps // most)
     return (steps // number + (i < steps % number) for i in range(number))

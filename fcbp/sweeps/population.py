@@ -40,7 +40,7 @@ class Population(NamedTuple):
     piece: Callable[[Carry], int]
     """The most steps of one ``advance``: a function of the carry's shapes alone, so that a run resumed is cut alike."""
     backend: Callable[[Carry], Backend]
-    """What ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
+    """Name the backend that ``advance`` runs in: a function of the carry's shapes, and of what can be compiled."""
     border: Callable[[Carry, int], Carry]
     """``border(carry, step)``: the population at the program's border after so many steps."""
 
@@ -53,7 +53,7 @@ def population(
     device: torch.device | str | None,
     threads: int | None = None,
 ) -> Population:
-    """The functions of a program for many members.
+    """Return the functions of a program for many members.
 
     Settings that share a seed share the stream and the key that a member begins with: comparisons between them are
     paired. Compiled, small members run in lanes (:mod:`fcbp.lanes`), others in the compiled scan.
@@ -62,8 +62,8 @@ def population(
         program: of one member.
         numbers: a member's, to rehearse the program with; by default the program's own.
         compile: whether steps are compiled; ``"lanes"`` only where lanes suit.
-        device: where the members are.
-        threads: what lanes may use; by default torch's number.
+        device: the device of the members.
+        threads: threads of lanes; by default torch's number.
     """
 
     rehearsed = rehearse(program, numbers, device=device)
@@ -102,7 +102,7 @@ def population(
 
 
 def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:
-    """The population of some members."""
+    """Choose the population of some members."""
     ours: Any = tuple(carry[1:])
     chosen: Any = optree.tree_map(lambda leaf: leaf[rows], ours)
     return Carry(carry.problem, *chosen)

@@ -72,7 +72,8 @@ class Probe:
 
 
 def operations_of(function: Callable[[Any], T], example: Any) -> Callable[[Any], T]:
-    """A function of a pytree of tensors as the operations that its results need, in their order: the same to the bit.
+    """Return a function of a pytree of tensors as the operations that its results need, in their order: the same to the
+    bit.
 
     Args:
         function: pure.

@@ -1,4 +1,4 @@
-"""Results: arrays in memory, the same as Zarr on the disk, and the dataset that people get."""
+"""Results: arrays in memory, the same as Zarr on the disk, and the dataset that users get."""
 
 from __future__ import annotations
 
@@ -34,12 +34,17 @@ CONFIG = "config.json"
 PLAN = "plan.json"
 CHANGING = ("state", "seconds", "members_with_nan")
 """The configuration's entries on a run's progress."""
+SAME_BITS = {
+    True: "of all steps, on every processor",
+    False: "with this kind of processor and this version of torch",
+}
+"""The words for where a run gives the same numbers to the bit, by whether lanes made all of them."""
 ALONG_THE_RUN = ("task", "step", "examples")
 """Coordinates of the bins."""
 FLUSH_EVERY = 5.0
-"""Seconds between two writes of what has come in."""
+"""Seconds between two writes of new values."""
 BLOCK = 1 << 18
-"""Values of a block, which is what is compressed, checked and written at once."""
+"""Values of a block; a block is compressed, checked and written at once."""
 
 
 class Results:
@@ -47,7 +52,7 @@ class Results:
 
     Args:
         plan: the sweep.
-        variables: what is measured, with its long name and unit.
+        variables: the measured variables, with long names and units.
         path: a Zarr store to keep beside, or ``None``.
         sweep: the digest of the plan, which blocks are marked with.
         batch_size: examples of a step, where there are examples.
@@ -84,7 +89,7 @@ class Results:
             self.flush()
 
     def failed(self) -> np.ndarray:
-        """Which members broke ``(members,)``: their last value is NaN."""
+        """Find the members that broke ``(members,)``: their last value is NaN."""
         at = np.arange(len(self.bins_done)), self.bins_done - 1
         # A member that failed is NaN in all that is measured; a single value may be NaN for another reason.
         last = np.all([np.isnan(values[at]) for values in self.values.values()], axis=0)
@@ -92,7 +97,7 @@ class Results:
         return failed
 
     def flush(self, sync: bool = False) -> None:
-        """Write what came in; with ``sync`` wait until the disk has it."""
+        """Write the new values; with ``sync`` wait until the disk has them."""
         self._flushed = time.monotonic()
         if self.path is None:
             return
@@ -136,7 +141,7 @@ class Results:
             raise files.explained(error, self.path) from error
 
     def checksums(self) -> dict[str, Any]:
-        """What :func:`open` checks a store by."""
+        """Return the facts by which :func:`open` checks a store."""
         return {
             "variables": list(self.values),
             "files": {key: hashlib.sha256(data).hexdigest() for key, data in self.derived.items()},
@@ -180,7 +185,7 @@ class Results:
         self.derived = blocks.derived(data, dict.fromkeys(self.values, described))
 
     def _mend(self, known: Mapping[str, str]) -> None:
-        """Write again those derived files that are not as they ought to be."""
+        """Write again the derived files that are damaged."""
         assert self.path is not None
         assert self._run is not None
         arrays = list(dict.fromkeys(key.partition("/")[0] for key in self.derived if "/" in key))
@@ -207,7 +212,7 @@ class Results:
         self.bins_done[list(members)] = 0
 
     def dataset(self, attributes: Mapping[str, Any]) -> xarray.Dataset:
-        """The results so far, along the swept settings."""
+        """Return the results so far, along the swept settings."""
         return self._dataset({name: value.reshape(self._shape) for name, value in self.values.items()}, attributes)
 
     def _dataset(self, values: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> xarray.Dataset:
@@ -225,7 +230,7 @@ class Results:
         return results
 
     def _along_the_run(self) -> dict[str, Any]:
-        """The coordinates of the bins: the last step of each, the examples until then, and its task."""
+        """Return the coordinates of the bins: the last step of each, the examples until then, and its task."""
         dimension, ends = self.plan.dimension, list(self.plan.ends)
         examples = {"long_name": "examples seen", "units": "examples"}
         # With one example a step the steps are the examples.
@@ -244,7 +249,7 @@ class Results:
         return ".".join([*["0"] * (len(self._shape) - 1), str(block)])
 
     def _array(self, name: str) -> Directory:
-        """The folder of a variable's blocks."""
+        """Return the folder of a variable's blocks."""
         assert self._run is not None
         assert self.path is not None
         store = self._run.child(self.path.name)
@@ -256,7 +261,7 @@ class Results:
 
 @arguments
 def open(run: Path | str) -> xarray.Dataset:
-    """The results of a run directory, also while a sweep is writing them: what is not there yet is NaN.
+    """Return the results of a run directory, also while a sweep is writing them: what is not there yet is NaN.
 
     Nothing that the directory holds is run or imported, and no link in it is followed.
 
@@ -286,7 +291,8 @@ def open(run: Path | str) -> xarray.Dataset:
 
 
 def _in_order(data: xarray.Dataset, plan: Mapping[str, Any]) -> xarray.Dataset:
-    """The dataset with its variables, dimensions and coordinates in the order of the sweep; a store has another."""
+    """Return the dataset with its variables, dimensions and coordinates in the order of the sweep; a store has
+    another."""
     settings = tuple({name: plain(value) for name, value in row.items()} for row in plan["settings"])
     swept = Members({name: plain(values) for name, values in plan["axes"].items()}, settings).coordinates()
     coords = [name for name in (*swept, *ALONG_THE_RUN) if name in data.coords]
@@ -295,7 +301,7 @@ def _in_order(data: xarray.Dataset, plan: Mapping[str, Any]) -> xarray.Dataset:
 
 
 def _arrays(plan: Mapping[str, Any]) -> list[str]:
-    """Names of a store's arrays."""
+    """List the names of a store's arrays."""
     return list(dict.fromkeys(key.partition("/")[0] for key in plan["store"]["files"] if "/" in key))
 
 
@@ -336,11 +342,11 @@ def _cure(path: Path) -> str:
 
 
 def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
-    """The directory of a run, by the name that a person gave.
+    """Return the directory of a run, by the name that a person gave.
 
     Args:
         run: the name.
-        holding: what it holds beside the configuration.
+        holding: the file that it holds beside the configuration.
 
     Raises:
         ValueError: there is no run.
@@ -358,13 +364,21 @@ def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
 
 
 def progress_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a run's configuration that change while it runs, as a dataset's attributes."""
+    """Return the entries of a run's configuration that change while it runs, as a dataset's attributes."""
     found = {name: config[name] for name in CHANGING if name in config}
-    return {**found, **({"programs": json.dumps(config["programs"])} if "programs" in config else {})}
+    if "programs" not in config:
+        return found
+    makers = sorted({maker for program in config["programs"] for maker in program.get("made_by", ["unknown"])})
+    return {
+        **found,
+        "programs": json.dumps(config["programs"]),
+        "made_by": "; ".join(makers),
+        "same_bits": SAME_BITS[all(maker.startswith("lanes, ") for maker in makers)],
+    }
 
 
 def _coordinate(values: Sequence[Any]) -> list[Any]:
-    """Values as an array of one kind can hold them; what is not set is NaN among numbers."""
+    """Turn values into ones that an array of one kind can hold; among numbers, a value that is not set is NaN."""
     if all(value is None or isinstance(value, (int, float)) for value in values):
         return [math.nan if value is None else value for value in values]
     return ["" if value is None else value if isinstance(value, str) else str(value) for value in values]

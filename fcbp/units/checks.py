@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fcbp import tree
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.tree import Path
 from fcbp.units.group import FRESH, Slice, UnitGroup
 
@@ -53,7 +54,7 @@ def _some_paths(params: Any) -> str:
 
 
 @arguments
-def check_units(units: Iterable[UnitGroup], params: Any, buffers: Mapping[str, Tensor] | None = None) -> None:
+def check_units(units: Iterable[UnitGroup], params: PyTree, buffers: Mapping[str, Tensor] | None = None) -> None:
     """Check groups against the parameters (and buffers) that they name.
 
     Args:

@@ -6,11 +6,11 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.tree import show
 from fcbp.units.find import Options, Patterns, find
 from fcbp.units.group import Slice, UnitGroup
@@ -62,7 +62,7 @@ class Explanation:
 @arguments
 def explain(
     model: nn.Module,
-    *example_inputs: Any,
+    *example_inputs: PyTree,
     include: Patterns = None,
     exclude: Patterns = None,
     attention_heads: bool = True,
@@ -70,7 +70,7 @@ def explain(
     groups: Sequence[UnitGroup] = (),
     outputs: Patterns = None,
     method: str = "forward",
-    **example_kwargs: Any,
+    **example_kwargs: PyTree,
 ) -> Explanation:
     """Show the groups that :func:`find_units` finds with the same arguments, and the units that it leaves out, and why.
 
@@ -81,7 +81,7 @@ def explain(
     Args:
         model: any module.
         *example_inputs: positional arguments of ``method``; values do not matter, shapes and dtypes do.
-        include: as for :func:`find_units`, as are all that follow.
+        include: as for :func:`find_units`, as are all arguments below.
         exclude: see there.
         attention_heads: see there.
         residual: see there.

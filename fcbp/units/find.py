@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from fcbp.checks import arguments
+from fcbp.kinds import PyTree
 from fcbp.tree import Path
 from fcbp.units.checks import check_units
 from fcbp.units.group import UnitGroup
@@ -53,7 +54,7 @@ class Found:
 @arguments
 def find_units(
     model: nn.Module,
-    *example_inputs: Any,
+    *example_inputs: PyTree,
     include: Patterns = None,
     exclude: Patterns = None,
     attention_heads: bool = True,
@@ -61,7 +62,7 @@ def find_units(
     groups: Sequence[UnitGroup] = (),
     outputs: Patterns = None,
     method: str = "forward",
-    **example_kwargs: Any,
+    **example_kwargs: PyTree,
 ) -> tuple[UnitGroup, ...]:
     """Find the unit groups of a module; any module whose forward can be traced will do.
 

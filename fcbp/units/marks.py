@@ -30,7 +30,7 @@ class Fixed(NamedTuple):
     values: Ids
     """An array that broadcasts to the tensor's shape: positions with different numbers differ."""
     why: str
-    """What makes them differ, for messages."""
+    """The reason why they differ, for messages."""
 
 
 class Shares(NamedTuple):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fcbp.units.calls import Call, Table, flow_out, mark_uneven, unknown
 from fcbp.units.elementwise import join, pointwise
@@ -61,7 +61,7 @@ def _summed_product(call: Call, m: Marks, x: Marks, w: Marks, number: int, axes:
 
 
 def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:
-    """Marks of a reduction; units that are reduced over become statistics."""
+    """Return the marks of a reduction; units that are reduced over become statistics."""
     result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
     result = replace(result, drawn_mean=0.0).loses_zeros(call.where)
     if len(ids) and (m.is_activation or m.origin):
@@ -196,7 +196,7 @@ def _is_expanded(m: Marks) -> bool:
     return any(n > 1 and all(x.shape[a] == 1 for x in arrays) for a, n in enumerate(m.shape))
 
 
-def biased(call: Call, m: Marks, bias: Any, shape: Sequence[int]) -> Marks:
+def biased(call: Call, m: Marks, bias: Tensor | None, shape: Sequence[int]) -> Marks:
     """Add the operation's own bias in a shape, if there is one."""
     if bias is None:
         return m

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
@@ -14,7 +14,7 @@ from fcbp.cbp import bias_correction, most_due, pay, replacements_due
 from fcbp.cbp.state import RateCounts, Rounding, check_counting, check_state
 from fcbp.checks import arguments
 from fcbp.concrete import is_concrete
-from fcbp.kinds import Tensors
+from fcbp.kinds import PyTree, Tensors
 from fcbp.names import check_option
 from fcbp.weights.draws import check_initializer, draw
 from fcbp.weights.few import Few, few_lowest
@@ -28,9 +28,9 @@ __all__ = ["select_and_reset", "update_utility"]
 Params = Tensors
 
 Utility = Literal["gradient", "magnitude", "random"]
-"""Measures of how useful a weight is."""
+"""Measures of a weight's use."""
 Selection = Literal["lowest", "below", "random"]
-"""Which of the mature weights are reset."""
+"""The choice of the mature weights that are reset."""
 
 
 @arguments
@@ -42,18 +42,18 @@ def update_utility(
     hyper: Hyperparams,
     *,
     utility: Utility = "gradient",
-    moments: Any = None,
+    moments: PyTree = None,
 ) -> WeightsState:
     """Age every weight by one step and move the running mean of its utility.
 
     Args:
         state: the state before this step.
         params: parameters **after** the optimiser's step.
-        grads: gradients, a pytree like ``params``; ``()`` will do where the utility is not ``"gradient"``.
+        grads: gradients, a pytree like ``params``; ``()`` is enough where the utility is not ``"gradient"``.
         hyper: see :class:`Hyperparams`.
         utility: ``"gradient"``, ``abs(g * w)``; ``"magnitude"``, ``abs(w)``; or ``"random"``, for which a fresh uniform
             draw replaces the running mean (``selection="random"`` chooses by the same law and costs less).
-        moments: scale the utility by what the optimiser remembers, an :class:`fcbp.optim.AdamState` (or anything with
+        moments: scale the utility by the optimiser's moments, an :class:`fcbp.optim.AdamState` (or anything with
             pytrees ``mean`` and ``mean_square``): by ``(abs(mean) + 1e-8) / (sqrt(mean_square) + 1e-8)``; or an
             :class:`fcbp.optim.SGDState` with momentum: by ``abs(momentum)``.
 
@@ -207,7 +207,7 @@ class _Selection(NamedTuple):
     owed: Float[Tensor, ""]
     """Resets carried over."""
     protected: Bool[Tensor, "weights"] | None
-    """Who is protected from now on; ``None`` where nobody ever is."""
+    """The weights that are protected from now on; ``None`` where none ever is."""
     known: bool = False
     """Whether ``number`` can be read now."""
 
@@ -222,7 +222,7 @@ def _select(
     lots: Int64[Tensor, ""],
     rounds: tuple[Int64[Tensor, ""], int],
 ) -> _Selection:
-    """The weights of a tensor that are reset now, and their number."""
+    """Choose the weights of a tensor that are reset now, and count them."""
     n = state.born[name].shape[0]
     few = _few(state, name, hyper, limit) if options.known and options.selection == "lowest" else None
     if few is not None:
@@ -243,7 +243,7 @@ def _select(
 
 
 def _few(state: WeightsState, name: str, hyper: Hyperparams, limit: int) -> Few | None:
-    """A few weights with all the lowest among them, where that is known to be quicker."""
+    """Find a few weights with all the lowest among them, where that is known to be quicker."""
     if state.protected or state.outliers:
         return None
     n = state.born[name].shape[0]
@@ -259,7 +259,7 @@ def _few(state: WeightsState, name: str, hyper: Hyperparams, limit: int) -> Few 
 def _scores(
     state: WeightsState, name: str, hyper: Hyperparams, event: Bool[Tensor, ""]
 ) -> tuple[Float[Tensor, "weights"], Bool[Tensor, "weights"] | None]:
-    """The bias-corrected utility of the eligible, infinity for the others; and who is protected from now on."""
+    """Return the bias-corrected utility of the eligible, infinity for the others; and who is protected from now on."""
     mature = _mature(state.born[name], state.step, state.outliers.get(name), hyper.maturity_threshold)
     x = _debiased(state.utility[name], state.born[name], state.step, hyper)
     inf = torch.full_like(x[0], torch.inf)
@@ -281,7 +281,8 @@ def _due(
     event: Bool[Tensor, ""],
     rounds: tuple[Int64[Tensor, ""], int],
 ) -> tuple[Int[Tensor, ""], Float[Tensor, ""]]:
-    """The number of weights reset now, and the number owed afterwards; between events none is reset or counted."""
+    """Return the number of weights reset now, and the number owed afterwards; between events none is reset or
+    counted."""
     n = state.born[name].shape[0]
     counted = eligible if options.rate_counts == "eligible" else n * (eligible > 0)
     counted = torch.where(event, counted, 0)
@@ -294,7 +295,7 @@ def _due(
 
 
 def _reset(state: WeightsState, name: str, chosen: _Selection) -> WeightsState:
-    """The state of a tensor's weights after the reset."""
+    """Return the state of a tensor's weights after the reset."""
     born, util = state.born[name], state.utility[name]
     outliers, protected = state.outliers, state.protected
     if outliers:
@@ -329,8 +330,8 @@ def _mature(
 
 
 def _safe_age(threshold: float | Tensor) -> int | Int32[Tensor, ""]:
-    """The age up to which a weight is safe, in integers: a float32 does not know one step of many millions from the
-    next."""
+    """Return the age up to which a weight is safe, in integers: a float32 does not know one step of many millions from
+    the next."""
     if isinstance(threshold, Tensor):
         return torch.where(threshold < 2**30, torch.floor(threshold), 2**30).to(torch.int32)
     return math.floor(min(threshold, 2**30))
@@ -339,7 +340,8 @@ def _safe_age(threshold: float | Tensor) -> int | Int32[Tensor, ""]:
 def _debiased(
     utility: Float[Tensor, "weights"], born: Int32[Tensor, "weights"], step: Int32[Tensor, ""], hyper: Hyperparams
 ) -> Float[Tensor, "weights"]:
-    """The bias-corrected mean; left as it is where plain numbers say that the correction of what is mature is 1."""
+    """Return the bias-corrected mean; left as it is where plain numbers say that the correction of what is mature is
+    1."""
     decay, threshold = hyper.decay_rate, hyper.maturity_threshold
     if isinstance(decay, Tensor):
         exponent = (step - born).to(utility.dtype) * torch.log(decay.to(torch.float64)).to(utility.dtype)
@@ -354,7 +356,7 @@ def _debiased(
 
 
 def _lots(key: Int64[Tensor, ""], n: int) -> Int32[Tensor, "n"]:
-    """30 random bits for each of ``n``, two to a word; less than what marks the ineligible."""
+    """Draw 30 random bits for each of ``n``, two to a word; all are less than the mark of the ineligible."""
     words = random.bits(key, ((n + 1) // 2,))
     halves = torch.stack([words, words >> 32], -1).flatten()[:n]
     return (halves & 0x3FFFFFFF).to(torch.int32)
@@ -371,7 +373,7 @@ def _bound(x: Float[Tensor, "weights"], number: Int[Tensor, ""], fraction: float
 def _protect(
     protected: Bool[Tensor, "weights"], x: Float[Tensor, "weights"], hyper: Hyperparams, event: Bool[Tensor, ""]
 ) -> Bool[Tensor, "weights"]:
-    """Who is protected: entered above one quantile of the mature, left below the other."""
+    """Find the protected weights: they enter above one quantile of the mature, and leave below the other."""
     enter, leave = quantiles(x, (1 - hyper.protect_fraction, 1 - hyper.release_fraction))
     now = (x < torch.inf) & ((x > enter) | (protected & (x >= leave)))
     return torch.where(event, now, protected)

@@ -129,7 +129,7 @@ def draw(
     shape: torch.Size,
     like: Float[Tensor, "weights"],
 ) -> Float[Tensor, "number or weights"]:
-    """``number`` values, or of an orthogonal matrix all."""
+    """Draw ``number`` values, or all values of an orthogonal matrix."""
     if initializer == "initial":
         last = initial.shape[0] - 1
         fine = torch.promote_types(like.dtype, torch.float32)
@@ -154,7 +154,7 @@ def draw(
 
 
 def quantile_table(values: Float[Tensor, "weights"]) -> Float[Tensor, "quantiles"]:
-    """The values in order; of more than 1025, as many evenly spaced ones (of an even sample, past 65536)."""
+    """Return the values in order; of more than 1025, as many evenly spaced ones (of an even sample, past 65536)."""
     n = values.shape[0]
     if n > _SAMPLED:
         values = values[_even(n, _SAMPLED, values.device)]

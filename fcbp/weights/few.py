@@ -1,6 +1,6 @@
-"""A short cut where values can be read: the few weights among which the lowest are, found without a pass that writes.
+"""A short cut where values can be read: a few weights with the lowest among them, found without a pass that writes.
 
-What is chosen is what :func:`fcbp.weights.lowest.lowest` chooses, to the bit.
+The choice is that of :func:`fcbp.weights.lowest.lowest`, to the bit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Few(NamedTuple):
     """Bias-corrected; infinity where a weight is not eligible."""
 
     def lowest(self, number: int, size: int) -> tuple[Bool[Tensor, "weights"], Int64[Tensor, "number"]]:
-        """The mask and, in ascending order, the places of the ``number`` lowest, ties to the lower index."""
+        """Return the mask and, in ascending order, the places of the ``number`` lowest, ties to the lower index."""
         places = self.places[self.utility.sort(stable=True).indices[:number]].sort().values
         return torch.zeros(size, dtype=torch.bool, device=places.device).index_fill(0, places, True), places
 
@@ -41,14 +41,14 @@ def few_lowest(
     debias: Callable[[Float[Tensor, "some"], Int32[Tensor, "some"]], Float[Tensor, "some"]],
     most: int,
 ) -> Few | None:
-    """Weights among which are the ``most`` lowest of the eligible; ``None`` where the short cut does not serve.
+    """Find weights among which are the ``most`` lowest of the eligible; ``None`` where the short cut does not serve.
 
     Args:
         utility: running means, not bias-corrected; the correction makes none of them less.
         born: the steps after which the weights were made.
         youngest: the mature were made before this step.
         debias: the bias correction of some weights, from their ``utility`` and ``born``.
-        most: how many may be asked for.
+        most: the largest number that may be asked for.
     """
     size = utility.shape[0]
     stride = size // _SAMPLED
@@ -75,7 +75,7 @@ def _matching(
     matches: Callable[[Tensor], Bool[Tensor, "..."]],
     any_matches: Callable[[Shaped[Tensor, "blocks block"]], Bool[Tensor, "blocks"]],
 ) -> Int64[Tensor, "matching"]:
-    """Places that match, in ascending order, looked for in the blocks that have one."""
+    """Return places that match, in ascending order, looked for in the blocks that have one."""
     whole = x.shape[0] // _BLOCK * _BLOCK
     rows = x[:whole].view(-1, _BLOCK)
     hit = any_matches(rows).nonzero().squeeze(-1)

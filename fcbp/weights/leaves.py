@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import Tensor
 
 from fcbp import tree
+from fcbp.kinds import PyTree
 
 __all__ = ["flat", "leaves_of"]
 
 
-def leaves_of(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
-    """Every tensor of a pytree with its path, in order."""
+def leaves_of(node: PyTree, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tensor]]:
+    """Yield every tensor of a pytree with its path, in order."""
     if isinstance(node, Tensor):
         yield path, node
     elif isinstance(node, Mapping):
@@ -24,8 +24,8 @@ def leaves_of(node: Any, path: tree.Path = ()) -> Iterator[tuple[tree.Path, Tens
             yield from leaves_of(child, (*path, i))
 
 
-def flat(argument: str, values: Any, managed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The managed tensors of a pytree, flat, by name.
+def flat(argument: str, values: PyTree, managed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the managed tensors of a pytree, flat, by name.
 
     Raises:
         ValueError: one of them is not there, or of another size; ``argument`` is the name that the message has.

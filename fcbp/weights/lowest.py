@@ -14,13 +14,13 @@ _SORTED = 4096
 
 
 def settled(x: Float[Tensor, "weights"]) -> Float[Tensor, "weights"]:
-    """``x``, computed once: a compiler may work out a value anew wherever it is read, in a vector here and as a scalar
-    there, and the last digits of the two need not be equal. What is added to has to lie in memory."""
+    """Compute ``x`` once: a compiler may work out a value anew wherever it is read, in a vector here and as a scalar
+    there, and the last digits of the two need not be equal. The operand of a sum has to lie in memory."""
     return x.index_add(0, torch.zeros(1, dtype=torch.int32, device=x.device), torch.zeros_like(x[:1]))
 
 
 def count_finite(x: Float[Tensor, "weights"]) -> Int[Tensor, ""]:
-    """The number of values less than infinity."""
+    """Return the number of values less than infinity."""
     return (x < torch.inf).sum()
 
 
@@ -29,7 +29,7 @@ def finite_or_inf(x: Float[Tensor, "weights"]) -> Float[Tensor, "weights"]:
 
 
 def quantiles(x: Float[Tensor, "weights"], fractions: tuple[float | Tensor, ...]) -> tuple[Float[Tensor, ""], ...]:
-    """Quantiles of what is finite, as numpy's of ``method="lower"``; infinity where nothing is."""
+    """Return quantiles of the finite values, as numpy's of ``method="lower"``; infinity where none is finite."""
     finite = count_finite(x)
 
     def rank(fraction: float | Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def quantiles(x: Float[Tensor, "weights"], fractions: tuple[float | Tensor, ...]
 
 
 def kth_lowest(x: Shaped[Tensor, "weights"], ranks: list[Int[Tensor, ""]]) -> tuple[Shaped[Tensor, ""], ...]:
-    """The ``k``-th lowest for each ``k``, from 1 on; none is negative or NaN.
+    """Return the ``k``-th lowest for each ``k``, from 1 on; none is negative or NaN.
 
     Without a sort where they are many: non-negative numbers are ordered as their bits are. The leading 16 of the
     ``k``-th are the first bin of a histogram at which ``k`` have been counted; then the next, of those numbers that
@@ -80,7 +80,8 @@ def _histogram(bins: Int[Tensor, "weights"], one: Int32[Tensor, "weights"], numb
 def lowest(
     x: Shaped[Tensor, "weights"], number: Shaped[Tensor, ""], capacity: int
 ) -> tuple[Bool[Tensor, "weights"], Int64[Tensor, "capacity"] | None]:
-    """The ``number`` lowest, at most ``capacity``, ties to the lower index; infinity comes last, and there is no NaN.
+    """Return the ``number`` lowest, at most ``capacity``, ties to the lower index; infinity comes last, and there is no
+    NaN.
 
     Returns:
         Their mask, and where there are few of many their places in order of index, of which those past ``number``
@@ -113,7 +114,7 @@ def lowest(
 
 
 def _lowest_places(x: Shaped[Tensor, "weights"], count: int) -> Int64[Tensor, "count"]:
-    """Places of the ``count`` lowest, lowest first, ties to the lower index.
+    """Return the places of the ``count`` lowest, lowest first, ties to the lower index.
 
     They lie in the ``count`` blocks whose minima are lowest, ties to the lower block: of an entry in any other block,
     each of those holds one that comes before it. So the minima are looked through first, by the same rule.
@@ -132,7 +133,8 @@ def _lowest_places(x: Shaped[Tensor, "weights"], count: int) -> Int64[Tensor, "c
 
 
 def _nth_true(mask: Bool[Tensor, "weights"], nth: Shaped[Tensor, ""]) -> Shaped[Tensor, ""]:
-    """The place of the ``nth`` that is true, from 1 on: its block by the counts of blocks, then its place there."""
+    """Return the place of the ``nth`` that is true, from 1 on: its block by the counts of blocks, then its place
+    there."""
     n, block = mask.shape[0], 1024
     blocks = -(-n // block)
     rows = torch.nn.functional.pad(mask, (0, blocks * block - n)).reshape(blocks, block)

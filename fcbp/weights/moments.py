@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -13,7 +12,7 @@ from fcbp import tree
 from fcbp.cbp.matching import axes_of, match
 from fcbp.cbp.moments import Fresh, fresh_value
 from fcbp.checks import arguments
-from fcbp.kinds import Tensors
+from fcbp.kinds import PyTree, Tensors
 from fcbp.weights.leaves import flat, leaves_of
 
 __all__ = ["reset_moments", "scales"]
@@ -21,8 +20,8 @@ __all__ = ["reset_moments", "scales"]
 
 @arguments
 @torch.no_grad()
-def reset_moments(opt_state: Any, replaced: Tensors, *, fresh: Fresh = 0.0) -> Any:
-    """Reset what an optimiser remembers of the reset weights: moments and per-element step counts.
+def reset_moments(opt_state: PyTree, replaced: Tensors, *, fresh: Fresh = 0.0) -> PyTree:
+    """Reset an optimiser's memory of the reset weights: moments and per-element step counts.
 
     Every tensor shaped like a parameter under that parameter's name is reset, wherever it lies, as by
     :func:`fcbp.reset_moments`. A number for a whole tensor, and a factored moment's rows and columns, belong to other
@@ -31,7 +30,7 @@ def reset_moments(opt_state: Any, replaced: Tensors, *, fresh: Fresh = 0.0) -> A
     Args:
         opt_state: a pytree; those of :mod:`fcbp.optim`, or any that holds tensors under the parameters' names.
         replaced: the masks that :func:`select_and_reset` returned.
-        fresh: what a reset entry becomes, as for :func:`fcbp.reset_moments`.
+        fresh: the new value of a reset entry, as for :func:`fcbp.reset_moments`.
 
     Raises:
         ValueError: ``opt_state`` is no pytree of tensors; a tensor under a parameter's name has another shape; a
@@ -62,8 +61,8 @@ def _clear(x: Tensor, gone: Bool[Tensor, "*shape"], value: float | Tensor) -> Te
     return torch.where(gone, value, x)
 
 
-def scales(moments: Any, managed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Factors of each weight's utility; see :func:`fcbp.weights.update_utility`.
+def scales(moments: PyTree, managed: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Return factors of each weight's utility; see :func:`fcbp.weights.update_utility`.
 
     Raises:
         ValueError: ``moments`` is no state of an optimiser that it knows, or lacks a managed tensor.

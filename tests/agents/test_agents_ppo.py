@@ -9,6 +9,7 @@ from agent_runs import run, same, settings
 
 import fcbp
 from fcbp import agents
+from fcbp.agents.advantages import advantages
 from fcbp.cli import main
 
 TINY = {"hidden": (8,), "copies": 2, "horizon": 8, "epochs": 2, "minibatch": 8, "time_limit": 5}
@@ -59,6 +60,54 @@ def test_every_method_serves_an_agent(method):
     assert torch.isfinite(told[-1]["policy_loss"])
 
 
+def test_orthogonal_weights_have_the_gains_of_cleanrl_and_serve_a_method_that_draws():
+    program = agents.ppo(**{**TINY, "hidden": (8, 16)}, method="cbp", initializer="orthogonal", capacity=4)
+    keys = fcbp.random.key(torch.tensor([0, 1, 2]))
+    params = torch.vmap(program.init, (0, None))(keys, settings(program)).learner.params
+    gains = {"policy.0": 2**0.5, "policy.2": 2**0.5, "policy.4": 0.01, "value.0": 2**0.5, "value.4": 1.0}
+    for layer, gain in gains.items():
+        values = torch.linalg.svdvals(params[f"{layer}.weight"])
+        torch.testing.assert_close(values, torch.full_like(values, gain))
+    alone = program.init(keys[1], settings(program)).learner.params
+    assert same(alone, {name: p[1] for name, p in params.items()})
+    # No direction is favoured: the signs of the first entry are both.
+    first = torch.vmap(program.init, (0, None))(fcbp.random.key(torch.arange(64)), settings(program)).learner.params
+    assert 10 < int((first["value.2.weight"][:, 0, 0] > 0).sum()) < 54
+    _, told = run(program, steps=4, replacement_rate=0.3, maturity_threshold=1.0)
+    assert sum(int(one["units_replaced"]) for one in told) > 0
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_value_after_a_step_is_that_of_the_observation_at_its_end(monkeypatch, normalize):
+    program = agents.ppo(**TINY, normalize_observations=normalize)
+    agent, mine = program.step.__self__, settings(program)
+    state, _ = program.step(program.init(fcbp.random.key(0), mine), mine)
+    rollouts, given, play = [], [], agent.rollout
+
+    def played(*args, **options):
+        copies, rollout = play(*args, **options)
+        rollouts.append(rollout)
+        return copies, rollout
+
+    def estimated(rewards, values, next_values, *rest, **options):
+        given.append((values, next_values))
+        return advantages(rewards, values, next_values, *rest, **options)
+
+    monkeypatch.setattr(agent, "rollout", played)
+    monkeypatch.setitem(type(agent).step.__globals__, "advantages", estimated)
+    program.step(state, mine)
+    (rollout,), ((values, next_values),) = rollouts, given
+    assert rollout.truncated[:-1].any()
+
+    def judged(observations):
+        seen = agent._seen(observations, state.of_observations).flatten(0, 1)
+        return agent.forward(state.learner.params, {}, seen)[0][1].reshape(observations.shape[:2])
+
+    torch.testing.assert_close(values, judged(rollout.observations))
+    goes_on = ~rollout.terminated
+    torch.testing.assert_close(next_values[goes_on], judged(rollout.final_observations)[goes_on])
+
+
 def test_cbp_at_rate_zero_is_plain_ppo_to_the_bit():
     plain, told = run(agents.ppo(**TINY, activation="relu"))
     other, others = run(agents.ppo(**TINY, activation="relu", method="cbp"), replacement_rate=0.0)
@@ -76,6 +125,7 @@ def test_cbp_replaces_units_of_actor_and_critic():
     assert all(int(age.min()) < 16 for age in ages.values())
 
 
+@pytest.mark.slow
 def test_a_bin_without_an_ending_has_no_return():
     options = {**TINY, "time_limit": 20}
     results = fcbp.sweep(agents.ppo, fcbp.grid(seed=[0], **{n: [v] for n, v in options.items()}), steps=6, bin=1)
@@ -97,6 +147,7 @@ def test_the_return_of_a_bin_is_the_mean_of_its_episodes():
     assert results["episode_return"].item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_levels_are_tasks_and_the_observations_change_with_them():
     program = agents.ppo(**TINY, change="offset", task_length=2)
     mine = settings(program)
@@ -284,3 +335,12 @@ def test_the_command_lists_each_method_with_the_numbers_that_it_has(tmp_path, ca
     assert results["method"].values.tolist() == ["bp", "cbp", "cbp"]
     assert dict(results["episode_return"].sizes) == {"setting": 3, "seed": 2, "task": 2}
     assert "replacement_rate  episode return, first fifth" in capsys.readouterr().out
+
+
+def test_the_command_takes_the_numbers_of_a_schedule(tmp_path):
+    words = "run fcbp.agents.ppo:ppo --seeds 1 --steps 3 --bin 1 --compile False --hidden 8 --copies 2 --horizon 8"
+    words = f"{words} --minibatch 8 --epochs 1 --schedule linear --decay-steps 1 6 --out {tmp_path / 'run'}"
+    assert main(words.split()) == 0
+    losses = fcbp.open(tmp_path / "run")["policy_loss"].squeeze("seed")
+    assert losses.sizes["decay_steps"] == 2
+    assert (losses.isel(decay_steps=0, step=2) != losses.isel(decay_steps=1, step=2)).all()

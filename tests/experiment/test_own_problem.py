@@ -41,6 +41,7 @@ def in_sevens():
     return sweep(members_at_once=7)
 
 
+@pytest.mark.slow
 def test_accuracy_by_task_in_the_dataset_and_in_the_picture(in_sevens):
     assert in_sevens["accuracy"].dims == ("seed", "batch_size", "step_size", "task")
     assert in_sevens["margin"].dims == in_sevens["test_accuracy"].dims == in_sevens["accuracy"].dims

@@ -1,6 +1,7 @@
 """Each named problem, small and on made data, against a walk in NumPy: batches, tests, and the learner's weights."""
 
 import itertools
+import re
 
 import numpy as np
 import problem_walk
@@ -152,3 +153,22 @@ def _draws(run, key, state):
 
 def _arrays(params):
     return [leaf.double().numpy() for leaf in params.values()]
+
+
+def test_means_of_the_published_code_of_upgd_come_from_bins_of_one_step():
+    problem = PROBLEMS["input-permuted-mnist"]
+    (recipe,) = (text for text in problem.departs if "coarsen" in text)
+    chain = re.search(r"results (\.isel.*)\)$", recipe).group(1)
+    task_length, steps = 10, 34
+    run = small("input-permuted-mnist").replace(task_length=task_length, steps=steps, bin=1)
+    results = fcbp.sweep(run, {"seed": range(2)}, compile=False, progress=False)
+    found = eval(f"results{chain}", {"results": results, "slice": slice, "task_length": task_length})["accuracy"]
+    for seed in range(2):
+        # Their loop: a task is closed where its number of steps divides the step's number, which is so at step 0 too.
+        means, task = [], []
+        for i, accuracy in enumerate(results["accuracy"].sel(seed=seed).values):
+            task.append(accuracy)
+            if i % task_length == 0:
+                means.append(np.mean(task))
+                task = []
+        np.testing.assert_allclose(found.sel(seed=seed).values, means[1:], rtol=1e-6)

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 import fcbp
 from fcbp import cli, data, streams
+from fcbp.cli.run import members_of
 from fcbp.experiment import PROBLEMS, over_data, parts
 from fcbp.experiment.program import build_program
+from fcbp.experiment.surprises import of_another_method
 from fcbp.streams import Border, Calendar
 from fcbp.sweeps import chunk
 
@@ -123,6 +125,39 @@ def test_numbers_of_a_problems_own_method_are_no_others(name):
         run = problem.with_method(method)
         carried = {n for n, _ in run.settings if n in own and n not in problem.best.get(method, {})}
         assert method == problem.experiment.method or not carried, method
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_command_compares_methods_at_the_settings_published_for_each(name):
+    problem = PROBLEMS[name]
+    base, members = members_of(problem.experiment, {"method": tuple(fcbp.methods.METHODS)}, grid=False, problem=problem)
+    for row in members:
+        run, expected = base.replace(**row), problem.with_method(row["method"])
+        for setting in {setting for setting, _ in (*run.settings, *expected.settings)} | {"step_size"}:
+            assert getattr(run, setting) == getattr(expected, setting), (row["method"], setting)
+    # One method alone has its published length too.
+    for method in problem.best:
+        alone, _ = members_of(problem.experiment, {"method": (method,)}, grid=False, problem=problem)
+        assert alone == problem.with_method(method)
+
+
+def test_the_command_line_goes_before_the_settings_that_are_published():
+    problem = PROBLEMS["input-permuted-mnist"]
+    values = {"method": ("upgd", "bp"), "weight_decay": (0.5,), "step_size": (0.1, 0.2)}
+    base, members = members_of(problem.experiment, values, problem=problem)
+    assert {base.replace(**row).weight_decay for row in members} == {0.5}
+    assert {base.replace(**row).step_size for row in members} == {0.1, 0.2}
+
+
+def test_members_that_have_a_problems_numbers_for_another_method_are_told():
+    problem = PROBLEMS["input-permuted-mnist"]
+    told = of_another_method(problem.experiment, [problem.experiment.replace(method="cbp")])
+    assert len(told) == 1
+    assert told[0].startswith("cbp has decay_rate 0.9999, weight_decay 0.01, which input-permuted-mnist has for upgd")
+    for method in fcbp.methods.METHODS:
+        assert of_another_method(problem.experiment, [problem.with_method(method)]) == []
+    own = fcbp.Experiment(method="cbp", replacement_rate=0.5)
+    assert of_another_method(own, [own.replace(method="ccbp")]) == []
 
 
 @pytest.mark.parametrize("name", [name for name, p in PROBLEMS.items() if "digits" not in name])

@@ -1,5 +1,6 @@
 """The backend that is chosen is the faster one: the sizes of published problems, as they were measured."""
 
+import functools
 import weakref
 
 import optree
@@ -24,6 +25,7 @@ MEASURED = [
 ]
 
 
+@functools.cache
 def drafted(sizes, batch, members, with_cbp):
     model = fcbp.nets.mlp(sizes[0], sizes[1:-1], sizes[-1])
     units = fcbp.find_units(model, torch.zeros(batch, sizes[0]))
@@ -41,12 +43,16 @@ def drafted(sizes, batch, members, with_cbp):
     return torch.vmap(step), (state, hyper), examples
 
 
-@pytest.fixture(autouse=True)
-def _machine(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def _machine():
     """The one that was measured on."""
-    monkeypatch.setattr(lanes.build, "lanes", lambda: 16)
-    monkeypatch.setattr(cost, "caches", lambda: cost.Caches(1 << 20, 32 << 20))
-    monkeypatch.setattr(choice, "_programs", weakref.WeakKeyDictionary())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes.build, "lanes", lambda: 16)
+        patch.setattr(cost, "splits_vectors", lambda: True)
+        patch.setattr(cost, "caches", lambda: cost.Caches(1 << 20, 32 << 20))
+        patch.setattr(choice, "_programs", weakref.WeakKeyDictionary())
+        yield
+    drafted.cache_clear()
 
 
 @pytest.mark.parametrize(("sizes", "batch", "members", "with_cbp", "ours", "theirs"), MEASURED)
@@ -65,8 +71,17 @@ def test_estimates_are_of_the_measured_order(sizes, batch, members, with_cbp, ou
         assert 0.5 < estimate / count * 1e6 / measured < 2
 
 
+def test_blocks_are_halved_where_that_is_clearly_faster(monkeypatch):
+    small, wide = ((17, 64, 64, 6), 1), ((784, 300, 150, 10), 1)
+    words = lambda sizes, members: loop.explain(*drafted(*sizes, members, False)).reason  # noqa: E731
+    cases = (small, 5), (small, 16), (wide, 16)  # 16 wide networks do not fit the caches
+    assert ["8 to a block" in words(*case) for case in cases] == [True, False, True]
+    monkeypatch.setattr(cost, "splits_vectors", lambda: False)
+    assert ["8 to a block" in words(*case) for case in cases] == [True, False, False]
+
+
 def test_more_members_than_lanes_fill_change_the_choice():
     shapes = (784, 300, 150, 10), 32
-    few, many = (loop.explain(*drafted(*shapes, members, False)) for members in (17, 32))
+    few, many = (loop.explain(*drafted(*shapes, members, False)) for members in (1, 32))
     assert (few.backend, many.backend) == ("scan", "lanes")
-    assert "15 of 32 lanes idle" in few.reason
+    assert "7 of 8 lanes idle" in few.reason

@@ -19,6 +19,8 @@ from fcbp.learner import LearnerHyperparams, make_learner
 from fcbp.methods import METHODS
 
 rows = pytest.mark.parametrize("row", METHOD_ROWS, ids=lambda row: row.name)
+STEPS = 12
+"""Four tasks; every period and every maturity of the rows is shorter."""
 OPTIMIZERS = {"sgd": optim.sgd(), "momentum": optim.sgd(0.9), "adam": optim.adam()}
 
 
@@ -49,11 +51,11 @@ def all_finite(tree):
 
 
 @functools.cache
-def plain_run(network, optimizer, steps):
+def plain_run(network, optimizer):
     """States of plain backpropagation, and losses."""
     learner = learner_of(None, network, optimizer)
     state, run = learner.init(fcbp.random.key(0)), []
-    for t in range(steps):
+    for t in range(STEPS):
         state, info = learner.step(state, batch(t), LearnerHyperparams(0.02))
         run.append((state, info["loss"]))
     return run
@@ -66,7 +68,7 @@ def test_strength_zero_is_backprop_bit_for_bit(row, network, optimizer, kind):
     zero = row.zero if kind == "number" else pytree.tree_map(lambda x: torch.tensor(x, dtype=torch.float64), row.zero)
     learner = learner_of(row, network, optimizer)
     state = learner.init(fcbp.random.key(0))
-    for t, (plain, loss) in enumerate(plain_run(network, optimizer, 25)):
+    for t, (plain, loss) in enumerate(plain_run(network, optimizer)):
         signal = False if row.signalled else None
         state, info = learner.step(state, batch(t, new_task=signal), LearnerHyperparams(0.02, zero))
         tree_equal(state[:3], plain[:3])
@@ -80,9 +82,9 @@ def test_at_its_own_strength_it_is_not_backprop(row):
         return
     learner = learner_of(row)
     state = learner.init(fcbp.random.key(0))
-    for t in range(25):
+    for t in range(STEPS):
         state, _ = learner.step(state, batch(t), LearnerHyperparams(0.02, row.hyper(2)))
-    plain, _ = plain_run("mlp", "sgd", 25)[-1]
+    plain, _ = plain_run("mlp", "sgd")[-1]
     assert any(not a.equal(b) for a, b in zip(leaves(state.params), leaves(plain.params), strict=True))
 
 

@@ -42,15 +42,14 @@ def entries(array):
 def check_reset(initial, before, after, reset):
     """What is reset has a value between the least and the greatest initial one, and no momentum; the rest stays."""
     for name, mask in reset.items():
-        low, high = initial[name].min(), initial[name].max()
-        for i in entries(mask):
-            if mask[i]:
-                assert low <= after[0][name][i] <= high
-                assert after[1][name][i] == 0
-                assert low == high or after[0][name][i] != before[0][name][i]
-            else:
-                assert after[0][name][i] == before[0][name][i]
-                assert after[1][name][i] == before[1][name][i]
+        low, high = float(initial[name].min()), float(initial[name].max())
+        (old, _), (new, momentum) = ([part[name].numpy() for part in parts[:2]] for parts in (before, after))
+        mask = mask.numpy()
+        assert ((low <= new[mask]) & (new[mask] <= high)).all(), name
+        assert (momentum[mask] == 0).all(), name
+        assert low == high or (new[mask] != old[mask]).all(), name
+        assert (new[~mask] == old[~mask]).all(), name
+        assert (momentum[~mask] == before[1][name].numpy()[~mask]).all(), name
 
 
 class Tensors:
@@ -80,7 +79,7 @@ class Tensors:
 
 
 def reset_set(mask):
-    return {i for i in entries(mask) if mask[i]}
+    return {tuple(i) for i in np.argwhere(mask.numpy()).tolist()}
 
 
 # --- selective weight reinitialisation --------------------------------------------------------------------

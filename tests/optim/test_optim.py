@@ -1,6 +1,7 @@
 """Optimisers against ``torch.optim``, and what a reset of their state means."""
 
 import collections
+import functools
 from typing import NamedTuple
 
 import optree
@@ -28,11 +29,16 @@ def parameters(dtype=torch.float32):
     return {"body": [Layer(draw(1, 4, 3), draw(2, 4)), {"kernel": draw(3, 4, 2)}], "scale": draw(4)}
 
 
+@functools.cache
+def target(seed, t, shape):
+    return fcbp.random.normal(fcbp.random.fold_in(fcbp.random.key(seed), t), shape)
+
+
 def gradients(params, t):
     """Gradients of a moving quadratic, of very different sizes, so that curvature and history matter."""
     leaves, structure = optree.tree_flatten(params)
     scales = [10.0**-i for i in range(len(leaves))]
-    targets = [fcbp.random.normal(fcbp.random.fold_in(fcbp.random.key(i), t), p.shape) for i, p in enumerate(leaves)]
+    targets = [target(i, t, p.shape) for i, p in enumerate(leaves)]
     return optree.tree_unflatten(
         structure, [s * (p - y.to(p.dtype)) for s, p, y in zip(scales, leaves, targets, strict=True)]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ import fcbp
 from fcbp.methods import Method
 from fcbp.stateful import ContinualBackprop
 
-OLD, NEW = 300, 100
+OLD, NEW = 150, 50
 # What is reset when: unit 2 of the first hidden layer, and ten steps later unit 1 of the second.
 RESETS = {OLD: ("0", 2), OLD + 10: ("2", 1)}
 
@@ -94,52 +95,53 @@ OPTIMIZERS: dict[str, Any] = {
 }
 
 
+@functools.cache
+def drawn(step: int, shapes: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(step)
+    return tuple(
+        (0.5 + torch.randn(shape, generator=generator, dtype=torch.float64)) * 10.0 ** -(i % 3)
+        for i, shape in enumerate(shapes)
+    )
+
+
 def gradients(model: nn.Module, step: int) -> dict[str, Tensor]:
     """Gradients that do not depend on the weights: their mean is not 0, and they differ in scale."""
-    generator = torch.Generator().manual_seed(step)
-    return {
-        name: (0.5 + torch.randn(p.shape, generator=generator, dtype=p.dtype)) * 10.0 ** -(i % 3)
-        for i, (name, p) in enumerate(model.named_parameters())
-    }
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return {name: g.clone() for name, g in zip(names, drawn(step, tuple(p.shape for p in parameters)), strict=True)}
 
 
-def moves(name: str, steps: int = NEW) -> list[dict[str, Tensor]]:
-    """What each step from the first reset on moved the weights by."""
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {path: p.detach().clone() for path, p in model.named_parameters()}
+
+
+def moves(name: str, steps: int = NEW) -> tuple[list[dict[str, Tensor]], dict[int, dict[str, Tensor]]]:
+    """What each step from the first reset on moved the weights by, and the weights at each reset."""
     model = network()
     optimizer = OPTIMIZERS[name](model.parameters())
     units = fcbp.find_units(model, torch.zeros(1, 3).double())
     cbp = ContinualBackprop(model, optimizer, method=resetting(units), hyper=(), units=units)
-    found = []
+    found, at_reset = [], {}
     for step in range(OLD + 10 + steps + 1):
-        before = {path: p.detach().clone() for path, p in model.named_parameters()}
+        before = weights(model)
         for path, g in gradients(model, step).items():
             model.get_parameter(path).grad = g
         optimizer.step()
         if step > OLD:
             found.append({path: p.detach() - before[path] for path, p in model.named_parameters()})
         cbp.step()
-    return found
+        if step in RESETS:
+            at_reset[step] = weights(model)
+    return found, at_reset
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_first_updates_of_reset_weights_are_those_of_an_optimiser_that_begins_with_them(name):
     model = network()
-    masks, found = new_entries(model), moves(name)
-    # The weights at the first reset, which the decay reads.
-    whole = network()
-    optimizer = OPTIMIZERS[name](whole.parameters())
-    units = fcbp.find_units(whole, torch.zeros(1, 3).double())
-    cbp = ContinualBackprop(whole, optimizer, method=resetting(units), hyper=(), units=units)
-    for step in range(OLD + 11):
-        for path, g in gradients(whole, step).items():
-            whole.get_parameter(path).grad = g
-        optimizer.step()
-        cbp.step()
-        for began, mask in masks.items():
-            if step == began:
-                for path, p in whole.named_parameters():
-                    if mask[path].any():
-                        check(name, model, path, mask[path], p.detach()[mask[path]].clone(), began, found)
+    found, at_reset = moves(name)
+    for began, mask in new_entries(model).items():
+        for path, p in at_reset[began].items():
+            if mask[path].any():
+                check(name, model, path, mask[path], p[mask[path]], began, found)
 
 
 def check(name: str, model: nn.Module, path: str, mask: Tensor, start: Tensor, began: int, found: Any) -> None:
@@ -183,7 +185,7 @@ def test_without_cleared_moments_or_a_count_of_their_own_they_would_not_be(name)
 def test_weights_that_are_not_reset_are_left_alone_to_the_bit():
     for name in OPTIMIZERS:
         model, plain = network(), network()
-        masks, found, optimizer = new_entries(model), moves(name, 5), OPTIMIZERS[name](plain.parameters())
+        masks, (found, _), optimizer = new_entries(model), moves(name, 5), OPTIMIZERS[name](plain.parameters())
         for step in range(OLD + 5):
             before = {path: p.detach().clone() for path, p in plain.named_parameters()}
             for path, g in gradients(plain, step).items():
@@ -201,7 +203,7 @@ def test_torch_counts_on_from_moments_of_the_same_size_when_a_weight_is_old_enou
     mask = new_entries(network())[OLD]["0.weight"]
 
     def jump() -> float:
-        sizes = torch.stack([m["0.weight"][mask].abs().mean() for m in moves(name, 60)])
+        sizes = torch.stack([m["0.weight"][mask].abs().mean() for m in moves(name, 60)[0]])
         return float(sizes[40:46].mean() / sizes[34:40].mean())
 
     assert jump() < 1.3

@@ -1,5 +1,7 @@
 """Small networks, their units, batches and settings of a learner."""
 
+import functools
+
 import torch
 import torch.utils._pytree as pytree
 
@@ -49,6 +51,7 @@ def batch_norm():
 NETWORKS = {"mlp": mlp, "batch norm": batch_norm}
 
 
+@functools.cache
 def batch_at(t):
     inputs = fcbp.random.normal(fcbp.random.fold_in(fcbp.random.key(11), t), (8, 4))
     return inputs, torch.stack([inputs[:, 0] * inputs[:, 1], inputs.sum(1).sin()], 1)

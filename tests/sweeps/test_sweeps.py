@@ -273,7 +273,7 @@ def test_settings_that_change_the_program_are_swept_in_groups():
 )
 def test_every_setting_can_be_swept_and_is_read(setting):
     data = run(
-        grid(**setting), steps=60, bin=60, experiment=dataclasses.replace(QUICK, flip_period=25, replacement_rate=0.07)
+        grid(**setting), steps=40, bin=40, experiment=dataclasses.replace(QUICK, flip_period=25, replacement_rate=0.07)
     )
     flat = [data[name].values.ravel() for name in ("loss", "weight_magnitude", "units_replaced")]
     assert np.isfinite(flat).all()

@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import warnings
 from pathlib import Path
@@ -82,10 +84,21 @@ write = Execution._write_config
 
 
 def half_done(out, events, **options):
+    """A directory of a sweep that was killed; of each number of events one is run, and the others are its copies."""
+    if not options and events in killed:
+        shutil.copytree(killed[events], out, dirs_exist_ok=True)
+        return
     with pytest.MonkeyPatch.context() as patch:
         killed_after(events, patch)
         with pytest.raises(Enough):
             sweep(out, **options)
+    if not options:
+        killed[events] = Path(tempfile.mkdtemp(dir=out.parent))
+        shutil.copytree(out, killed[events], dirs_exist_ok=True)
+
+
+killed: dict[int, Path] = {}
+"""Copies of directories by the number of events after which the sweep was killed."""
 
 
 # --- kills ----------------------------------------------------------------------------------------------
@@ -504,7 +517,7 @@ def test_a_checkpoint_of_another_experiment(tmp_path):
 @pytest.mark.parametrize("when", ["finished", "killed"])
 def test_a_damaged_block_of_results_is_computed_again(tmp_path, undisturbed, damage, when):
     if when == "finished":
-        sweep(tmp_path)
+        shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
     else:
         half_done(tmp_path, 30)
     block = tmp_path / store.STORE / "loss" / "0.0.0"

@@ -289,6 +289,7 @@ def test_a_replaced_unit_is_silent(name):
     params, _, replaced = fcbp.select_and_reset(fcbp_state, params, hyper, units=units)
     before = run(model, params, buffers, inputs)
     assert all(mask.sum() > 0 for mask in replaced.values())
+    notes = explain(model, *inputs).notes
     for group in units:
         changed = dict(params)
         for s in group.incoming + group.bias:
@@ -300,7 +301,7 @@ def test_a_replaced_unit_is_silent(name):
             if any(s.path == other.path for other in group.incoming):
                 mask = fcbp.units.group.spread(replaced[group.name], s, changed[s.path[0]], False)
                 changed[s.path[0]] = torch.where(mask, params[s.path[0]], changed[s.path[0]])
-        if not any("normalises over the units" in note for note in explain(model, *inputs).notes[group.name]):
+        if not any("normalises over the units" in note for note in notes[group.name]):
             torch.testing.assert_close(run(model, changed, buffers, inputs), before, rtol=0, atol=1e-12)
 
 

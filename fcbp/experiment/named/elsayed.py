@@ -36,7 +36,7 @@ def _mlp(**settings: Any) -> Experiment:
 
 
 def _shrinks(step_size: float, decay: float, sigma: float) -> dict[str, float]:
-    """Their shrink and perturb at every step, whose decay and noise are times the step size."""
+    """Return the settings of their shrink and perturb at every step, whose decay and noise are times the step size."""
     return {"shrink": 1 - step_size * decay, "noise_std": step_size * sigma, "period": 1}
 
 

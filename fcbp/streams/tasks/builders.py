@@ -1,4 +1,4 @@
-"""Functions that make streams of tasks: their own settings, and those that all of them have."""
+"""Functions that make streams of tasks: their own settings, and the common ones."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ __all__ = ["builder"]
 FIELDS = {field.name: field.type for field in fields(Common)}
 
 
-def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., Stream]]:
-    """A decorator that makes a function of data and settings to a kind of tasks into one to a stream.
+def builder(**defaults: object) -> Callable[[Callable[..., Kind]], Callable[..., Stream]]:
+    """Make a decorator that turns a function ``(data, **settings) -> Kind`` into one that returns a stream.
 
     The function made has the settings of :class:`~fcbp.streams.tasks.engine.Common` too, which its signature and its
     documentation show.
 
     Args:
-        **defaults: of those settings, where they are others than ``Common``'s.
+        **defaults: defaults of these settings that differ from ``Common``'s.
     """
-    base = Common(**defaults)
+    given_defaults: dict[str, Any] = defaults
+    base = Common(**given_defaults)
 
     def decorate(kind: Callable[..., Kind]) -> Callable[..., Stream]:
         own = inspect.signature(kind)
@@ -61,7 +62,7 @@ def builder(**defaults: Any) -> Callable[[Callable[..., Kind]], Callable[..., St
 
 
 def _documented(doc: str, defaults: dict[str, Any]) -> str:
-    """The function's documentation with the settings that all have, after its own."""
+    """Return the function's documentation with the settings that all have, after its own."""
     text = inspect.getdoc(Common) or ""
     shared = text.partition("Args:\n")[2].rstrip()
     before, _, after = doc.partition("\n    Returns:")

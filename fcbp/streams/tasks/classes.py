@@ -36,7 +36,7 @@ def class_pairs(
 
     Args:
         data: a data set; or ``(inputs, targets)``, or these and a test's.
-        classes_per_task: how many.
+        classes_per_task: classes of a task.
         per_class: examples of each class, the first in the data; by default as many as the smallest class has.
         new_order: draw another order where it would begin again.
         numbering: a target is the class's place in the task (``"task"``), in the order of classes (``"arrival"``), or
@@ -192,9 +192,9 @@ class _Examples:
     """The examples of each class, as many of each.
 
     Args:
-        data: where they are.
-        per_class: how many to learn from; ``None`` is as many as the smallest class has.
-        validation: how many of each class, the first, are set aside.
+        data: the data set.
+        per_class: examples of a class to learn from; ``None`` is as many as the smallest class has.
+        validation: examples of each class, the first, that are set aside.
 
     Raises:
         ValueError: a class has fewer.
@@ -222,7 +222,7 @@ class _Examples:
             self.tensors |= {f"{split} by class": order, f"{split} starts": counts.cumsum(0) - counts}
 
     def enough(self, needed: int, name: str) -> int:
-        """The number of classes.
+        """Return the number of classes.
 
         Raises:
             ValueError: there are fewer than a task needs.
@@ -232,7 +232,7 @@ class _Examples:
         return self.number
 
     def rows(self, context: Context, task: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """The place in the task of the examples' classes, and the examples' numbers."""
+        """Return the place in the task of the examples' classes, and the examples' numbers."""
         each = self.each[context.split]
         place = position // each
         of = context.look_up(task, place)
@@ -255,7 +255,7 @@ class _Examples:
         one_row: bool = False,
         seen: tuple[int, ...] = (),
     ) -> Kind:
-        """Tasks of so many classes, one after the other."""
+        """Return tasks of so many classes, one after the other."""
         train, validation, test = (
             tuple(number * self.each[split] for number in classes) for split in ("train", "validation", "test")
         )

@@ -28,7 +28,7 @@ from fcbp.streams.tasks.shuffle import Domain, domain, shuffle
 __all__ = ["Choose", "Common", "Context", "Kind", "Table", "TaskState", "TaskWindow", "make", "subset_of", "whole"]
 
 ORDER, CHANGE, SUBSET, AUGMENT, MIXTURE = range(5)
-"""What a key draws: each of these from a key of its own."""
+"""Numbers of the draws of a stream's key: each draw has a key of its own."""
 PASSES = 1 << 20
 """Numbers of orders that a task has for its own."""
 SHARES = 1 << 12
@@ -75,7 +75,7 @@ class Common:
         flip: exchange left and right in half of the images.
         crop: pixels that are put around an image, by reflection, before a piece of its size is cut out.
         rotation: two angles in degrees between which images are turned, counter-clockwise.
-        test_examples: how many examples a test has; by default all, of growing tasks as many as the largest has. Where
+        test_examples: examples of a test; by default all, of growing tasks as many as the largest has. Where
             a task has others, each of them comes as often as another, or once more.
         augment_test: change test images as those to learn from.
         task_signal: give a third entry ``(length,)``, bool: whether a new task begins in the batch. The first task
@@ -116,17 +116,17 @@ class Common:
 
 
 def whole(value: object, least: int) -> bool:
-    """Whether a value is a whole number, ``least`` or more."""
+    """Tell whether a value is a whole number, ``least`` or more."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 63
 
 
 class Context(NamedTuple):
-    """What a task's examples are chosen by."""
+    """The numbers by which a task's examples are chosen."""
 
     key: Int64[Tensor, ""]
     table: Tensor | None
     width: int
-    """Of a task's row of the table."""
+    """Entries of a task's row of the table."""
     first: Int64[Tensor, ""]
     split: str
     """``"train"``, ``"validation"`` (of the training examples) or ``"test"``."""
@@ -134,14 +134,14 @@ class Context(NamedTuple):
     """The kind's constants, on the key's device, and the targets of both splits."""
 
     def look_up(self, task: Tensor, column: Tensor) -> Tensor:
-        """An entry of the tasks' table; one with a single row is every task's."""
+        """Return an entry of the tasks' table; one with a single row is every task's."""
         assert self.table is not None
         if len(self.table) == self.width:
             return pick(self.table, column)
         return pick(self.table, ((task - self.first) * self.width).to(column.dtype) + column)
 
     def targets(self, rows: Tensor) -> Tensor:
-        """The classes of the split's examples."""
+        """Return the classes of the split's examples."""
         return pick(self.there["test targets" if self.split == "test" else "train targets"], rows)
 
 
@@ -151,7 +151,7 @@ Table = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Kind:
-    """How the tasks of a stream differ."""
+    """The differences between the tasks of a stream."""
 
     dataset: Dataset
     sizes: tuple[int, ...]
@@ -163,7 +163,8 @@ class Kind:
     test_sizes: tuple[int, ...] = ()
     """Examples of the tasks' tests; empty where there are none."""
     then: Literal["last", "first"] = "last"
-    """What follows the last of ``sizes``: a task like the last, which does not end where sizes differ; or the first."""
+    """The successor of the last of ``sizes``: a task like the last, which does not end where sizes differ; or the
+    first."""
     table: Table | None = None
     """``table(key, task)``: a task's row, for a task ``()``."""
     width: int = 0
@@ -183,11 +184,11 @@ class Kind:
 
 
 class _Schedule:
-    """When tasks begin.
+    """The times at which tasks begin.
 
     Args:
         lengths: batches of the tasks, one after the other.
-        then: what follows the last.
+        then: the successor of the last.
     """
 
     def __init__(self, lengths: tuple[int, ...], then: Literal["last", "first"]) -> None:
@@ -197,7 +198,7 @@ class _Schedule:
         self.constants = constants({"starts": torch.tensor(starts)})
 
     def __call__(self, step: Tensor) -> tuple[Tensor, Tensor]:
-        """The task of a batch, and how many of the task's batches were before it."""
+        """Return the task of a batch, and how many of the task's batches were before it."""
         if len(self.lengths) == 1:
             return step // self.lengths[0], step % self.lengths[0]
         starts = self.constants(step.device)["starts"]
@@ -208,12 +209,12 @@ class _Schedule:
         return turn * len(self.lengths) + place, within - pick(starts, place)
 
     def within(self, batches: int) -> int:
-        """The most tasks that so many batches are of."""
+        """Return the largest number of tasks that so many batches belong to."""
         return (batches - 1) // self.shortest + 2
 
 
 def make(kind: Kind, common: Common) -> Stream:
-    """The stream of a kind of tasks.
+    """Return the stream of a kind of tasks.
 
     Raises:
         ValueError: a batch is larger than a task, a pass or ``gradual`` longer than a task, or images cannot be
@@ -327,7 +328,7 @@ class _Maker:
         return self.skip(state, length), self.at(ahead, torch.arange(length, device=state.key.device))
 
     def held_out(self, state: TaskState) -> tuple[Tensor, Tensor]:
-        """Test examples of the task that the last batch was of."""
+        """Return test examples of the task that the last batch was of."""
         task = self.schedule((state.step - 1).clamp(min=0))[0]
         number = torch.arange(self.test_length, device=state.key.device)
         sizes = self.kind.test_sizes
@@ -339,7 +340,7 @@ class _Maker:
         return self.set_aside(state, "test", task, position, changed)
 
     def validation(self, state: TaskState) -> tuple[Tensor, Tensor]:
-        """Examples set aside of the task that the last batch was of."""
+        """Return examples set aside of the task that the last batch was of."""
         task = self.schedule((state.step - 1).clamp(min=0))[0]
         sizes = self.kind.validation_sizes
         most = max(sizes)
@@ -350,7 +351,7 @@ class _Maker:
     def set_aside(
         self, state: TaskState, split: str, task: Tensor, position: Tensor, changed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Examples of a task that no batch has."""
+        """Return examples of a task that no batch has."""
         context = self.context(state.key, self.tables(state.key, task, 1), task, split)
         rows, targets = self.kind.choose(context, task.expand(position.shape), position)
         of = "train" if split == "validation" or self.kind.rest else "test"
@@ -368,7 +369,7 @@ class _Maker:
         return (torch.cat([self.kind.table(own, first + i) for i in range(1 if self.kind.one_row else tasks)]),)
 
     def place(self, task: Tensor, sizes: int | None = None) -> Tensor:
-        """A task's place in the tables of sizes."""
+        """Return a task's place in the tables of sizes."""
         sizes = sizes or len(self.kind.sizes)
         return task % sizes if self.kind.then == "first" else task.clamp(max=sizes - 1)
 
@@ -384,14 +385,14 @@ class _Maker:
         return Domain(size, low, high, beyond, rounds)
 
     def share(self, task: Tensor, within: Tensor) -> Tensor:
-        """The share of the new task, of :data:`SHARES`."""
+        """Return the share of the new task, of :data:`SHARES`."""
         rising = (within + 1) * SHARES // (self.common.gradual + 1)
         return torch.where(task > 0, rising.clamp(max=SHARES), SHARES)
 
     def mixed(
         self, key: Tensor, task: Tensor, position: Tensor, number: Tensor, share: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Tasks and positions of examples some of which are of the task before."""
+        """Return tasks and positions of examples some of which are of the task before."""
         draw = (random.bits_at(random.fold_in(key, MIXTURE), number) >> 32) & (SHARES - 1)
         task = torch.where(draw < share, task, task - 1)
         if self.same:
@@ -419,7 +420,7 @@ class _Maker:
 
 
 def subset_of(key: Tensor, position: Tensor, size: int, domain: Domain) -> Tensor:
-    """Numbers of a random part of a data set; all of it as it is."""
+    """Draw the numbers of a random part of a data set; the whole stays in its order."""
     if size == domain.size:
         return position
     zero = torch.zeros(position.shape[:-1], dtype=torch.int64, device=position.device)

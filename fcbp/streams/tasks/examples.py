@@ -1,4 +1,4 @@
-"""Inputs from a data set: taken by number inside the loop, augmented and normalised, only those that are asked for."""
+"""Inputs from a data set: taken by number inside the loop, augmented and normalised, and no others."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ DRAWS = 4
 """Random words of an example's augmentation: flip, two of the crop, angle."""
 
 
-def to_dataset(data: Any) -> Dataset:
-    """A data set as it is, or made of arrays.
+def to_dataset(data: object) -> Dataset:
+    """Return a data set as it is, or made of arrays.
 
     Args:
         data: a :class:`fcbp.data.Dataset`; or ``(inputs, targets)``, or ``(inputs, targets, test_inputs,
@@ -59,7 +59,8 @@ def _split(inputs: Any, targets: Any) -> Split:
 
 
 def constants(tensors: dict[str, Tensor], flat: tuple[str, ...] = ()) -> Callable[[torch.device], dict[str, Tensor]]:
-    """``constants(tensors)(device)``: the tensors there; each device has one copy, which all members read.
+    """Make a function that gives the tensors on a device, ``constants(tensors)(device)``; each device has one copy,
+    which all members read.
 
     A device other than the CPU is to be asked for once before a program is traced: a copy made by a program is its own.
 
@@ -120,7 +121,8 @@ class Augmentation(NamedTuple):
     def places(
         self, key: Int64[Tensor, ""], number: Int64[Tensor, "..."], height: int, width: int
     ) -> tuple[Int64[Tensor, "... height width"], Tensor | None]:
-        """For each pixel of the changed images its place in the image, and whether it has one (``None``: all have).
+        """Return for each pixel of the changed images its place in the image, and whether it has one (``None``: all
+        have).
 
         The order is that of the published programs: flip, then crop, then rotation.
 
@@ -161,7 +163,7 @@ class Augmentation(NamedTuple):
 
 
 def _reflected(place: Tensor, size: int) -> Tensor:
-    """A place beyond an edge, mirrored at it."""
+    """Return a place beyond an edge, mirrored at it."""
     return (size - 1) - ((size - 1) - place.abs()).abs()
 
 
@@ -191,7 +193,7 @@ class Pixels:
         self.scales = scale != 1
 
         def of_each(values: tuple[float, ...]) -> Tensor:
-            """One value for each pixel."""
+            """Return one value for each pixel."""
             each = torch.tensor(values, dtype=torch.float32).reshape(-1, 1)
             channels = self.image[0] if len(values) > 1 else 1
             return each.expand(channels, self.size // channels).reshape(-1).contiguous()
@@ -209,14 +211,14 @@ class Pixels:
         )
 
     def plain(self, split: str, rows: Int64[Tensor, "..."]) -> Float[Tensor, "... *shape"]:
-        """The inputs of these numbers."""
+        """Return the inputs of these numbers."""
         there = self.constants(rows.device)
         return self._normalised(pick(there[split], rows), there, None).reshape(*rows.shape, *self.shape)
 
     def permuted(
         self, split: str, rows: Int64[Tensor, "..."], order: Int64[Tensor, "... size"]
     ) -> Float[Tensor, "... *shape"]:
-        """The inputs of these numbers, their pixels in this order."""
+        """Return the inputs of these numbers, their pixels in this order."""
         there = self.constants(rows.device)
         values = pick(there[f"{split} flat"], self.index(rows.unsqueeze(-1) * self.size) + self.index(order))
         return self._normalised(values, there, order).reshape(*rows.shape, *self.shape)
@@ -224,7 +226,7 @@ class Pixels:
     def augmented(
         self, split: str, rows: Int64[Tensor, "..."], key: Int64[Tensor, ""], number: Int64[Tensor, "..."]
     ) -> Float[Tensor, "... *shape"]:
-        """The inputs of these numbers, changed at random."""
+        """Return the inputs of these numbers, changed at random."""
         there = self.constants(rows.device)
         channels, height, width = self.image
         place, inside = self.augmentation.places(key, number, height, width)
@@ -237,7 +239,7 @@ class Pixels:
         return made.reshape(*rows.shape, *self.shape)
 
     def index(self, places: Tensor) -> Tensor:
-        """Places in the flat data, in half of the memory where these are few enough."""
+        """Return places in the flat data, in half of the memory where these are few enough."""
         return places.to(torch.int32 if self.few else torch.int64)
 
     def _normalised(self, values: Tensor, there: dict[str, Tensor], order: Tensor | None) -> Float[Tensor, "..."]:

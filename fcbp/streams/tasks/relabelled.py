@@ -32,7 +32,7 @@ def permuted_inputs(
 
     Args:
         data: a data set; or ``(inputs, targets)``, or these and a test's.
-        subset: how many examples are learned from, drawn at random by the key; by default all.
+        subset: the number of examples to learn from, drawn at random by the key; by default all.
         first_task_permuted: ``False`` leaves the pixels of the first task as they are.
 
     Returns:
@@ -208,7 +208,7 @@ def growing_data(
 
 
 def _subset(data: Dataset, subset: int | None) -> tuple[int, Domain]:
-    """How many examples are learned from, and among which they are drawn."""
+    """Return the number of examples to learn from, and the number among which they are drawn."""
     there = len(data.train.targets)
     if subset is not None and not (whole(subset, 1) and subset <= there):
         raise ValueError(f"subset is {subset!r}; expected 1 to the {there:,} examples of {data.name}, or None")

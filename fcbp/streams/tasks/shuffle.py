@@ -26,7 +26,7 @@ from fcbp import random
 __all__ = ["ROUNDS", "Domain", "domain", "shuffle"]
 
 ROUNDS = 10
-"""Of the network, as in NIST's FF1 (SP 800-38G)."""
+"""Rounds of the network, as in NIST's FF1 (SP 800-38G)."""
 FEW = 64
 """Positions up to which a network has more rounds."""
 ROUNDS_OF_FEW = 24
@@ -46,11 +46,11 @@ class Domain(NamedTuple):
     beyond: int
     """The most pairs that are no positions."""
     rounds: int
-    """Of the network."""
+    """Rounds of the network."""
 
 
 def domain(size: int) -> Domain:
-    """The positions 0 to ``size - 1`` as pairs: of bases that are alike, those with the fewest pairs beyond.
+    """Return the positions 0 to ``size - 1`` as pairs: of bases that are alike, those with the fewest pairs beyond.
 
     Example:
         >>> domain(60_000).beyond, domain(1797).beyond, domain(7)
@@ -67,11 +67,11 @@ def domain(size: int) -> Domain:
 def shuffle(
     key: Int64[Tensor, ""], number: Int64[Tensor, "*rows"], position: Int64[Tensor, "*rows k"], domain: Domain
 ) -> Int64[Tensor, "*rows k"]:
-    """Where permutations take positions.
+    """Return the images of positions under permutations.
 
     Args:
-        key: of all the permutations.
-        number: which of them, for each row of positions.
+        key: the key of all the permutations.
+        number: the number of the permutation, for each row of positions.
         position: 0 to ``domain.size - 1``.
         domain: of the positions; its tensors have an entry for each row.
 
@@ -103,7 +103,7 @@ def _network(key: Tensor, number: Tensor, position: Tensor, domain: Domain) -> T
 
 
 def _add(digit: Tensor, base: int | Tensor, key: Tensor, place: Tensor) -> Tensor:
-    """A digit and a random one, less the base where they exceed it."""
+    """Return a digit and a random one, less the base where they exceed it."""
     # The word's upper half, as a fraction, times the base: no division.
     draw = (((random.bits_at(key, place) >> 32) & 0xFFFFFFFF) * base) >> 32
     total = digit + draw
