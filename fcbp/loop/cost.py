@@ -19,6 +19,7 @@ from fcbp.lanes import Lanes
 from fcbp.lanes.ir import Leaf, Node, Position, Rank, Reduce, Scalar, View
 from fcbp.lanes.plan import Plan, tile_axes
 from fcbp.lanes.reads import inline
+from fcbp.loop.caches import Caches, caches
 
 __all__ = ["Caches", "caches", "halving_pays", "lanes_seconds", "scan_seconds", "splits_vectors"]
 
@@ -43,28 +44,6 @@ OVERLAP = 0.7
 
 CLEARLY = 0.95
 """Halves are taken up to this share of the time of full blocks, where these compute for longer than they load."""
-
-
-class Caches(NamedTuple):
-    """Sizes in bytes."""
-
-    own: int
-    """A core's own cache."""
-    shared: int
-    """The cores' common one."""
-
-
-@functools.cache
-def caches() -> Caches:
-    """Return the machine's caches; 1 and 32 MiB where the system does not tell."""
-    sizes = {}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        with suppress(OSError, ValueError):
-            if (index / "type").read_text(encoding="utf-8").strip() != "Instruction":
-                size = (index / "size").read_text(encoding="utf-8").strip()
-                level = int((index / "level").read_text(encoding="utf-8"))
-                sizes[level] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
-    return Caches(sizes.get(2, 1 << 20), sizes.get(3, max(32 << 20, sizes.get(2, 0))))
 
 
 @functools.cache
