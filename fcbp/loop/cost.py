@@ -34,6 +34,8 @@ SCAN_ELEMENT = 0.02e-9
 """Seconds of one element of the compiled scan, of which each operation is a part of some loop."""
 OPERATION = 1.5e-6
 """Seconds that the compiled scan takes for each stored result, whatever its size: most are loops of their own."""
+SCAN_LOADED = 1.3
+"""Bytes that the compiled scan moves for each that is read or written: it loads new arrays before it writes them."""
 STEP = 20e-6
 """Seconds that a step of the compiled scan takes, whatever it is."""
 FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
@@ -42,7 +44,7 @@ OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
 
 CLEARLY = 0.95
-"""The share of the time of full blocks to which halves are taken, where full blocks compute for longer than they load."""
+"""The share of the time of full blocks to which halves are taken, where full blocks compute longer than they load."""
 
 
 class Caches(NamedTuple):
@@ -110,7 +112,8 @@ def halving_pays(draft: Lanes, members: int) -> bool:
     if not splits_vectors():
         return members <= half.width
     computing, loading = _block_seconds(draft)
-    waits = draft.block_bytes > caches().own and loading > computing
+    own, shared = caches()
+    waits = draft.block_bytes > (own if loading > computing else shared // 2)
     return lanes_seconds(half, members) <= (1 if waits else CLEARLY) * lanes_seconds(draft, members)
 
 
@@ -118,7 +121,7 @@ def scan_seconds(draft: Lanes, members: int) -> float:
     """A step of so many members in the compiled scan, on one core."""
     work = _work(draft.plan, often=False)
     computing = work.products * LIBRARY + work.elements * SCAN_ELEMENT
-    loading = work.loaded / _rate(draft.block_bytes // draft.width * members)
+    loading = SCAN_LOADED * work.loaded / _rate(draft.block_bytes // draft.width * members)
     return STEP + work.results * OPERATION + members * _together(computing, loading)
 
 
@@ -153,13 +156,17 @@ def _work(plan: Plan, often: bool) -> _Work:
             elements += node.size
         if node in stored:
             results += 1
-            loaded += 0 if often and plan.is_skipped_mostly(node) else _bytes(plan, node, stored)
+            loaded += 0 if often and plan.is_skipped_mostly(node) else _bytes(plan, node, stored, often)
     return _Work(products, elements, loaded, results)
 
 
-def _bytes(plan: Plan, node: Node, stored: set[Node]) -> int:
-    """What the loop that makes a node reads and writes, but for what another loop does on the way."""
+def _bytes(plan: Plan, node: Node, stored: set[Node], often: bool) -> int:
+    """What the loop that makes a node reads and writes, but for what another loop does on the way.
+
+    Args:
+        often: also for what a sum computes itself before it adds it up, as lanes do.
+    """
     passed = {total for total, result in plan.epilogues.items() if result is node}
-    passed |= {part for total, part in plan.prologues.items() if total is node}
+    passed |= {part for total, part in plan.prologues.items() if total is node and often}
     read = sum(a.size * a.dtype.itemsize for a in inline(node, stored) if a not in passed and not a.uniform)
     return read + (0 if node in plan.epilogues else node.size * node.dtype.itemsize)
