@@ -55,7 +55,7 @@ def write_reduction(elements: Elements, node: Reduce) -> None:
 
 
 def _write_column_sums(elements: Elements, node: Reduce) -> None:
-    """Return the loops of sums over the rows of an argument that is computed in them, a few rows at a time."""
+    """Write the loops of sums over the rows of an argument that is computed in them, a few rows at a time."""
     (x,), writer, last = node.args, elements.writer, len(node.shape)
     with writer.loops(node.shape):
         writer.line(f"{elements.stored(node, elements.here[:last])} = {_start(node.function, node)};")
