@@ -12,7 +12,9 @@ from torch import Tensor, fx
 
 from fcbp.kinds import PyTree
 from fcbp.loop import layout, passes
+from fcbp.loop.caches import caches
 from fcbp.loop.compiler import limited_compiler
+from fcbp.loop.in_turn import Member, first_of, in_turn
 from fcbp.loop.objects import PARALLEL_FROM, load
 from fcbp.loop.stepped import Compiled, Stepped
 from fcbp.loop.tracing import Traced, check_carry, constants_of, split, trace
@@ -34,6 +36,7 @@ def _read_scalars() -> contextlib.AbstractContextManager[Any]:
     return read
 
 
+CONVOLUTION = torch.ops.aten.convolution.default
 LONG_STEP = 1 << 22
 """Elements that a step computes from which on, on a device, Python may stand between two steps."""
 
@@ -43,7 +46,8 @@ def build(
     leaves: list[Tensor],
     spec: optree.PyTreeSpec,
     xs: PyTree,
-    announce: Callable[[], None] = lambda: None,
+    announce: Callable[[], None],
+    member: Member | None = None,
 ) -> Program:
     """Trace ``step``, and compile it on the first call of what is returned.
 
@@ -55,18 +59,29 @@ def build(
         spec: its structure.
         xs: the examples.
         announce: called before something is compiled.
+        member: one member's step, where ``step`` is that of a population.
     """
     given, x_spec = optree.tree_flatten(xs)
+    on_cpu = all(leaf.device.type == "cpu" for leaf in (*leaves, *given))
     count = layout.population(leaves)
+
+    def for_each() -> Program:
+        assert member is not None
+        own, own_xs = first_of(member, leaves, xs)
+        return in_turn(build(member.step, own, spec, own_xs, announce), member)
+
+    if member is not None and on_cpu and _outgrow_the_caches(leaves):
+        return for_each()
 
     def traced(rows: int | None) -> Traced:
         return trace(step, leaves, spec, given, x_spec, count, rows)
 
     first = traced(0)
+    if member is not None and leaves and on_cpu and first.graph.find_nodes(op="call_function", target=CONVOLUTION):
+        return for_each()
     if count and not layout.suits_side_by_side(first.graph):
         count = 0
         first = traced(0)
-    on_cpu = all(leaf.device.type == "cpu" for leaf in (*leaves, *given))
     if on_cpu and not passes.is_for(first.graph, len(leaves)):
         threads = torch.get_num_threads() if sum(leaf.numel() for leaf in leaves) >= PARALLEL_FROM else 1
         return Stepped(first, traced, leaves, spec, given, count, lambda graph, xs: load(graph, xs, threads, announce))
@@ -80,6 +95,14 @@ def build(
     if on_cpu:
         passes.fuse(whole.graph, len(leaves))
     return Stepped(whole, traced, leaves, spec, given, count, _compiled)
+
+
+def _outgrow_the_caches(leaves: list[Tensor]) -> bool:
+    """Tell whether each step of all members would load their numbers from memory, and one thread does all the work.
+
+    Threads share the work of all members at once, not that of one.
+    """
+    return sum(leaf.nbytes for leaf in leaves) > caches().shared // 2 and torch.get_num_threads() == 1
 
 
 def _compiled(module: fx.GraphModule, arguments: list[Tensor]) -> Compiled:

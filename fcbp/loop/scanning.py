@@ -14,7 +14,7 @@ from torch import Tensor
 from fcbp.checks import arguments, shown
 from fcbp.kinds import PyTree
 from fcbp.loop.compiler import check_compiler_for
-from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
+from fcbp.loop.members import check_members, is_vmapped, member_of, named, over_pytrees, tell
 from fcbp.loop.program import Program, build, check_carry
 from fcbp.names import check_option
 
@@ -80,8 +80,8 @@ def scan(
         xs: a pytree of tensors that share their leading axis; ``None`` is an empty one.
         length: number of steps; needed where ``xs`` has no tensors.
         compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 10 seconds for lanes and
-            10 to 60 seconds for the compiled scan; before, the logger ``"fcbp"`` says what is compiled. Where it fails,
-            a warning says why and the next backend runs.
+            10 to 20 for each program of the compiled scan, the first time on a machine; before, the logger ``"fcbp"``
+            says what is compiled. Where it fails, a warning says why and the next backend runs.
         backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default what :func:`explain` says.
 
     Returns:
@@ -133,7 +133,7 @@ def scan(
         try:
             if key not in programs:
                 check_compiler_for(leaves)
-                programs[key] = build(over_pytrees(step), leaves, spec, xs, _announcing(step, leaves))
+                programs[key] = build(over_pytrees(step), leaves, spec, xs, _announcing(step, leaves), member_of(step))
             program = programs[key]
             if program is not None:
                 return program(leaves, xs, length)
