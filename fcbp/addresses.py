@@ -12,6 +12,7 @@ True
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import importlib
 import importlib.util
@@ -32,13 +33,14 @@ __all__ = [
     "check_not_importing",
     "is_address",
     "load",
+    "looked_up_once",
     "name_of",
     "source_of",
 ]
 
 
 class Source(NamedTuple):
-    """The file that an address leads to, as it is now."""
+    """The file that an address leads to, in its present state."""
 
     address: str
     file: str
@@ -61,7 +63,7 @@ def is_address(text: object) -> TypeGuard[str]:
 
 
 def load(address: str) -> object:
-    """Return the object at an address; its module is imported where it is not yet.
+    """Load the object at an address; its module is imported if need be.
 
     A module is looked for where Python looks, and in the current directory. A file is imported once, under the name of
     the module that was made of it before, if there is one.
@@ -87,6 +89,36 @@ def address_of(value: object) -> str | None:
     Functions and classes know their module; other objects are looked for among the names of the modules that are
     imported. Objects of a script that is being run are found in its file.
     """
+    known = _known.get()
+    if known is None:
+        return _searched(value)
+    if id(value) not in known:
+        known[id(value)] = value, _searched(value)
+    return known[id(value)][1]
+
+
+_known: contextvars.ContextVar[dict[int, tuple[object, str | None]] | None] = contextvars.ContextVar(
+    "known", default=None
+)
+"""Objects by identity, which are held so that no other takes it, and their addresses; nothing outside of a context."""
+
+
+@contextlib.contextmanager
+def looked_up_once() -> Iterator[None]:
+    """Look each object up once within the context.
+
+    A search among all names takes tens of milliseconds. The start of a sweep asks hundreds of times, and gives no
+    object a new name.
+    """
+    token = _known.set({} if _known.get() is None else _known.get())
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def _searched(value: object) -> str | None:
+    """Search for an object's address."""
     module_name, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if isinstance(module_name, str) and isinstance(name, str) and (address := _checked(module_name, name, value)):
         return address
@@ -100,7 +132,7 @@ def address_of(value: object) -> str | None:
 
 
 def name_of(value: object) -> str:
-    """Return a text that stands for an object: the text itself, an address, or the object's own name.
+    """Name an object: the text itself, an address, or the object's own name.
 
     Example:
         >>> name_of("mlp"), name_of(lambda: None)
@@ -131,7 +163,7 @@ def check_allowed(address: str, run: Path | None = None) -> None:
     A file must lie under the current directory, and nothing may lie in a run's directory, for both may be a stranger's.
 
     Args:
-        address: of a part.
+        address: the address of a part.
         run: the directory of the run that names it, which may be damaged; other runs are told by their files.
 
     Raises:

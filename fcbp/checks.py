@@ -32,7 +32,7 @@ def arguments(*, at_once: bool) -> Callable[[F], F]: ...
 
 
 def arguments(function: Any = None, *, at_once: bool = False) -> Any:
-    """Make a function name an argument that is of another kind than its annotation's.
+    """Make a function name any argument that does not fit its annotation.
 
     The arguments are looked at before the function runs. A function whose own ``ValueError`` names an argument says
     more than an annotation, so it is asked what is wrong, unless it is to be refused ``at_once``. Where a function
@@ -44,7 +44,7 @@ def arguments(function: Any = None, *, at_once: bool = False) -> Any:
         at_once: for a function that works long, or changes something: it does not run with a wrong argument.
 
     Returns:
-        It, with a ``ValueError`` in place of any error that an argument of another kind than its annotation's causes.
+        The function, with a ``ValueError`` in place of an error from an argument that does not fit its annotation.
 
     Example:
         >>> @arguments
@@ -95,8 +95,7 @@ def _misfit(
     rest: str,
     tests: dict[str, Test],
 ) -> tuple[str, ValueError] | None:
-    """Return the name of, and the error about, the first argument of a call that is of another kind than its
-    annotation's."""
+    """Return the name of the first argument that does not fit its annotation, and the error about it."""
     for i, value in enumerate(given):
         name = in_order[i] if i < len(in_order) else rest
         if name in tests and not tests[name](value):
@@ -123,7 +122,7 @@ def check_device(name: str, value: object, *, elsewhere: bool = False) -> None:
     Args:
         name: the argument.
         value: a device or its name.
-        elsewhere: whether it is another machine's, of which a CPU and CUDA's GPUs may be.
+        elsewhere: whether the device may be another machine's: its CPU, or a GPU of CUDA's.
 
     Raises:
         ValueError: it is no device, or this machine does not have it.
@@ -144,8 +143,8 @@ def check_elements(name: str, value: object, *sizes: int) -> None:
 
     Args:
         name: the argument.
-        value: what it is.
-        sizes: whose product is the number of elements.
+        value: its value.
+        sizes: sizes of the axes; their product is the number of elements.
 
     Raises:
         ValueError: it asks for more.

@@ -51,11 +51,11 @@ class Members:
         return iter(self.settings)
 
     def names(self) -> list[str]:
-        """The names that any member sets."""
+        """List the names that any member sets."""
         return list(dict.fromkeys(name for settings in self.settings for name in settings))
 
     def coordinates(self) -> dict[str, tuple[str, tuple[Any, ...]]]:
-        """The dimension and the values of every axis, and of every setting that is no axis.
+        """Return the dimension and the values of every axis, and of every setting that is no axis.
 
         Along ``"member"`` and ``"setting"`` a value is ``None`` where a member does not set it.
         """

@@ -154,7 +154,7 @@ def _points(member: xarray.Dataset) -> Iterator[tuple[int, dict[str, float]]]:
 
 @contextlib.contextmanager
 def _whole(path: Path | str) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place once it is whole."""
+    """Write to a file beside ``path`` that takes its place once it is whole."""
     place = expanded("path", path)
     if place.is_dir():
         raise ValueError(f"path is {str(path)!r}, which is a directory; expected a file's name")

@@ -33,6 +33,7 @@ __all__ = [
     "checked",
     "default_normal",
     "default_uniform",
+    "draws_in_order",
     "gain",
     "get",
     "kaiming_normal",
@@ -165,6 +166,19 @@ INITIALIZERS: dict[str, Initializer] = {
     )
 }
 _FOLLOW_NONLINEARITY = ("kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal")
+
+
+@arguments
+def draws_in_order(initializer: Initializer) -> bool:
+    """Tell whether draws of more units are known to begin with those of fewer: of the named ones, whatever their gain.
+
+    Example:
+        >>> draws_in_order(kaiming_uniform)
+        True
+    """
+    while isinstance(initializer, functools.partial):
+        initializer = initializer.func
+    return initializer in INITIALIZERS.values()
 
 
 @arguments

@@ -104,7 +104,7 @@ class Program:
         }
 
     def settings(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
-        """A member's value of each number: the ``given`` ones, and the defaults of the others.
+        """Return a member's value of each number: the ``given`` ones, and the defaults of the others.
 
         Raises:
             ValueError: a number has neither.

@@ -26,6 +26,7 @@ def tuned(tmp_path_factory):
     return tuning.tune(BASE, ROWS, out=tmp_path_factory.mktemp("tuned") / "run", **HOW)
 
 
+@pytest.mark.slow
 def test_each_methods_best_on_the_tuning_seeds_is_run_on_fresh_ones(tuned):
     values = tuned.tune["loss"].mean(("step", "seed")).values
     assert tuned.variable == "loss"
@@ -183,6 +184,7 @@ def test_the_command_tunes_resumes_and_lists(tmp_path, capsys, monkeypatch):
     assert (status, "--seeds is 4 beside --tune-seeds" in errors) == (2, True)
 
 
+@pytest.mark.slow
 def test_one_run_with_fresh_tells_the_loss_of_plasticity(tmp_path, capsys):
     words = ("run", "permuted-digits", "--method", "fresh", "bp", "--steps", 12, "--task-length", 4, "--hidden", 5)
     status, shown, _ = command(*words, "--seeds", 3, "--out", tmp_path / "run", "--compile", "False", capsys=capsys)
@@ -230,7 +232,7 @@ def test_the_suites_methods_suit_lanes(method):
     steps = side_by_side.advance
     _, batches = steps.sample(carry, 1)
     ours = (carry.members, carry.settings, steps.zeros(carry))
-    choice = loop.explain(steps.steps.given, ours, advance.laid_out(batches, carry.stream_of))
+    choice = loop.explain(steps.steps.given_examples, ours, advance.laid_out(batches, carry.stream_of))
     assert choice.backend == "lanes", choice
 
 

@@ -48,7 +48,7 @@ def with_defaults(
     held: Mapping[str, Any] | None = None,
     **options: object,
 ) -> Callable[..., Program]:
-    """Return a function that makes programs with other defaults of its options and of the programs' numbers.
+    """Make a function of programs with other defaults of its options and of the programs' numbers.
 
     Args:
         make: ``make(**options) -> Program``.

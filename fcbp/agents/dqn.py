@@ -70,7 +70,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 class DQNState(NamedTuple):
-    """All that an agent carries from round to round."""
+    """The state that an agent carries from round to round."""
 
     copies: Copies
     memory: Memory
@@ -183,7 +183,7 @@ def _loss(output: Tensor, targets: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[
 
 
 class _Agent:
-    """The functions of the program; what they close over is the same for all members."""
+    """The functions of the program; all members share the values that they close over."""
 
     def __init__(
         self,

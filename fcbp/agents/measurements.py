@@ -16,7 +16,7 @@ from fcbp.kinds import PyTree
 __all__ = ["VARIABLES", "reset_counts", "watch"]
 
 SELDOM = 0.01
-"""Share of the states on which a unit is active at most, or inactive at most, that counts as stuck."""
+"""A unit is stuck when it is active on at most this share of the states, or inactive on at most this share."""
 
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "episode_return": ("mean return of the episodes that ended", "1"),
@@ -35,7 +35,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "stable_rank": ("mean stable rank of the last hidden layers", "1"),
     "weight_magnitude": ("mean absolute weight", "1"),
 }
-"""Long name and unit of all that agents measure."""
+"""Long name and unit of every measurement of agents."""
 
 
 @arguments

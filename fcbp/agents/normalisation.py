@@ -20,7 +20,7 @@ __all__ = ["Statistics", "discounted", "normalised", "start_statistics", "update
 
 
 class Statistics(NamedTuple):
-    """Mean and variance of all that was seen, by coordinate."""
+    """Mean and variance of all samples so far, by coordinate."""
 
     mean: Float[Tensor, "*coordinates"]
     variance: Float[Tensor, "*coordinates"]
@@ -30,22 +30,22 @@ class Statistics(NamedTuple):
 
 @arguments
 def start_statistics(like: Float[Tensor, "*coordinates"]) -> Statistics:
-    """Return the statistics of nothing: mean 0, variance 1.
+    """Make the statistics of no samples: mean 0, variance 1.
 
     Args:
-        like: of the shape and the dtype of what will be seen.
+        like: a tensor with the shape and the dtype of a sample.
     """
     return Statistics(torch.zeros_like(like), torch.ones_like(like), torch.zeros_like(like.sum(), dtype=torch.float64))
 
 
 @arguments
 def update_statistics(statistics: Statistics, seen: Float[Tensor, "samples *coordinates"]) -> Statistics:
-    """Return the statistics with some more samples (Chan, Golub and LeVeque, 1983), as Gymnasium's ``RunningMeanStd``.
+    """Update the statistics by more samples (Chan, Golub and LeVeque, 1983), as Gymnasium's ``RunningMeanStd``.
 
     Gymnasium begins with 1e-4 samples of variance 1, and this with none.
 
     Args:
-        statistics: of what was seen before.
+        statistics: the statistics of the samples before.
         seen: the samples.
     """
     number = len(seen)

@@ -1,4 +1,4 @@
-"""Policies: what a network's numbers say about an action, as pure functions of one observation's numbers.
+"""Policies: from a network's numbers to an action, as pure functions of one observation's numbers.
 
 A policy draws an action from noise that is drawn before it, so that a whole rollout's noise is drawn at once. It keeps
 the draw apart from the action that the environment gets: of the squashed policy the draw is the number before the
@@ -65,7 +65,7 @@ def categorical(actions: int) -> Policy:
     A draw is that of the inverse distribution function at a uniform number, which costs one random number.
 
     Args:
-        actions: how many there are.
+        actions: the number of actions.
 
     Example:
         >>> import torch
@@ -98,9 +98,10 @@ def categorical(actions: int) -> Policy:
 
 @arguments
 def gaussian(size: int, low: tuple[float, ...] | None = None, high: tuple[float, ...] | None = None) -> Policy:
-    """Return independent normal draws: the network gives the means, and the standard deviations are parameters.
+    """Make a policy of independent normal draws: the network gives the means, and the standard deviations are
+    parameters.
 
-    That of Dohare et al. (Nature 2024) and of CleanRL. The density is that of the draw before it is clipped.
+    This is the policy of Dohare et al. (Nature 2024) and of CleanRL. The density is of the draw before clipping.
 
     Args:
         size: dimensions of an action.
@@ -123,8 +124,8 @@ def gaussian(size: int, low: tuple[float, ...] | None = None, high: tuple[float,
 
 @arguments
 def squashed(size: int, low: tuple[float, ...], high: tuple[float, ...]) -> Policy:
-    """Return the hyperbolic tangent of independent normal draws, stretched to the bounds (Haarnoja et al., 2018,
-    appendix C).
+    """Make a policy by the hyperbolic tangent of independent normal draws, stretched to the bounds (Haarnoja et al.,
+    2018, appendix C).
 
     The entropy has no closed form: it is estimated by the negative logarithm of the density of the action taken.
 

@@ -83,7 +83,7 @@ WATCHED = 1000
 
 
 class PPOState(NamedTuple):
-    """All that an agent carries from iteration to iteration."""
+    """The state that an agent carries from iteration to iteration."""
 
     copies: Copies
     learner: LearnerState
@@ -209,7 +209,7 @@ def ppo(
 
 
 class _Agent:
-    """The functions of the program; what they close over is the same for all members."""
+    """The functions of the program; all members share the values that they close over."""
 
     def __init__(
         self,
@@ -378,7 +378,7 @@ class _Agent:
         key: Tensor,
         settings: Mapping[str, Any],
     ) -> tuple[LearnerState, dict[str, Tensor]]:
-        """Return the learner after all epochs, and what to tell of them."""
+        """Return the learner after all epochs, and the measurements of them."""
         number = len(observations)
         orders = torch.vmap(lambda one: random.permutation(one, number))(random.split(key, self.epochs)).flatten()
         updates = self.epochs * number // self.minibatch

@@ -47,7 +47,7 @@ class Memory(NamedTuple):
 
 @arguments
 def start_memory(like: PyTree, capacity: int) -> Memory:
-    """Return an empty memory.
+    """Make an empty memory.
 
     Args:
         like: a pytree of tensors ``(steps, ...)``, such as :class:`Transitions`.
@@ -66,7 +66,7 @@ def start_memory(like: PyTree, capacity: int) -> Memory:
 
 @arguments
 def push(memory: Memory, steps: PyTree) -> Memory:
-    """Return the memory with some more steps, in the places of the oldest where it is full.
+    """Add steps to the memory, in the places of the oldest where it is full.
 
     Args:
         memory: before.
@@ -84,12 +84,12 @@ def push(memory: Memory, steps: PyTree) -> Memory:
 
 @arguments
 def sample(memory: Memory, key: Int64[Tensor, ""], number: int) -> PyTree:
-    """Return some of the steps that are held, drawn with replacement; of an empty memory zeros.
+    """Draw some of the held steps, with replacement; an empty memory gives zeros.
 
     Args:
-        memory: where from.
-        key: of the draws.
-        number: how many.
+        memory: the memory.
+        key: the key of the draws.
+        number: the number of steps drawn.
     """
     rows = random.randint(key, (number,), 0, memory.size.clamp(min=1))
     found: Any = optree.tree_map(lambda held: held[rows], memory.held)

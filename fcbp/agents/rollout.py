@@ -69,7 +69,7 @@ class Rollout(NamedTuple):
 
 @arguments
 def start_copies(environment: Environment, keys: Int64[Tensor, "copies"], physics: PyTree) -> Copies:
-    """Return copies of an environment at the start of an episode, each drawn from a key of its own.
+    """Start copies of an environment at the beginning of an episode, each drawn from a key of its own.
 
     Example:
         >>> import fcbp

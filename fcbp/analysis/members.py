@@ -87,7 +87,7 @@ def apart(results: xarray.Dataset | xarray.DataArray, over: str = "seed") -> lis
     """Return the names that differ between settings: the method first, the dimensions, and the names that set listed
     settings apart.
 
-    A setting that only one method has, and always with one value, says no more than the method does.
+    A setting that only one method has, and always with one value, is left out: the method says as much.
 
     Raises:
         ValueError: ``results`` has no dimension ``over``.

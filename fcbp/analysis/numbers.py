@@ -75,12 +75,12 @@ def bootstrap(values: Float[np.ndarray, "seeds"], *, level: Fraction = LEVEL, ke
 
 @dataclass(frozen=True)
 class Row:
-    """A setting, and what came of it over its seeds."""
+    """A setting, and its results over the seeds."""
 
     setting: Setting
     """The values that set it apart, by name."""
     at: Setting
-    """Where it is in the results: ``results.isel(row.at)``."""
+    """Its place in the results: ``results.isel(row.at)``."""
     start: float
     """Mean of the first part of the run."""
     end: float
@@ -111,9 +111,9 @@ class Row:
 
 @arguments
 def summary(results: xarray.Dataset, variable: str | None = None, *, last: float = 0.2) -> list[Row]:
-    """Return a row for every setting, in the order of the results; lower is better, but of an accuracy.
+    """Return a row for every setting, in the order of the results. Lower is better, except for an accuracy.
 
-    The best are chosen by the same seeds that their errors are of, so of many settings the best looks a little better
+    The best are chosen on the seeds that their errors are computed from. So the best of many looks a little better
     than it is.
 
     Args:
@@ -179,7 +179,7 @@ def best_of_each(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True)
 class Difference:
-    """The second run's end less the first's, seed by seed."""
+    """The difference of two runs' ends, the second less the first, seed by seed."""
 
     first: Setting
     second: Setting

@@ -29,7 +29,7 @@ __all__ = ["columns", "differences_table", "label", "lost_table", "ranking", "ta
 
 @arguments
 def table(results: xarray.Dataset) -> str:
-    """Return a line for each setting: the loss, or the first variable, at the start and at the end of the run, and what
+    """Write a line for each setting: the loss, or the first variable, at the start and at the end of the run, and what
     happened to its units.
 
     Errors are means over seeds, the last with its standard error and its 95% bootstrap interval; the best is marked, of

@@ -1,6 +1,6 @@
 """Two problems on scikit-learn's digits, which need no download: permuted pixels and random labels.
 
-All 1,797 images are learned from; what is measured is the online accuracy, before each update.
+A learner learns from all 1,797 images; the measurement is the online accuracy, before each update.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ def _images() -> data.Dataset:
 def _permuted_inputs(
     *, batch_size: int = 16, task_length: int | None = None, task_signal: bool = False
 ) -> streams.Stream:
-    """5,000 images of MNIST whose pixels have a new order in every task but the first, as Kumar et al. have it."""
+    """Return 5,000 images of MNIST whose pixels have a new order in every task but the first, as Kumar et al. have
+    it."""
     return streams.permuted_inputs(
         _images(),
         batch_size=batch_size,

@@ -80,7 +80,7 @@ def _tried(tuned: Tuned) -> str:
 
 
 def _drawn(found: Mapping[str, Tuned], path: Path) -> bool:
-    """Tell whether there is a picture; without matplotlib there is none."""
+    """Draw the picture and tell whether there is one; without matplotlib there is none."""
     panels: dict[str, Any] = {
         name: tuned.report.assign_coords(label=("setting", [choice.method for choice in tuned.choices]))
         for name, tuned in found.items()

@@ -28,7 +28,7 @@ def draw(panels: Mapping[str, xarray.Dataset], path: Path, variable: str = "accu
     Args:
         panels: results by title; along ``setting`` each has one setting, whose words are its coordinate ``label``.
         path: of the PNG.
-        variable: what is drawn.
+        variable: the variable drawn.
 
     Raises:
         ImportError: the extra ``fcbp[plot]`` is not installed.

@@ -1,4 +1,4 @@
-"""A suite of problems, and how it is run."""
+"""A suite of problems, and its run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Problem:
     """Settings of the experiment under which it takes a second, for a test."""
 
     def quick(self, methods: int = 3) -> Problem:
-        """Return the same for a test: a few short tasks, and two settings of the first methods."""
+        """Return a short form for a test: a few short tasks, and two settings of the first methods."""
         known = list(dict.fromkeys(row["method"] for row in self.settings))[:methods]
         rows = [[row for row in self.settings if row["method"] == method][:2] for method in known]
         return dataclasses.replace(
@@ -70,7 +70,7 @@ def run(
         how: other arguments of :func:`fcbp.sweep`, such as ``devices=2``.
 
     Returns:
-        By the problem's name what came of it.
+        The results by the problem's name.
 
     Raises:
         ValueError: ``out`` holds something else, or is there and ``resume`` is not given.

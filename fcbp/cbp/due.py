@@ -88,7 +88,7 @@ def replacements_due(
     key: Int64[Tensor, ""],
     index: int,
 ) -> Float[Tensor, ""]:
-    """Return the replacements due: what is owed and ``rate`` times the units counted, rounded here if at random."""
+    """Return the replacements due: the debt and ``rate`` times the units counted, rounded here if at random."""
     fresh = counted.to(owed.dtype) * (rate.to(owed.dtype) if isinstance(rate, Tensor) else rate)
     if rounding == "accumulate":
         return owed + fresh

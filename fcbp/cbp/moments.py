@@ -40,7 +40,7 @@ def reset_moments(
     params: Params | None = None,
     fresh: Fresh = 0.0,
 ) -> PyTree:
-    """Reset what an optimiser remembers of the replaced units' weights: moments and per-element step counts.
+    """Reset an optimiser's memory of the replaced units' weights: moments and per-element step counts.
 
     Every tensor shaped like a parameter under that parameter's name is reset, wherever it lies: in subtrees shaped like
     ``params`` or like a part of it (``{"muon": weights, "adam": biases}``, one optimiser a layer, ``None`` for what is
@@ -53,7 +53,7 @@ def reset_moments(
         replaced: the masks that :func:`select_and_reset` returned.
         units: the groups.
         params: the parameters, of which the shapes are read; without them they are taken from the state.
-        fresh: what a reset entry becomes: a number, for floating-point tensors (counts become 0); a function
+        fresh: the new value of a reset entry: a number, for floating-point tensors (counts become 0); a function
             ``(path, leaf) -> number or tensor like leaf`` of a tensor's path in the state; or a pytree like
             ``opt_state``, such as ``optimizer.init(params)``.
 

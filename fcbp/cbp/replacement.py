@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int32, Int64
 from torch import Tensor
 
-from fcbp import initializers, random, tree
+from fcbp import initializers, random, rare, tree
 from fcbp.cbp.due import Due, corrected_utility, due, most_due, pay
 from fcbp.cbp.running import bias_correction
 from fcbp.cbp.state import (
@@ -27,7 +27,6 @@ from fcbp.cbp.state import (
     check_state,
 )
 from fcbp.checks import arguments
-from fcbp.concrete import is_concrete
 from fcbp.units import UnitGroup
 from fcbp.units.group import FRESH, Slice, fans, put, put_at, put_rows, row_shape, take, update
 
@@ -35,6 +34,9 @@ __all__ = ["rank_lowest", "select_and_reset"]
 
 LARGE_LEAF = 1 << 18
 """Elements of a leaf from which on a reset writes the replaced units' rows alone, not every element under a mask."""
+
+NO_PLACES = torch.empty(0, dtype=torch.int32)
+"""The places of a selection of no unit."""
 
 
 @arguments
@@ -69,9 +71,9 @@ def select_and_reset(
         rounding: ``"accumulate"`` carries fractions to later steps; ``"stochastic"`` rounds each at random.
         rate_counts: the rate multiplies the ``"eligible"`` units, or ``"all"`` once any is eligible.
         capacity: the most units replaced per group and step; more are deferred. By default the most that can fall due:
-            for a plain number as rate ``floor(rate * size) + 1``, for a tensor the group's size. Lanes, and one learner
-            in eager, draw rows for the units that are replaced; the compiled scan and ``torch.vmap`` draw them for
-            ``capacity`` units at every step.
+            for a plain number as rate ``floor(rate * size) + 1``, for a tensor the group's size. Rows are drawn, and
+            units are ranked, only where some unit is replaced: of any member, under ``torch.vmap`` and in the compiled
+            scan.
 
     Returns:
         ``params`` and state after the reset, and by group name the mask ``(units,)`` of what was replaced.
@@ -91,22 +93,14 @@ def select_and_reset(
     key, draws, rounds = random.split(state.key, 3).unbind()
     claims = due(state, units, hyper, rounding, rate_counts, rounds)
     # Most steps replace nobody. Where that can be seen the rest is left out, which changes no bit.
-    known = is_concrete(*(claim.owed for claim in claims.values()))
-    idle = {name for name, claim in claims.items() if known and float(claim.owed) < 1}
-    chosen = {
-        group.name: select(state, group, hyper, claims[group.name], capacity)
-        for group in units
-        if group.name not in idle
-    }
-    active = [group for group in units if group.name in chosen and chosen[group.name].limit]
+    least = 1 if initializers.draws_in_order(draw_rows) else max((group.size for group in units), default=1)
+    chosen = {group.name: select(state, group, hyper, claims[group.name], capacity, least) for group in units}
+    active = [group for group in units if chosen[group.name].rows]
     if transfer_bias:
         params = _transfer_biases(params, active, state, hyper, chosen)
     params = _reset(params, active, chosen, draw_rows, _keys_of(units, active, hyper, capacity, draws))
-    paid = {name: chosen[name].owed if name in chosen else claim.owed for name, claim in claims.items()}
-    replaced = {
-        name: chosen[name].replaced if name in chosen else torch.zeros_like(claim.eligible)
-        for name, claim in claims.items()
-    }
+    paid = {name: selection.owed for name, selection in chosen.items()}
+    replaced = {name: selection.replaced for name, selection in chosen.items()}
     return params, _forget(state, active, replaced)._replace(owed={**state.owed, **paid}, key=key), replaced
 
 
@@ -119,23 +113,45 @@ class Selection(NamedTuple):
     replaced: Bool[Tensor, "units"]
     number: Int32[Tensor, ""]
     """The number of units that are replaced."""
-    limit: int
-    """The most units that can be replaced."""
+    rows: int
+    """The most units that can be replaced; 0 where it is known that none is."""
     rank: Int[Tensor, "units"]
     """Each unit's place in ascending order of utility: right for the replaced."""
-    lowest: Int32[Tensor, "limit"]
+    lowest: Int32[Tensor, "rows"]
     """The units in the first places; the first ``number`` are replaced."""
     owed: Float[Tensor, ""]
     """Replacements carried over to the next step."""
 
 
-def select(state: CBPState, group: UnitGroup, hyper: Hyperparams, claim: Due, capacity: int | None) -> Selection:
-    """Take steps 5 and 6 for a group: the number of its units that are replaced now, and their choice."""
+def select(
+    state: CBPState, group: UnitGroup, hyper: Hyperparams, claim: Due, capacity: int | None, least: int = 1
+) -> Selection:
+    """Take steps 5 and 6 for a group: the number of its units that are replaced now, and their choice.
+
+    Args:
+        state: as for :func:`select_and_reset`.
+        group: the group.
+        hyper: its hyperparameters.
+        claim: what is due.
+        capacity: as for :func:`select_and_reset`.
+        least: the fewest rows that are drawn where any is.
+    """
+    owed = rare.largest(claim.owed)
+    if owed is not None and owed < 1:
+        return _nobody(claim, claim.number_eligible, claim.owed)
     limit = most_due(group.size, hyper.replacement_rate, capacity)
-    number, owed = pay(claim.owed, claim.number_eligible, limit, hyper.replacement_rate)
+    number, left = pay(claim.owed, claim.number_eligible, limit, hyper.replacement_rate)
+    rows = rare.rows(number, limit, least)
+    if not rows:
+        return _nobody(claim, number, left)
     score = torch.where(claim.eligible, corrected_utility(state, group.name, hyper), torch.inf)
-    rank, lowest = rank_lowest(score, limit)
-    return Selection(rank < number, number, limit, rank, lowest, owed)
+    rank, lowest = rank_lowest(score, rows)
+    return Selection(rank < number, number, rows, rank, lowest, left)
+
+
+def _nobody(claim: Due, number: Int32[Tensor, ""], owed: Float[Tensor, ""]) -> Selection:
+    """Return the selection of no unit."""
+    return Selection(torch.zeros_like(claim.eligible), number, 0, NO_PLACES, NO_PLACES, owed)
 
 
 def rank_lowest(score: Float[Tensor, "units"], capacity: int) -> tuple[Int[Tensor, "units"], Int32[Tensor, "capacity"]]:
@@ -196,7 +212,7 @@ def _reset(
         return lambda group, s, leaf: _write(group, s, leaf, chosen[group.name], value)
 
     def redraw(group: UnitGroup, s: Slice, leaf: Tensor) -> Tensor:
-        shape = row_shape(leaf, s, chosen[group.name].limit)
+        shape = row_shape(leaf, s, chosen[group.name].rows)
         rows = draw_rows(keys[group.name, s], shape, *fans(leaf, s), leaf.dtype, leaf.device)
         return _write(group, s, leaf, chosen[group.name], rows)
 
@@ -209,8 +225,8 @@ def _reset(
 
 def _write(group: UnitGroup, s: Slice, leaf: Tensor, chosen: Selection, value: float | Tensor) -> Tensor:
     """Return a leaf in which the replaced units' entries are ``value``: one number, or a row for each."""
-    if leaf.numel() >= LARGE_LEAF and 8 * chosen.limit <= group.size:
-        among = torch.arange(chosen.limit, dtype=torch.int32, device=leaf.device) < chosen.number
+    if (leaf.numel() >= LARGE_LEAF or rare.is_bounded()) and 8 * chosen.rows <= group.size:
+        among = torch.arange(chosen.rows, dtype=torch.int32, device=leaf.device) < chosen.number
         return put_at(leaf, s, chosen.lowest, among, value)
     if isinstance(value, Tensor):
         return put_rows(leaf, s, chosen.rank, chosen.replaced, value)

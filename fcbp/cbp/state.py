@@ -1,4 +1,4 @@
-"""The numbers of Continual Backpropagation and what it remembers."""
+"""The numbers of Continual Backpropagation and its memory."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class CBPState(NamedTuple):
 
 
 def check_counting(rounding: Rounding, rate_counts: RateCounts, capacity: int | None, replaced: str) -> None:
-    """Check the options that say how many are replaced; ``replaced`` names what: units or weights.
+    """Check the options that say how many are replaced; ``replaced`` is the word: units or weights.
 
     Raises:
         ValueError: an option is unknown, or ``capacity`` is no number of them.
@@ -94,7 +94,7 @@ def check_capacity(capacity: int | None, replaced: str = "units") -> None:
 
 
 def check_hyperparams(hyper: Hyperparams) -> None:
-    """Check what is a plain number (a tensor may be vmapped or on a device; its values are not read).
+    """Check plain numbers (a tensor may be vmapped or on a device; its values are not read).
 
     Raises:
         ValueError: a number is NaN or out of its range.
@@ -151,7 +151,7 @@ def init_state(units: Iterable[UnitGroup], params: Params, key: Int64[Tensor, ""
 
 
 def count_dtype(device: torch.device) -> torch.dtype:
-    """Return the dtype of what is owed: sums of millions of tiny rates need more than float32's 24 bits, where a device
+    """Return the dtype of the debt: sums of millions of tiny rates need more than float32's 24 bits, where a device
     has more; Apple's devices do not."""
     return torch.float32 if device.type == "mps" else torch.float64
 

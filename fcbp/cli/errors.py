@@ -13,7 +13,7 @@ __all__ = ["in_one_line", "one_line_errors"]
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Errors of the parser as one line each; the exit status stays.
+    """Write errors of the parser in one line each; the exit status stays.
 
     Raises:
         SystemExit: the parser ends the program.

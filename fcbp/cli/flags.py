@@ -41,7 +41,7 @@ class Flag:
     """The type of one value."""
     help: str
     default: str
-    """In words."""
+    """The default in words."""
     several: bool = False
     """Whether one value of the setting is several words."""
     optional: bool = False

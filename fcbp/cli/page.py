@@ -44,7 +44,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; background: white; } figcapt
 
 
 def page(results: xarray.Dataset, name: str) -> str:
-    """Return the text of the page, complete in itself: it asks for no other file and no network.
+    """Write the page, complete in itself: it needs no other file and no network.
 
     Args:
         results: of a run, as :func:`fcbp.open` gives them.

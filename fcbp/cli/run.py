@@ -1,4 +1,4 @@
-"""``fcbp run``: from the command line to members, and from results to what a person reads."""
+"""``fcbp run``: from the command line to members, and from results to tables and pictures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SEEDS = 10
 TUNE_SEEDS, REPORT_SEEDS = 3, 20
 MOST_SEEDS = 100_000
 """A sweep lists its members before it starts: more of them take minutes and the memory of the machine."""
-CURE = {"replacement_rate": (0.0, 1e-4, 1e-3)}
+CBP_SWEEP = {"replacement_rate": (0.0, 1e-4, 1e-3)}
 """The sweep of CBP alone where the command line names no numbers: so a run shows the loss of plasticity as well."""
 
 
@@ -105,7 +105,7 @@ def _without_seed(settings: Mapping[str, Any], subject: Experiment | FunctionMak
 
 
 def report_tuned(done: tuning.Tuned, out: Path, *, json: bool = False) -> None:
-    """Print what was chosen and what came of it, and draw pictures."""
+    """Print the choices and their results, and draw pictures."""
     if json:
         pictures = [path for name, found in _sweeps_of(done) for path in drawn(found, out / name)]
         print(as_json({**tuned_as_data(done, out), "pictures": pictures}))
@@ -216,7 +216,7 @@ def members_of(
     ]
     if len(runs) == 1:
         (first,) = runs
-        columns = _numbers(first, values, own, CURE if methods[0] == "cbp" else None, grid)
+        columns = _numbers(first, values, own, CBP_SWEEP if methods[0] == "cbp" else None, grid)
         base = first.replace(**{name: column[0] for name, column in columns.items() if len(column) == 1})
         columns = {name: column for name, column in columns.items() if len(column) > 1}
         return base, designs.grid(**seeds, **crossed, **columns)
@@ -265,7 +265,7 @@ def places(arguments: Places) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def notes_on_stderr() -> Iterator[None]:
-    """Warnings as lines that a person reads."""
+    """Print warnings as lines that a person reads."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _note
@@ -278,7 +278,7 @@ def _note(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def print_tables(results: xarray.Dataset) -> None:
-    """Print what came of the members, and how long they took."""
+    """Print the results of the members, and the time they took."""
     print(analysis.table(results))
     methods = {row.method for row in analysis.summary(results)}
     if len(methods) > 1:
@@ -311,20 +311,20 @@ def report(results: xarray.Dataset, out: Path, *, json: bool = False) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it."""
+    """Write a time as people say it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def draw(results: xarray.Dataset, out: Path) -> None:
-    """Draw what the results allow, and print the paths."""
+    """Draw the pictures that the results allow, and print the paths."""
     for path in drawn(results, out):
         print(f"picture   {path}")
 
 
 def drawn(results: xarray.Dataset, out: Path) -> list[Path]:
-    """Draw what the results allow, and give the paths."""
+    """Draw the pictures that the results allow, and return the paths."""
     try:
         import matplotlib
     except ImportError:

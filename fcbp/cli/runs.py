@@ -57,20 +57,20 @@ class Resume:
 
 @dataclass
 class Plot:
-    """Draw a run's pictures: of a run that is not finished, of what there is."""
+    """Draw a run's pictures; a run that is not finished is drawn as far as it goes."""
 
     run: Path
     """run directory, such as `fcbp ls` prints"""
 
     def __call__(self) -> int:
         for run in _sweeps_of(self.run):
-            draw(_there(sweeps.open(run)), run)
+            draw(_done_bins(sweeps.open(run)), run)
         return 0
 
 
 @dataclass
 class Show:
-    """Print a run's tables again: of a run that is not finished, of what there is."""
+    """Print a run's tables again; a run that is not finished is printed as far as it goes."""
 
     run: Path
     """run directory, such as `fcbp ls` prints"""
@@ -78,7 +78,7 @@ class Show:
     """as JSON: a row for each setting"""
 
     def __call__(self) -> int:
-        found = [(run, _there(sweeps.open(run))) for run in _sweeps_of(self.run)]
+        found = [(run, _done_bins(sweeps.open(run))) for run in _sweeps_of(self.run)]
         if self.json:
             told = [as_data(run, results) for run, results in found]
             print(as_json(told[0] if len(told) == 1 else told))
@@ -111,7 +111,7 @@ class Report:
                 f"{', '.join(map(str, runs))} as the run"
             )
         for run in runs:
-            text = page(_there(sweeps.open(run)), run.resolve().name)
+            text = page(_done_bins(sweeps.open(run)), run.resolve().name)
             out = expanded("run", run) / "report.html" if self.out is None else expanded("--out", self.out)
             write(out, text.encode(errors="backslashreplace"))
             print(f"page      {out}")
@@ -176,7 +176,7 @@ def _described(path: Path) -> dict[str, str]:
 
 
 def _printable(text: str, most: int = 300) -> str:
-    """Return text without what would move a terminal's cursor or change its colours."""
+    """Return text without characters that move a terminal's cursor or change its colours."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return shown if len(shown) <= most else f"{shown[:most]}..."
 
@@ -251,7 +251,7 @@ class Export:
         return 0
 
 
-def _there(results: Any) -> Any:
+def _done_bins(results: Any) -> Any:
     """Return the bins that are there for every member; of a finished run all."""
     if results.attrs.get("state", "finished") == "finished":
         return results

@@ -19,7 +19,7 @@ PROGRAMS = "reinforcement learning"
 
 
 def overview(commands: Mapping[str, Any]) -> str:
-    """Return the commands, a line each, and two to begin with.
+    """List the commands, a line each, and two to begin with.
 
     Args:
         commands: classes by name; the first line of a class's docstring says what it does.
@@ -51,7 +51,7 @@ def experiments_by_kind() -> dict[str, dict[str, str]]:
 
 
 def list_of_experiments() -> str:
-    """Return the named experiments by kind, a line each, and what else ``fcbp run`` takes."""
+    """List the named experiments by kind, a line each, and the other subjects of ``fcbp run``."""
     kinds = experiments_by_kind()
     width = max(len(name) for lines in kinds.values() for name in lines)
     listed = "\n\n".join(

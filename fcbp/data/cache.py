@@ -36,7 +36,7 @@ def folder_for(root: Path) -> Path:
 
 
 def checked(layout: Layout) -> Iterator[Chunk]:
-    """Yield a layout's examples, looked at: what is wrong is told with the name of its file.
+    """Yield a layout's examples, checked; an error names the file.
 
     Raises:
         ValueError: inputs are no numbers or of different shapes, numbers of inputs and targets differ, targets name no
@@ -90,10 +90,10 @@ def in_memory(layout: Layout, name: str) -> Arrays:
 def mapped(layout: Layout, name: str, cache: Path) -> Arrays:
     """Return all examples, from a file that is mapped into memory; it is written if it is not there yet.
 
-    Of several processes that find none, one writes it while the others wait. It is there whole or not at all.
+    Where several processes find none, one writes it and the others wait. The file is there whole or not at all.
 
     Args:
-        layout: where they are read.
+        layout: the source of the examples.
         name: of the data set.
         cache: the folder for what is written.
 
@@ -110,7 +110,7 @@ def mapped(layout: Layout, name: str, cache: Path) -> Arrays:
 
 
 def _fingerprint(layout: Layout) -> str:
-    """Return another one where a file has changed."""
+    """Return a text that differs where a file has changed."""
     stats = [(str(path.resolve()), path.stat()) for path in layout.files]
     described = [VERSION, [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats]]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
@@ -118,7 +118,7 @@ def _fingerprint(layout: Layout) -> str:
 
 @contextlib.contextmanager
 def _alone(cache: Path, name: str) -> Iterator[None]:
-    """No other process writes the same."""
+    """Keep other processes from writing the same."""
     from filelock import FileLock
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _alone(cache: Path, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """Errors of the disk with what a person can do about them."""
+    """Add to errors of the disk what a person can do about them."""
     try:
         yield
     except OSError as error:

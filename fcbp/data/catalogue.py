@@ -1,4 +1,4 @@
-"""The data sets that have a name: where their files lie, what they should be, and whose they are."""
+"""The data sets that have a name: their files, with their places, checksums and authors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Published:
     """A file as its authors publish it."""
 
     path: str
-    """Where it lies in the folder of data: torchvision's place."""
+    """Its place in the folder of data: torchvision's."""
     urls: tuple[str, ...]
-    """Where it can be had; the first that answers is taken."""
+    """Its sources; the first that answers is taken."""
     sum: str
     """``md5:...`` or ``sha256:...``, in hexadecimal digits."""
     instead: tuple[str, ...] = ()
-    """Files that do as well, such as what the archive holds; with all of them there, nothing is downloaded."""
+    """Files that serve as well, such as the content of an archive; where all are there, nothing is downloaded."""
 
 
 @dataclass(frozen=True)

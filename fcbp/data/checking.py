@@ -1,4 +1,4 @@
-"""``check``: which data are there, and whether they are what their authors publish."""
+"""``check``: the data that are there, compared with the files that their authors publish."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ State = Literal["good", "missing", "other", "damaged"]
 
 
 class FileState(NamedTuple):
-    """A file of a data set, or the data set itself, and how it is."""
+    """The state of a file of a data set, or of the data set itself."""
 
     name: str
     """The data set's name."""

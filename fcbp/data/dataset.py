@@ -22,7 +22,7 @@ class Split(NamedTuple):
     """Numbers of classes, from 0."""
 
     def none(self) -> Split:
-        """No examples, of the same shape."""
+        """Return a split of no examples, with the same shape."""
         return Split(self.inputs[:0], self.targets[:0])
 
 
@@ -51,8 +51,8 @@ class Dataset:
         test: examples to test with; ``train.none()`` where there are none.
         classes: names of the classes; a target is a place in it.
         normalisation: mean and standard deviation as published, and the largest value of a pixel.
-        source: where the data come from.
-        licence: what they may be used for.
+        source: the origin of the data.
+        licence: their licence.
 
     Raises:
         ValueError: inputs are neither uint8 nor float32, targets are not int64 or name no class, numbers of inputs and

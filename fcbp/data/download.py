@@ -35,7 +35,7 @@ class _Broken(Exception):
 
 @arguments
 def fetch(name: str, root: str | os.PathLike[str] | None = None, *, progress: bool = True) -> Path:
-    """Download a data set's files, but for those that are there.
+    """Download those of a data set's files that are missing.
 
     A file is written beside its place as ``.part`` and moved there when it is whole and its sum is the published one. A
     download that was interrupted goes on where it ended. Of two processes one waits for the other.
@@ -121,7 +121,7 @@ def _check_sum(path: Path, file: Published, then: str) -> None:
 
 
 def _into(url: str, part: Path, progress: bool) -> None:
-    """Append to ``part`` what it lacks of a file.
+    """Append to ``part`` the rest of a file.
 
     Raises:
         _Broken: the server refuses, or every connection breaks.
@@ -181,7 +181,7 @@ def _go_on(url: str, part: Path, start: int, progress: bool) -> bool:
 
 
 def _read(answer: Any) -> bytes:
-    """Return a block; what breaks here is the connection, not the disk."""
+    """Read a block; an error here is the connection's, not the disk's."""
     try:
         block: bytes = answer.read(AT_ONCE)
         return block
@@ -191,7 +191,7 @@ def _read(answer: Any) -> bytes:
 
 @contextlib.contextmanager
 def _of_disk(path: Path) -> Iterator[None]:
-    """Errors of the disk with the file's name."""
+    """Add the file's name to errors of the disk."""
     try:
         yield
     except ConnectionError:
@@ -204,7 +204,7 @@ def _of_disk(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shown(part: Path, done: int, total: int | None, progress: bool) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many bytes have come."""
+    """Provide a function that takes the number of bytes received."""
     name = part.name.removesuffix(".part")
     if not progress:
         yield lambda _: None

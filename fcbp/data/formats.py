@@ -24,7 +24,7 @@ BYTE = 0x08
 
 
 def unzipped(data: bytes, where: str) -> bytes:
-    """``data``, decompressed where gzip compressed it.
+    """Decompress ``data`` where gzip compressed it.
 
     Raises:
         ValueError: it is damaged or ends too early.
@@ -40,7 +40,7 @@ def unzipped(data: bytes, where: str) -> bytes:
 
 
 def idx(data: bytes, where: str, dimensions: int) -> np.ndarray:
-    """Return the array of unsigned bytes in an IDX file, the format of MNIST.
+    """Read the array of unsigned bytes in an IDX file, the format of MNIST.
 
     Args:
         data: the file's bytes; they may be compressed by gzip.
@@ -103,7 +103,7 @@ class _Restricted(pickle.Unpickler):
 
 
 def pickled(data: bytes, where: str) -> dict[str, Any]:
-    """Return the dict of arrays and lists in a pickle, which can ask for nothing else; keys are texts.
+    """Read the dict of arrays and lists in a pickle, which can ask for nothing else; keys are texts.
 
     Args:
         data: the file's bytes; also as Python 2 wrote them.
@@ -129,10 +129,10 @@ def pickled(data: bytes, where: str) -> dict[str, Any]:
 
 
 def npz(data: bytes | Path, where: str, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the arrays of an ``.npz`` file by name.
+    """Read the arrays of an ``.npz`` file by name.
 
     Args:
-        data: the file's bytes; or its path, of which only what is asked for is read.
+        data: the file's bytes; or its path, from which only the named arrays are read.
         where: the file's name, for errors.
         names: those that are read, of which some may not be there; by default all.
 
@@ -144,7 +144,7 @@ def npz(data: bytes | Path, where: str, names: Iterable[str] | None = None) -> d
 
 
 def npz_names(path: Path) -> list[str]:
-    """Return names of the arrays in an ``.npz`` file.
+    """Read the names of the arrays in an ``.npz`` file.
 
     Raises:
         ValueError: it is none, or is damaged.
@@ -170,7 +170,7 @@ def _opened(data: bytes | Path, where: str) -> Iterator[np.lib.npyio.NpzFile]:
 
 
 def npy(data: bytes, where: str) -> np.ndarray:
-    """Return the array of an ``.npy`` file.
+    """Read the array of an ``.npy`` file.
 
     Raises:
         ValueError: it is none, is damaged, or has objects in place of numbers.

@@ -17,7 +17,7 @@ from fcbp.data.places import Place, members
 __all__ = ["class_folder", "imagenet"]
 
 FOLDERS = ("imagenet32", "Imagenet32_train_npz", "Imagenet32_train", "imagenet32/Imagenet32_train_npz", ".")
-"""Where the batches may lie."""
+"""Folders in which the batches may lie."""
 ARCHIVE = "Imagenet32_train_npz.zip"
 BATCH = re.compile(r"(?:.*/)?train_data_batch_(\d+)(?:\.npz)?")
 CLASSES = 1000
@@ -36,7 +36,7 @@ def of_training(images: int) -> int:
 
 
 def imagenet(root: Path) -> Layout:
-    """Return the first 700 images of each class, 600 to learn from and 100 for tests (of n images six sevenths to learn
+    """Read the first 700 images of each class, 600 to learn from and 100 for tests (of n images six sevenths to learn
     from).
 
     They are read from ``classes/<class>.npy`` in ``root`` or in its folder ``imagenet32``, or from the official batches
@@ -127,7 +127,7 @@ def _batch(place: Place, *, images: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def class_folder(folder: Path) -> Layout:
-    """Return a folder of ``<class>.npy``, each an array of one class's images; of n the first six sevenths are to learn
+    """Read a folder of ``<class>.npy``, each an array of one class's images; of n the first six sevenths are to learn
     from.
 
     Classes are numbered in the order of their names, which are ordered as numbers where they are numbers. Pixels that

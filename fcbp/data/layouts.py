@@ -33,9 +33,9 @@ class Chunk(NamedTuple):
     targets: np.ndarray
     """Whole numbers ``(examples,)``."""
     where: str
-    """The files that they come from."""
+    """The files of the examples."""
     where_targets: str = ""
-    """Where the targets are, if it is elsewhere in these."""
+    """The files of the targets, where they are others."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Layout:
     """A data set as it lies in files."""
 
     files: tuple[Path, ...]
-    """All that are read: where one changes, the data are read anew."""
+    """All files that are read: where one changes, the data are read anew."""
     classes: tuple[str, ...]
     """Names of the classes; none where the targets tell them."""
     chunks: Callable[[], Iterator[Chunk]]
@@ -67,7 +67,7 @@ def found(root: Path, *choices: Sequence[str | tuple[str, str]]) -> list[Place]:
 
 
 def digits(_: Path) -> Layout:
-    """Return the digits that the package has: 1,437 images to learn from and the 360 that follow them for tests."""
+    """Read the digits that scikit-learn has: 1,437 images to learn from and the 360 that follow them for tests."""
     path = SHIPPED / "digits.npz"
 
     def chunks() -> Iterator[Chunk]:
@@ -110,7 +110,7 @@ def mnist_5k(_: Path) -> Layout:
 
 
 def mnist(root: Path, folder: str, classes: tuple[str, ...]) -> Layout:
-    """``folder/raw``: four IDX files, compressed or not.
+    """Read ``folder/raw``: four IDX files, compressed or not.
 
     Raises:
         Missing: one of them is not there.
@@ -122,7 +122,7 @@ def mnist(root: Path, folder: str, classes: tuple[str, ...]) -> Layout:
 
 
 def emnist(root: Path, split: str, classes: tuple[str, ...]) -> Layout:
-    """``EMNIST/raw``: four IDX files of a split, compressed or not, or all of them in ``gzip.zip``.
+    """Read ``EMNIST/raw``: four IDX files of a split, compressed or not, or all of them in ``gzip.zip``.
 
     The images are stored with rows and columns exchanged; those that are given are upright.
 
@@ -155,10 +155,10 @@ def _of_idx(places: Sequence[Place], classes: tuple[str, ...], *, upright: bool)
 def cifar(
     root: Path, folder: str, batches: Sequence[str], test: str, archive: str, key: str, classes: tuple[str, ...]
 ) -> Layout:
-    """``folder``: pickles of images ``(n, 3072)`` and lists of classes; or the archive of them as downloaded.
+    """Read ``folder``: pickles of images ``(n, 3072)`` and lists of classes; or the archive of them as downloaded.
 
     Args:
-        root: where it lies.
+        root: the folder in which it lies.
         folder: that the archive has.
         batches: names of the files to learn from.
         test: name of the file to test with.
@@ -205,7 +205,7 @@ def _whole(targets: Any, where: str, key: str) -> np.ndarray:
 
 
 def whole_pixels(values: np.ndarray, where: str) -> np.ndarray:
-    """Return pixels as uint8, from numbers of any type.
+    """Turn pixels of any type of number into uint8.
 
     Raises:
         ValueError: one is no whole number from 0 to 255.
@@ -232,7 +232,7 @@ ALIASES = {
 
 
 def arrays(path: Path) -> Layout:
-    """Return a ``.npz`` file of inputs and targets, to learn from and, if there are any, to test with.
+    """Read a ``.npz`` file of inputs and targets, to learn from and, if there are any, to test with.
 
     Inputs are uint8 pixels ``(n, height, width)`` or ``(n, channels, height, width)``, or floating numbers of any
     shape; ``classes`` (texts), ``mean``, ``sd`` and ``scale`` may stand beside them.

@@ -20,7 +20,7 @@ __all__ = ["layout_of", "load"]
 
 @arguments
 def load(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Dataset:
-    """Return a data set.
+    """Load a data set.
 
     Its files are read where torchvision leaves them in ``root``: ``MNIST/raw``, ``FashionMNIST/raw``, ``EMNIST/raw``,
     ``cifar-10-batches-py``, ``cifar-100-python``, or the archives as they are downloaded; ``imagenet32`` has

@@ -1,4 +1,4 @@
-"""Where the bytes of a data set lie: in a file, in a compressed one, or in an archive as it was downloaded."""
+"""Places of the bytes of a data set: a file, a compressed file, or an archive as it was downloaded."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def find(root: Path, *places: str | tuple[str, str]) -> Place | None:
 
 
 def members(archive: Path) -> Sequence[str]:
-    """Return names of an archive's files.
+    """List the names of an archive's files.
 
     Raises:
         ValueError: it is damaged or no archive.
@@ -83,7 +83,7 @@ def members(archive: Path) -> Sequence[str]:
 
 
 def checksum(path: Path, algorithm: str) -> str:
-    """Return the sum of a file's bytes, in hexadecimal digits.
+    """Compute the checksum of a file's bytes, in hexadecimal digits.
 
     Args:
         path: a file.

@@ -73,7 +73,7 @@ class AcrobotState(NamedTuple):
     velocity_2: Float[Tensor, ""]
     """rad/s."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments
@@ -178,7 +178,7 @@ def _slope(angles: Angles, torque: Float[Tensor, ""], physics: AcrobotPhysics) -
 
 
 def _within_a_turn(angle: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Return the angle less as many whole turns as bring it into ``[-pi, pi]``."""
+    """Bring the angle into ``[-pi, pi]`` by whole turns."""
     above = ((angle - math.pi) / (2 * math.pi)).ceil().clamp(min=0)
     below = ((-math.pi - angle) / (2 * math.pi)).ceil().clamp(min=0)
     return angle - 2 * math.pi * (above - below)

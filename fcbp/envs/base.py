@@ -194,7 +194,7 @@ def build(
     time_limit: int | None,
     dtype: torch.dtype = torch.float32,
 ) -> Environment:
-    """Return an environment from its movement alone: the checks, the count of the steps and the time limit are added.
+    """Build an environment from its movement alone: the checks, the count of the steps and the time limit are added.
 
     Args:
         name: of the environment.
@@ -202,11 +202,11 @@ def build(
         move: ``move(state, action, physics) -> (state, reward, terminated)``; it leaves ``steps`` alone. Tensors of
             ``physics`` come in ``dtype``.
         observe: ``observe(state, physics) -> observation``.
-        physics: the NamedTuple of the numbers, with the defaults.
+        physics: a NamedTuple of the numbers, with their defaults.
         ranges: for each number of the physics its range.
         drive: the number whose sign says in which direction an action acts.
         observation_size: numbers of an observation.
-        actions: what an action may be.
+        actions: the space of the actions.
         time_limit: steps after which an episode is truncated, or ``None``.
         dtype: of states and observations.
 

@@ -63,7 +63,7 @@ class CartPoleState(NamedTuple):
     angular_velocity: Float[Tensor, ""]
     """Angular velocity of the pole, in rad/s."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments

@@ -28,7 +28,7 @@ SPEED_LIMIT = 0.07
 GOAL = 0.5
 """The position at which an episode terminates."""
 CONTINUOUS_GOAL = 0.45
-"""The same, of the continuous problem."""
+"""The position at which an episode of the continuous problem terminates."""
 
 
 class MountainCarPhysics(NamedTuple):
@@ -61,7 +61,7 @@ class MountainCarState(NamedTuple):
     position: Float[Tensor, ""]
     velocity: Float[Tensor, ""]
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments
@@ -113,7 +113,7 @@ def mountain_car(*, time_limit: int | None = 200, dtype: torch.dtype = torch.flo
 
 @arguments
 def continuous_mountain_car(*, time_limit: int | None = 999, dtype: torch.dtype = torch.float32) -> Environment:
-    """Return the same with a continuous action, as Gymnasium's ``MountainCarContinuous-v0``.
+    """Return the car in a valley with a continuous action, as Gymnasium's ``MountainCarContinuous-v0``.
 
     A step costs ``0.1 action^2``, of the action before it is clipped to [-1, 1]; the last step, at position 0.45, gives
     100. Gymnasium keeps this state in float32 whatever the actions are.
@@ -174,7 +174,7 @@ def _observe(state: MountainCarState, physics: Any) -> Float[Tensor, "2"]:
 def _roll(
     state: MountainCarState, drive: Float[Tensor, ""], physics: MountainCarPhysics | ContinuousMountainCarPhysics
 ) -> MountainCarState:
-    """Return the car one step on; it stops dead at the lowest position."""
+    """Move the car by one step; it stops dead at the lowest position."""
     push = drive * physics.force - physics.gravity * (3 * state.position).cos() - physics.friction * state.velocity
     velocity = (state.velocity + push).clamp(-SPEED_LIMIT, SPEED_LIMIT)
     position = (state.position + velocity).clamp(LOWEST, HIGHEST)

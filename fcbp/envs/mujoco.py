@@ -49,9 +49,9 @@ class RobotState(NamedTuple):
     simulator: Float[Tensor, "size"]
     """MuJoCo's whole state for integration (``mjSTATE_INTEGRATION``), float64."""
     place: Float[Tensor, "2"]
-    """Where the torso is, in metres, as the simulator computed it last; Gymnasium reads the ant's speed off it."""
+    """Place of the torso, in metres, as the simulator computed it last; Gymnasium reads the ant's speed off it."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 class Robot(NamedTuple):

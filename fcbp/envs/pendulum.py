@@ -57,7 +57,7 @@ class PendulumState(NamedTuple):
     angular_velocity: Float[Tensor, ""]
     """rad/s."""
     steps: Int32[Tensor, ""]
-    """Since the reset."""
+    """Steps since the reset."""
 
 
 @arguments

@@ -33,7 +33,7 @@ class Best(NamedTuple):
 
 
 class Bordered(NamedTuple):
-    """A learner, and what changes between tasks."""
+    """A learner, and the values that change between tasks."""
 
     learner: learner.LearnerState
     factor: Float[Tensor, ""]
@@ -47,7 +47,7 @@ class Bordered(NamedTuple):
 
 
 def with_border(stream: Stream, border: Border) -> Stream:
-    """Return a stream that asks for it.
+    """Give a stream a border.
 
     Raises:
         ValueError: the stream has no validation examples, or no classes that come one after the other, and they are
@@ -64,7 +64,7 @@ def with_border(stream: Stream, border: Border) -> Stream:
 
 
 def cut(output: Float[Tensor, "batch classes"], seen: Tensor) -> Float[Tensor, "batch classes"]:
-    """Return the outputs, those of classes that have not come at minus infinity."""
+    """Set the outputs of classes that have not come to minus infinity."""
     return output.masked_fill(torch.arange(output.shape[-1], device=output.device) >= seen[..., None], -torch.inf)
 
 
@@ -99,7 +99,7 @@ class Borders:
         stream: whose ``border`` it is.
         built: the learner.
         evaluate: the network in ``eval`` mode: ``(params, buffers, inputs) -> (output, ...)``.
-        head: names of what ``zero_head`` makes 0.
+        head: names of the parameters that ``zero_head`` makes 0.
     """
 
     def __init__(self, stream: Stream, built: learner.Learner, evaluate: Forward, head: tuple[str, ...]) -> None:
@@ -161,7 +161,7 @@ class Borders:
 
 
 def bordered(program: Program, borders: Borders) -> Program:
-    """Return the program of a learner with what its stream asks for between tasks."""
+    """Add the events between tasks, which the stream asks for, to the program of a learner."""
     cuts, scales = borders.border.cut_unseen, bool(borders.border.milestones)
 
     def with_classes(batch: tuple[Any, ...], classes: Tensor) -> tuple[Any, ...]:

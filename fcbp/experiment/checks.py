@@ -25,7 +25,7 @@ def check_settings(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> Non
 
     Args:
         runs: the members of a sweep.
-        swept: what sets the members apart.
+        swept: the names that set the members apart.
 
     Raises:
         ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept.

@@ -1,4 +1,4 @@
-"""Experiments as YAML: one setting a line, and under ``sweep`` what is swept.
+"""Experiments as YAML: one setting a line, and the swept settings under ``sweep``.
 
 >>> import fcbp
 >>> text = fcbp.experiment.to_yaml(fcbp.Experiment(step_size=0.1, steps=1000), sweep={"replacement_rate": [0.0, 1e-4]})
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @arguments
 def to_yaml(experiment: Experiment, sweep: Mapping[str, Sequence[Any]] | None = None) -> str:
-    """Return an experiment as YAML; what has its default is written too, that of the parts as comments.
+    """Write an experiment as YAML; defaults are written too, those of the parts as comments.
 
     Args:
         experiment: whose method has a name.
@@ -73,7 +73,7 @@ def from_yaml(text: str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
 
 
 def _parse(text: str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """Return the settings of a file, and what it sweeps."""
+    """Return the settings of a file, and its sweep."""
     yaml = _yaml()
     try:
         settings = yaml.load(text, Loader=_loader())
@@ -95,7 +95,7 @@ def _parse(text: str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
 
 @arguments
 def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
-    """Return the settings of a YAML file, of an experiment or of a program, and what it sweeps.
+    """Read the settings of a YAML file, of an experiment or of a program, and its sweep.
 
     Raises:
         ValueError: as for :func:`from_yaml`, with the file's name.
@@ -106,7 +106,7 @@ def read(path: Path | str) -> tuple[dict[str, Any], dict[str, tuple[Any, ...]]]:
 
 @arguments
 def load(path: Path | str) -> tuple[Experiment, dict[str, tuple[Any, ...]]]:
-    """Return the experiment of a YAML file, and what it sweeps.
+    """Read the experiment of a YAML file, and its sweep.
 
     Raises:
         ValueError: as for :func:`from_yaml`, with the file's name.

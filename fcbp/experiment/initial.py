@@ -28,7 +28,7 @@ def module_params(make: Make, model: nn.Module) -> Callable[[Int64[Tensor, ""]],
 
     Args:
         make: makes the module anew.
-        model: a module that it made, whose parameters have the names, shapes and dtypes of all that follow.
+        model: a module that it made; all that follow have its parameters' names, shapes and dtypes.
 
     Returns:
         ``key -> params`` by name.
@@ -60,7 +60,7 @@ def stock_params(make: Make, model: nn.Module) -> Callable[[Int64[Tensor, ""]], 
     """Return the rule by which ``make()`` draws, in operations that compile; ``None`` where it is not that of its
     layers.
 
-    The draws are other ones than the module's, of the same distribution. Whether the rule is that of the layers is seen
+    The draws differ from the module's, and have the same distribution. Whether the rule is that of the layers is seen
     by resetting them one after the other from the generator's state in which ``make()`` began: that must give the same.
 
     Args:

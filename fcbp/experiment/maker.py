@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fcbp.addresses import is_address, name_of
+from fcbp.addresses import is_address, looked_up_once, name_of
 from fcbp.checks import arguments
 from fcbp.designs import Members
 from fcbp.experiment import parts
@@ -24,12 +24,13 @@ __all__ = ["ExperimentMaker", "check"]
 
 
 @arguments
+@looked_up_once()
 def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
     """Check experiments before any work: each setting, that each is read, and the numbers by a step of each program.
 
     Args:
         runs: the members of a sweep.
-        swept: what sets the members apart.
+        swept: the names that set the members apart.
 
     Raises:
         ValueError: a setting is unknown, out of range, or read by none of the members; lengths of run are swept; a part
@@ -61,7 +62,7 @@ class ExperimentMaker:
     """Makes the programs of an experiment's members.
 
     Attributes:
-        base: what all members share.
+        base: the experiment that all members share.
     """
 
     base: Experiment
@@ -69,7 +70,7 @@ class ExperimentMaker:
 
     @property
     def name(self) -> str:
-        """Empty where all parts have names, whose own messages are enough; else where the others are found."""
+        """The addresses of the parts without names; empty where all parts have names, whose messages are enough."""
         chosen = [getattr(self.base, role) for role in ROLES] + [*self.base.metrics]
         own = dict.fromkeys(
             name_of(one) for one in chosen if one is not None and (is_address(one) or not isinstance(one, str))
@@ -88,7 +89,7 @@ class ExperimentMaker:
         return self.run(settings).seed
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
-        """Return what members that share a program have in common."""
+        """Return the key that members of one program have in common."""
         key: Hashable = self.run(settings).program_key()
         return key
 

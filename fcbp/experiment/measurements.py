@@ -143,7 +143,7 @@ PROBES: dict[str, Callable[[Seen], Tensor | dict[str, Tensor]]] = {
 OF_GRADIENTS = ("gradient_magnitude",)
 """The measurements that read the gradient."""
 OF_WEIGHTS = ("weight_magnitude", "gradient_magnitude")
-"""The measurements that a network without units has too."""
+"""The measurements that also a network without units has."""
 
 ONLINE: dict[str, Metric] = {"accuracy": metrics.accuracy, "error": metrics.error}
 """Functions ``(output, targets) -> scalar`` of the online predictions, before the update; means over a bin."""
@@ -177,7 +177,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     **{f"age_quantile_{level}": (f"{level}% quantile of the units' ages", "steps") for level in LEVELS},
     **{f"utility_quantile_{level}": (f"{level}% quantile of the units' utilities", "1") for level in LEVELS},
 }
-"""Long name and unit of everything that results may hold."""
+"""Long name and unit of every variable that results may hold."""
 
 
 def per_step(info: Mapping[str, Any]) -> dict[str, Tensor]:

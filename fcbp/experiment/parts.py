@@ -114,7 +114,7 @@ class Part:
 
     @property
     def is_named(self) -> bool:
-        """Whether it is one of those that have a name."""
+        """Whether the part has a name."""
         tables: dict[str, Mapping[str, Any]] = {
             "stream": STREAMS,
             "network": NETWORKS,

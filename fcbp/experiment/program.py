@@ -44,7 +44,7 @@ class Assembled(NamedTuple):
     number_of: Callable[[Experiment, str], float]
     """``number_of(run, name)``: a member's value of one of ``numbers``."""
     per_step: Callable[[dict[str, Any]], dict[str, Tensor]]
-    """``per_step(info)``: scalars by variable of a step's ``info``: what was reset and changed; counts are int32."""
+    """``per_step(info)``: the resets and changes in a step's ``info``, scalars by variable; counts are int32."""
     probe: Callable[..., dict[str, Tensor]]
     """``probe(learner_state, hyper, batches, held_out=())``: scalars by variable, from the batches of several steps."""
     measurements: Mapping[str, tuple[str, str]]
@@ -59,7 +59,7 @@ class Assembled(NamedTuple):
 
 @arguments(at_once=True)
 def build_program(runs: Sequence[Experiment], device: Device = None) -> Program:
-    """Return the program that all of ``runs`` share.
+    """Build the program that all of ``runs`` share.
 
     Args:
         runs: experiments of one :meth:`Experiment.program_key`; their largest replacement rate says how many units
@@ -189,7 +189,7 @@ def _of_one_program(runs: Sequence[Experiment]) -> Experiment:
 
 
 def _telling_tasks(run: Experiment, part: Part) -> streams.Stream:
-    """Return the stream, whose batches say when a new task begins where it has a setting for that."""
+    """Make the stream's batches say when a new task begins, where it has a setting for that."""
     signal = parts.stream_kind(run.stream).task_signal
     return _stream(run, part, **({} if signal is None else {signal: True}))[0]
 
@@ -211,7 +211,7 @@ def _network(run: Experiment, part: Part, spec: Spec) -> nn.Module:
 
 
 def _built(part: Part, options: Mapping[str, Any], *arguments: Any) -> Any:
-    """Return the object that a part makes. A part with a name reports by itself a setting that it refuses."""
+    """Build the object of a part. A part with a name reports by itself a setting that it refuses."""
     options = {name: load(value) if is_address(value) else value for name, value in options.items()}
     if part.is_named:
         return part.build(*arguments, **options)
@@ -387,7 +387,7 @@ def _measured(
 
 
 def _telling(made: learner.Learner, asked: Sequence[Any], loss: learner.Loss, model: nn.Module) -> learner.Learner:
-    """Return the learner, with those of :data:`ASKED` that are asked for in the ``info`` of its steps."""
+    """Add those of :data:`ASKED` that are asked for to the ``info`` of a learner's steps."""
     if not set(ASKED).intersection(asked):
         return made
     forward = forward_with_features(model, ())
@@ -407,7 +407,7 @@ def _telling(made: learner.Learner, asked: Sequence[Any], loss: learner.Loss, mo
 
 
 def _method(runs: Sequence[Experiment], units: int) -> Method:
-    """The method, built for the most units that any of the experiments replaces in a group of ``units``."""
+    """Build the method for the most units that any of the experiments replaces in a group of ``units``."""
     first, part, kind = runs[0], parts.method(runs[0].method), parts.kind(runs[0].method)
     options = first.options(part)
     if kind.initializer:

@@ -1,4 +1,4 @@
-"""An experiment as data: which stream, network, optimiser and method, with which settings."""
+"""An experiment as data: a stream, a network, an optimiser and a method, with their settings."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Experiment:
     The defaults are those of the slowly-changing regression problem of Dohare et al. (Nature 2024).
 
     Raises:
-        ValueError: a setting is one that nothing has, or that two parts have; near misses are offered.
+        ValueError: no part has a setting, or two parts have it; near misses are offered.
 
     Example:
         >>> experiment = Experiment(method="cbp", replacement_rate=1e-3)
@@ -267,7 +267,8 @@ class Experiment:
         return {name: self.setting(part, name) for name in part.options}
 
     def program_key(self) -> Hashable:
-        """Return hashable; members with equal keys share one compiled program, each with its seed and its numbers."""
+        """Return a hashable key; members with equal keys share one compiled program, each with its seed and its
+        numbers."""
         numbers = self.numbers()
         all_parts = self.parts()
         # Whether there is momentum or decay at all changes the program; how much does not.
@@ -321,7 +322,7 @@ class Experiment:
         return document.strip().splitlines()[0].rstrip(".")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields and what is set of the parts, as plain data: what :class:`Experiment` takes to make this
+        """Return the fields and the settings of the parts as plain data, from which :class:`Experiment` makes this
         again."""
         fields = {name: getattr(self, name) for name in FIELDS}
         fields["method"] = parts.method_name(self.method)
@@ -331,7 +332,7 @@ class Experiment:
         return {**fields, **{name: name_of(v) if callable(v) else v for name, v in self.settings}}
 
     def with_defaults(self) -> dict[str, Any]:
-        """:meth:`to_dict`, and for what is not set of the parts their defaults."""
+        """Return :meth:`to_dict`, with the defaults of the parts' other settings."""
         own = {name: value for part in self.parts() for name, value in part.defaults.items() if name not in BY_NETWORK}
         return {**own, **self.to_dict()}
 

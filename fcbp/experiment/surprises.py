@@ -14,7 +14,7 @@ __all__ = ["of_another_method", "surprises"]
 
 @arguments
 def surprises(runs: Sequence[Experiment], steps: int) -> list[str]:
-    """Messages about settings under which no unit can or is likely to be replaced.
+    """Return messages about settings under which no unit can or is likely to be replaced.
 
     Example:
         >>> surprises([Experiment(maturity_threshold=50)], steps=20)

@@ -22,7 +22,7 @@ __all__ = ["build", "check_forward", "check_vmap", "tried_method", "tried_optimi
 
 
 def build(role: str, name: str, function: Callable[..., T], *arguments: object, **options: object) -> T:
-    """Return the result of a part's function.
+    """Call a part's function.
 
     Raises:
         ValueError: it fails; the message names the part and the options.

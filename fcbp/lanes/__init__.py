@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optree
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from fcbp.kinds import PyTree
 from fcbp.lanes import build, gpu
+from fcbp.lanes.ahead import with_sums_ahead
 from fcbp.lanes.build import BuildError
 from fcbp.lanes.emit import emit, workspace
 from fcbp.lanes.ir import Map, Node, Reduce
@@ -53,6 +54,8 @@ __all__ = [
 
 OPTIMIZE = "-O3"
 """The compiler's level of optimisation."""
+WIDEST = 16
+"""Members of the widest vectors. Those of 8 are computed at once wherever there are any."""
 
 Program = Callable[[list[Tensor], Any, int], tuple[Any, Any]]
 """``program(carry_leaves, xs, length) -> (carry, ys)``"""
@@ -70,11 +73,20 @@ class Lanes:
     spec: optree.PyTreeSpec
     elements: str
     """``"vectors"`` on the CPU, ``"threads"`` on a GPU."""
+    width: int
+    """Members of a block."""
 
-    @property
-    def width(self) -> int:
-        """Members of a block."""
-        return width(self.elements)
+    @functools.cached_property
+    def halved(self) -> Lanes | None:
+        """The step with half as many members to a block, to the same bits; ``None`` where there is no such program.
+
+        Where a vector of 16 numbers takes two turns, half of it computes at the same rate, its block needs half of the
+        cache, and fewer lanes are idle.
+        """
+        if self.elements != "vectors" or self.width < WIDEST:
+            return None
+        half = self.width // 2
+        return replace(self, source=f"#define LANES {half}\n{self.source}", width=half)
 
     @functools.cached_property
     def block_bytes(self) -> int:
@@ -112,17 +124,20 @@ class Lanes:
         if self.elements == "threads":
             launch = gpu.launcher(self.source)
         else:
-            launch = build.launcher(self.source, OPTIMIZE, self.work)
+            launch = build.launcher(self.source, OPTIMIZE, self.work, self.width)
         spec, y_spec, moving = self.spec, self.traced.y_spec, self.plan.moving
         population, by_member = self.population, self.population and not self.shared_x
         constants = [c.contiguous() for c in self.traced.constants]
         checks = list(self.traced.lowered.checks.items())
-        y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried :]]
+        ahead = [(leaf.shape, leaf.dtype) for leaf in self.traced.lowered.ahead]
+        y_kinds = [(y.shape, y.dtype) for y in self.traced.lowered.results[self.traced.carried + len(ahead) :]]
 
         def run(leaves: list[Tensor], xs: Any, length: int) -> tuple[Any, Any]:
             count = leaves[0].shape[0] if population else 1
             device = leaves[0].device if leaves else None
             state = [leaf.detach().contiguous() for leaf in leaves]
+            given = len(state)
+            state += [torch.zeros(count, *shape, dtype=dtype) for shape, dtype in ahead]
             for i in moving:  # the program writes to these, and must not write to the caller's
                 state[i] = state[i].clone(memory_format=torch.contiguous_format)
             examples, strides = _examples(xs, by_member)
@@ -131,7 +146,7 @@ class Lanes:
             failed = launch(build.Arguments(count, length, state, constants, examples, strides, ys))
             if checks and failed:
                 raise _error(*checks[int(failed) - 1])
-            return optree.tree_unflatten(spec, state), optree.tree_unflatten(y_spec, ys)
+            return optree.tree_unflatten(spec, state[:given]), optree.tree_unflatten(y_spec, ys)
 
         return run
 
@@ -142,7 +157,7 @@ def elements_on(device: torch.device) -> str:
 
 
 def width(elements: str) -> int:
-    """Return members of a block.
+    """Return the number of members of a block.
 
     Raises:
         BuildError: there is no compiler, which knows the length of the CPU's vectors.
@@ -151,7 +166,7 @@ def width(elements: str) -> int:
 
 
 def made_by(device: torch.device) -> str:
-    """The kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
+    """Name the kind of processor and the compiler of a device's programs, such as ``"AVX-512, g++"``.
 
     Raises:
         BuildError: there is no compiler.
@@ -212,6 +227,8 @@ def draft(
     x = [x[0, 0] if by_member else x[0] for x in x_leaves]
     traced = trace(members, one, spec, x, x_spec, check)
     elements = elements_on(next(iter(devices), torch.device("cpu")))
+    if elements == "vectors":
+        traced = traced._replace(lowered=with_sums_ahead(traced.lowered))
     registers = 32 if elements == "vectors" and build.lanes() == 16 else 16
     source, plan = emit(traced.lowered, elements, registers)
-    return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements)
+    return Lanes(members.population, members.shared_x, traced, plan, source, spec, elements, width(elements))

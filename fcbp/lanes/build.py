@@ -35,8 +35,10 @@ __all__ = [
     "check_compiler",
     "compile_seconds",
     "is_built",
+    "keep",
     "lanes",
     "launcher",
+    "library_of",
     "made_by",
     "run_for",
 ]
@@ -108,19 +110,11 @@ def build(source: str, optimize: str = "-O3") -> Callable[..., None]:
     """Return the function ``run`` of a C++ source.
 
     Raises:
-        BuildError: see there.
+        BuildError: as :class:`BuildError` says.
     """
     flags = [optimize, MACHINE, *FLAGS]
-    library = _library(source, flags)
-    folder = library.parent
-    try:
-        with _locked(folder / "lock"):
-            _clear(folder)
-            if not library.exists():
-                _compile(_compiler()[0], flags, source, library)
-        _check_owner(library)
-    except OSError as error:
-        raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
+    library = library_of("lanes", source, *flags)
+    keep(library, lambda: _compile(_compiler()[0], flags, source, library))
     try:
         return ctypes.CDLL(str(library)).run
     except (OSError, AttributeError) as error:
@@ -134,20 +128,42 @@ def is_built(source: str, optimize: str = "-O3") -> bool:
     Raises:
         BuildError: there is no compiler, or no directory to keep programs in.
     """
-    return _library(source, [optimize, MACHINE, *FLAGS]).exists()
+    return library_of("lanes", source, optimize, MACHINE, *FLAGS).exists()
 
 
-def _library(source: str, flags: Sequence[str]) -> Path:
-    """Return the file of a compiled source."""
-    parts = (source, *flags, _compiler()[1], _processor())
-    return _folder() / f"{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:40]}.so"
+def library_of(kind: str, *parts: str) -> Path:
+    """Return the file of a compiled program of a kind: by its parts, the compiler and the processor.
+
+    Raises:
+        BuildError: there is no compiler, or no directory to keep programs in.
+    """
+    told = chr(0).join((*parts, _compiler()[1], _processor()))
+    return _folder(kind) / f"{hashlib.sha256(told.encode()).hexdigest()[:40]}.so"
 
 
-def launcher(source: str, optimize: str, work: int) -> Launch:
+def keep(library: Path, make: Callable[[], None]) -> None:
+    """Have ``make`` write a library where it is missing: one process does, and the others wait.
+
+    Raises:
+        BuildError: it cannot be written, or others can write it.
+    """
+    folder = library.parent
+    try:
+        with _locked(folder / "lock"):
+            _clear(folder)
+            if not library.exists():
+                make()
+        _check_owner(library)
+    except OSError as error:
+        raise BuildError(f"cannot write to {folder}: {error}; set FCBP_CACHE_DIR to a directory that can be") from error
+
+
+def launcher(source: str, optimize: str, work: int, width: int) -> Launch:
     """Return a function that runs a source's function ``run`` on the machine's cores.
 
     Args:
         work: elements that a step of a block computes.
+        width: members of a block.
 
     Raises:
         BuildError: as :func:`build`.
@@ -165,7 +181,7 @@ def launcher(source: str, optimize: str, work: int) -> Launch:
             (ctypes.c_int64 * max(len(arguments.strides), 1))(*arguments.strides),
             _pointers(arguments.ys),
         )
-        blocks = -(-arguments.members // lanes())
+        blocks = -(-arguments.members // width)
         threads = min(torch.get_num_threads(), blocks)
         if threads == 1 or blocks * arguments.steps * work < THREADED_FROM:
             function(*pointers_and_sizes)
@@ -346,20 +362,20 @@ def _processor() -> str:
     return f"{platform.machine()} {platform.processor()} {platform.node()}"
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled programs, which need not be there.
+def cache_folder(kind: str = "lanes") -> Path:
+    """Return the folder of compiled programs of a kind, which need not be there.
 
     Raises:
         RuntimeError: no home directory is known.
     """
     general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / "lanes"
+    return Path(os.environ.get("FCBP_CACHE_DIR") or Path(general) / "fcbp") / kind
 
 
-def _folder() -> Path:
+def _folder(kind: str = "lanes") -> Path:
     """Return the cache directory, created where it is missing."""
     try:
-        folder = cache_folder()
+        folder = cache_folder(kind)
         for missing in reversed([folder, *folder.parents]):
             if not missing.exists():
                 missing.mkdir(mode=0o700, exist_ok=True)  # `parents=True` makes them by the umask alone
@@ -371,7 +387,8 @@ def _folder() -> Path:
 
 @contextlib.contextmanager
 def _build_folder(folder: Path) -> Iterator[Path]:
-    """The folder to compile in, under the lock. It is always the same, so that a killed process leaves one at most."""
+    """Provide the folder to compile in, under the lock. It is always the same, so that a killed process leaves one at
+    most."""
     path = folder / BUILD_FOLDER
     path.mkdir(mode=0o700)
     try:

@@ -150,7 +150,7 @@ template <class V> INLINE V v_log(V x) {
   const V e = parts_of(x, &f);
   return log_limits(x, log_of(e, f));
 }
-template <class V> INLINE V v_log1p(V x) {
+template <class V> LARGE V v_log1p(V x) {
   const V one = like(x, 1.0), u = one + x, back = u - one;
   const V lost = (one - (u - back)) + (x - back);
   V f;
@@ -159,13 +159,13 @@ template <class V> INLINE V v_log1p(V x) {
   return choose_eq(x, like(x, 0.0), x, result);
 }
 // e + log(1 + f) / log(2): whole for a power of 2.
-template <class V> INLINE V v_log2(V x) {
+template <class V> LARGE V v_log2(V x) {
   V f;
   const V e = parts_of(x, &f), part = log_of(like(x, 0.0), f);
   const V more = part * like(x, is_double(x) ? 0x1.777d0ffda0d24p-56 : 0x1.4ae0cp-26);
   return log_limits(x, e + multiply_add(part, like(x, is_double(x) ? 0x1.71547652b82fep+0 : 0x1.715476p+0), more));
 }
-template <class V> INLINE V v_log10(V x) {
+template <class V> LARGE V v_log10(V x) {
   V f;
   const V e = parts_of(x, &f), part = log_of(like(x, 0.0), f);
   const double high = is_double(x) ? 0x1.3441350800000p-2 : 0x1.344p-2, low = is_double(x) ? 0x1.f79fef311f12bp-34 : 0x1.3509f8p-18;
@@ -232,9 +232,9 @@ template <class V> INLINE V sine(V x, int shift) {
   const V size = choose_eq(bit_and(turned, one), like(one, 0), sin_series(a), cos_series(a));
   return choose_eq(bit_and(turned, like(one, 2)), like(one, 0), size, neg(size));
 }
-template <class V> INLINE V v_sin(V x) { return choose_eq(x, like(x, 0.0), x, sine(x, 0)); }
-template <class V> INLINE V v_cos(V x) { return sine(x, 1); }
-template <class V> INLINE V v_tan(V x) {
+template <class V> LARGE V v_sin(V x) { return choose_eq(x, like(x, 0.0), x, sine(x, 0)); }
+template <class V> LARGE V v_cos(V x) { return sine(x, 1); }
+template <class V> LARGE V v_tan(V x) {
   if constexpr (of_double<V>::value) {
     const Angle<V> a = angle_of(x);
     const V s = sin_series(a), c = cos_series(a);
@@ -261,13 +261,13 @@ template <class V> INLINE V angle_above(V y, V x) {
   const V high = eighths * like(x, 0x1.921fb54442d18p-1), low = eighths * like(x, 0x1.1a62633145c07p-55);
   return high + (t + multiply_add(t * z, atan_series(z), low));
 }
-template <class V> INLINE V v_atan(V x) {
+template <class V> LARGE V v_atan(V x) {
   if constexpr (of_double<V>::value)
     return with_sign_of(angle_above(v_abs(x), like(x, 1.0)), x);
   else
     return narrowed(v_atan(widened(x)));
 }
-template <class V> INLINE V v_atan2(V y, V x) {
+template <class V> LARGE V v_atan2(V y, V x) {
   if constexpr (of_double<V>::value) {
     V up = v_abs(y), across = v_abs(x);
     const V zero = like(x, 0.0), most = like(x, limits<double>::infinity());
@@ -310,13 +310,13 @@ template <class V> INLINE V arc(V x, bool cosine) {
   const V far = high - (t + t), back = (high - far) - (t + t);
   return with_sign_of(choose(outer, far + (back + (low - (p + p))), t + p), x);
 }
-template <class V> INLINE V v_asin(V x) {
+template <class V> LARGE V v_asin(V x) {
   if constexpr (of_double<V>::value)
     return arc(x, false);
   else
     return narrowed(v_asin(widened(x)));
 }
-template <class V> INLINE V v_acos(V x) {
+template <class V> LARGE V v_acos(V x) {
   if constexpr (of_double<V>::value)
     return arc(x, true);
   else
@@ -325,7 +325,7 @@ template <class V> INLINE V v_acos(V x) {
 
 // --- hyperbolic functions, of exp(|x|) / 2 -------------------------------------------------------------------
 
-template <class V> INLINE V v_cosh(V x) {
+template <class V> LARGE V v_cosh(V x) {
   if constexpr (of_double<V>::value) {
     const V half = exp_of(v_abs(x), 1);
     return half + like(x, 0.25) / half;
@@ -333,7 +333,7 @@ template <class V> INLINE V v_cosh(V x) {
     return narrowed(v_cosh(widened(x)));
   }
 }
-template <class V> INLINE V v_sinh(V x) {
+template <class V> LARGE V v_sinh(V x) {
   const V size = v_abs(x), one = like(x, 1.0);
   if constexpr (of_double<V>::value) {
     const V half = exp_of(size, 1), u = v_expm1(choose_gt(size, one, one, size));
@@ -380,12 +380,12 @@ template <class V> INLINE V erfc_far(V x) {
   const V decay = of_double<V>::value ? exp_of_two(neg(square), neg(lost)) : exp_of(neg(square), 0);
   return decay * (p * below);
 }
-template <class V> INLINE V v_erf(V x) {
+template <class V> LARGE V v_erf(V x) {
   const V size = v_abs(x), most = like(x, is_double(x) ? 6.0 : 4.0);
   const V far = with_sign_of(like(x, 1.0) - erfc_far(choose_gt(size, most, most, size)), x);
   return choose_lt(size, like(x, 1.0), erf_near(x), far);
 }
-template <class V> INLINE V v_erfc(V x) {
+template <class V> LARGE V v_erfc(V x) {
   if constexpr (of_double<V>::value) {
     const V size = v_abs(x), far = erfc_far(choose_gt(size, like(x, 28.0), like(x, 28.0), size));
     const V outer = choose_lt(x, like(x, 0.0), like(x, 2.0) - far, far);
@@ -428,14 +428,14 @@ template <class V> INLINE V power_of(V x, V y, bool single) {
   result = choose(none, like(x, limits<double>::quiet_NaN()), choose(odd, with_sign_of(result, x), result));
   return choose(bit_or(eq(x, one), eq(y, zero)), one, result);
 }
-template <class V> INLINE V v_pow(V x, V y) {
+template <class V> LARGE V v_pow(V x, V y) {
   if constexpr (of_double<V>::value)
     return power_of(x, y, false);
   else
     return narrowed(power_of(widened(x), widened(y), true));
 }
 // In float64 a float32's square is a number; a float64's is, of what is divided by a power of 2.
-template <class V> INLINE V v_hypot(V x, V y) {
+template <class V> LARGE V v_hypot(V x, V y) {
   if constexpr (of_double<V>::value) {
     const V one = v_abs(x), other = v_abs(y), most = like(x, limits<double>::infinity());
     const V large = choose_lt(one, other, other, one), small = choose_lt(one, other, one, other);

@@ -63,14 +63,14 @@ class _Program:
 
     def __init__(self, lowered: Lowered, plan: Plan, heap_from: float, registers: int) -> None:
         self.lowered, self.plan, self.heap_from = lowered, plan, heap_from
-        self.writer = Writer()
+        self.writer = Writer(math.isfinite(heap_from))
         self.checks = {node: i for i, node in enumerate(lowered.checks)}
         self.elements = Elements(self.writer, plan, self.checks, registers)
         self.on_heap: list[str] = []
         """The declarations of arrays that do not lie on the stack."""
 
     def lines(self) -> list[str]:
-        """The function's lines."""
+        """Write the function's lines."""
         write = self.writer.line
         with self.writer.scope(
             "KERNEL void run(const int64 *sizes, int64 *shared, void *const *carry, void *const *constants, "
@@ -81,6 +81,8 @@ class _Program:
             with self.writer.scope("EACH_BLOCK(first)"):
                 self._write_block()
         lines = self.writer.lines
+        if self.writer.partial_sums:
+            self.on_heap.append(f"  F partial[{self.writer.partial_sums}];")
         if self.on_heap:
             lines[body:body] = ["  Heap<Large> large;", f"  if (!large.at) return NOTE(shared + 1, {NO_MEMORY});"]
             lines[:0] = ["struct Large {", *self.on_heap, "};"]
@@ -101,6 +103,7 @@ class _Program:
         for check in self.checks.values():
             write(f"M wrong{check} = {{}};")
         self._write_kernels([n for n in plan.order if n in plan.hoisted])
+        self._write_first_sums()
         with self.writer.scope("for (int64 t = 0; t < steps; t++)"):
             self._write_step(self.lowered.results[len(carried) :])
         for i in plan.moving:
@@ -109,11 +112,25 @@ class _Program:
         for check in self.checks.values():
             write(f"if (some_lane(wrong{check})) NOTE(shared + 1, {check + 1});")
 
+    def _write_first_sums(self) -> None:
+        """Write those sums of the first step that every later step finds computed ahead."""
+        if not self.lowered.ahead:
+            return
+        with self.writer.scope("if (steps > 0)"):
+            for (role, i), leaf in self.lowered.leaves.items():
+                if role == "next":
+                    self._write_next_example(i, leaf, "0")
+            for leaf, first in self.lowered.ahead.items():
+                self.plan.buffers[first] = self.plan.buffers[leaf]
+                write_kernel(self.elements, first)
+
     def _write_step(self, ys: Sequence[Node]) -> None:
         """Write one step, from the example to the results."""
         for (role, i), leaf in self.lowered.leaves.items():
             if role == "x":
                 self._write_example(i, leaf)
+            elif role == "next":
+                self._write_next_example(i, leaf, "minimum(t + 1, steps - 1)")
         self._write_kernels([n for n in self.plan.order if n not in self.plan.hoisted])
         for i, y in enumerate(ys):
             pointer = f"({array_type(y)} *)ys[{i}] + t * members * {y.size}"
@@ -159,6 +176,12 @@ class _Program:
             f"i += {CACHE_LINE // leaf.dtype.itemsize}) PREFETCH({ahead} + offset_{name}[l] + i);"
         )
         self.writer.line(f"load({name}, {here}, offset_{name}, {leaf.size});")
+
+    def _write_next_example(self, i: int, leaf: Node, step: str) -> None:
+        """Load the example of the step that comes next."""
+        kind, name = array_type(leaf), self.plan.buffers[leaf]
+        here = f"(const {kind} *)xs[{i}] + {step} * x_strides[{2 * i}]"
+        self.writer.line(f"{name} = {here};" if leaf.uniform else f"load({name}, {here}, offset_{name}, {leaf.size});")
 
     def _write_back(self) -> None:
         """Copy those parts of the new carry that lie elsewhere to the arrays where the next step reads them."""

@@ -132,7 +132,7 @@ def _are_inside(places: Sequence[Index | Node], shape: Sequence[int]) -> bool:
 
 
 def _from_the_end(b: Builder, index: Node, size: int) -> Node:
-    """Return an index whose negative values count from the end."""
+    """Make negative values of an index count from the end."""
     if index.dtype in (torch.bool, torch.uint8):
         raise NotImplementedError("a mask as an index")
     if value_range(index)[0] >= 0:

@@ -55,8 +55,9 @@ __all__ = [
 SHORT = (torch.uint8, torch.int8, torch.int16)
 """Integer dtypes that programs compute in 32 bits, and wrap around."""
 
-Role = Literal["carry", "x", "constant"]
-"""An input's part in the step: a leaf of the carry, a leaf of ``x``, or a tensor that the step closes over."""
+Role = Literal["carry", "x", "constant", "next"]
+"""An input's part in the step: a leaf of the carry, a leaf of ``x``, a tensor that the step closes over, or a leaf of
+the next step's ``x``."""
 
 Place = Index | int
 """The index along one axis: an expression of positions, or the number of the argument that holds it."""
@@ -75,7 +76,7 @@ class Node:
     """The order in which nodes were made: arguments come before their readers."""
 
     def key(self) -> tuple[object, ...]:
-        """Return all but the number: two nodes of equal keys hold the same."""
+        """Return everything but the number: two nodes of equal keys hold the same."""
         args, shape, dtype, uniform, _, *own = vars(self).values()
         return type(self), args, shape, dtype, uniform, *own
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -54,6 +54,8 @@ class Lowered:
     """The new carry's leaves and then those of ``y``."""
     checks: dict[Node, str]
     """Nodes whose arguments the program looks at, and the operation and line from which they come."""
+    ahead: dict[Node, Node] = field(default_factory=dict)
+    """By a further leaf of the carry: what it is before the first step."""
 
 
 def is_supported(target: object) -> bool:

@@ -10,9 +10,11 @@
 #include <sys/mman.h>
 #define INLINE static inline __attribute__((always_inline))
 #define CALLED static
+#define LARGE INLINE
 #else
 #define INLINE static __device__ __forceinline__
-#define CALLED static __device__
+#define CALLED static __device__ __noinline__
+#define LARGE CALLED  // each copy would take CUDA's compiler seconds
 #endif
 
 using int64 = long long;

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from fcbp.lanes.cpp import array_type, literal, to_vector, type_of
 from fcbp.lanes.elements import Elements
 from fcbp.lanes.functions import REDUCTION_START, Function
+from fcbp.lanes.fusion import sums_columns
 from fcbp.lanes.indices import Index, at, code, linear, plus, times, variable
 from fcbp.lanes.ir import Node, Reduce, Scan, is_map
 from fcbp.lanes.plan import axes_read, tile_axes
+from fcbp.lanes.writer import PARTIAL, Writer
 
 __all__ = ["write_arg_reduction", "write_reduction", "write_scan"]
 
@@ -26,6 +29,13 @@ TILES = {
 """By the number of the machine's vector registers: rows and columns of a tile of sums of products. The sums and their
 factors leave some registers free."""
 
+ROWS = 5
+"""Rows that a loop of sums over rows takes at a time."""
+NEAR = 800
+"""Elements of two factors that lie in the nearest cache together, while a tile goes along the summed axis."""
+OWN = 2048
+"""Elements of a factor that stay in a core's own cache, beside the rest of a loop."""
+
 Segment = tuple[int, int, int]
 """A part of an axis: its first entry, the number of tiles in it, and the entries of each tile."""
 
@@ -34,19 +44,82 @@ def write_reduction(elements: Elements, node: Reduce) -> None:
     """Write the loops of a reduction, a few results side by side."""
     (x,) = node.args
     elements = elements.over(x.shape, elements.prologue)
+    if elements.prologue is not None and sums_columns(node, elements.prologue, set(elements.plan.order)):
+        _write_column_sums(elements, node)
+        return
     tiles = _tiles(elements, node)
-    for segments in itertools.product(*(_segments(x.shape[axis], width) for axis, width in tiles.items())):
-        _write_segment(elements, node, dict(zip(tiles, segments, strict=True)))
+    piece = _piece(elements, node, tiles)
+    with _pieces(elements, node, piece):
+        for segments in itertools.product(*(_segments(x.shape[axis], width) for axis, width in tiles.items())):
+            _write_segment(elements, node, dict(zip(tiles, segments, strict=True)), piece)
 
 
-def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment]) -> None:
-    """Write the loops over the tiles of one segment of each tiled axis."""
+def _write_column_sums(elements: Elements, node: Reduce) -> None:
+    """Write the loops of sums over the rows of an argument that is computed in them, a few rows at a time."""
+    (x,), writer, last = node.args, elements.writer, len(node.shape)
+    with writer.loops(node.shape):
+        writer.line(f"{elements.stored(node, elements.here[:last])} = {_start(node.function, node)};")
+    for start, count, width in _segments(x.shape[last], ROWS):
+        counts = [*node.shape, count]
+        with writer.scope(""), writer.loops([count, *node.shape], [last, *range(last)]):
+            own = [variable(a, counts) for a in range(last + 1)]
+            total = elements.stored(node, own[:last])
+            writer.line(f"{type_of(node)} sum = {total};")
+            for k in range(width):
+                row = plus(times(own[last], width), at(start + k))
+                _accumulate(elements, node, "sum", (*own[:last], row))
+            writer.line(f"{total} = sum;")
+
+
+def _piece(elements: Elements, node: Reduce, tiles: dict[int, int]) -> int:
+    """Return the entries of the summed axis that all tiles take before any takes more; 0 where tiles take it whole."""
+    (x,) = node.args
+    if len(tiles) < 2 or node.axes > 1 or type_of(node) != "F" or not elements.writer.has_heap:
+        return 0
+    most = NEAR // sum(tiles.values())
+    read = (axes_read(elements.plan, factor, elements.here, x.shape) for factor in x.args)
+    smaller = min(math.prod(x.shape[a] for a in axes) for axes in read)
+    pieces = -(-x.shape[-1] // most)
+    return -(-x.shape[-1] // pieces) if pieces > 1 and smaller > 2 * OWN else 0
+
+
+def _block(elements: Elements, node: Reduce, segments: dict[int, Segment], axes: list[int]) -> int:
+    """Return the tiles of an outer axis that go with each tile of the inner one; 0 where the outer axis is one loop.
+
+    Of the factor that the inner axis does not read, so much stays in the core's own cache meanwhile.
+    """
+    (x,), writer = node.args, elements.writer
+    if len(segments) < 2 or node.axes > 1 or not writer.has_heap:
+        return 0
+    first, second = axes
+    read = [axes_read(elements.plan, factor, elements.here, x.shape) for factor in x.args]
+    size = max(math.prod(x.shape[a] for a in axes) for axes in read if second not in axes)
+    block = max(OWN // (segments[first][2] * x.shape[-1]), 1)
+    return block if size > 2 * OWN and block < segments[first][1] else 0
+
+
+@contextmanager
+def _pieces(elements: Elements, node: Reduce, piece: int) -> Iterator[None]:
+    """Return the loop over pieces of a summed axis, between which the sums are kept in memory."""
+    if not piece:
+        yield
+        return
+    size = node.args[0].shape[-1]
+    elements.writer.keep_partial_sums(node.size)
+    with elements.writer.scope(f"for (int64 from = 0; from < {size}; from += {piece})"):
+        elements.writer.line(f"const int64 to = minimum(from + {piece}, (int64){size});")
+        yield
+
+
+def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment], piece: int) -> None:
+    """Return the loops over the tiles of one segment of each tiled axis."""
     (x,), writer, kept = node.args, elements.writer, len(node.shape)
     outer = list(node.shape)
     for axis, (_, count, _) in segments.items():
         outer[axis] = count
     order = _loop_order(elements, x, list(segments), outer)
-    with writer.scope(""), writer.loops([outer[a] for a in order], order):
+    block = 0 if piece else _block(elements, node, segments, order[-2:])
+    with writer.scope(""), _tile_loops(writer, outer, order, block):
         own = [variable(a, [*outer, *x.shape[kept:]]) for a in range(len(x.shape))]
         places = [own]
         for axis, (start, _, width) in segments.items():
@@ -56,21 +129,56 @@ def _write_segment(elements: Elements, node: Reduce, segments: dict[int, Segment
         inner = x.shape[-1]
         most = CHAINS // len(places) if len(segments) < 2 else 1
         parts = max((p for p in range(1, most + 1) if inner % p == 0), default=1)
+        begin = _start(node.function, node)
+        kept_at = [f"{PARTIAL}[{code(linear(place[:kept], node.shape))}]" for place in places]
         for k in range(len(places) * parts):
-            writer.line(f"{type_of(node)} sum{k} = {_start(node.function, node)};")
+            writer.line(f"{type_of(node)} sum{k} = {f'from ? {kept_at[k]} : ' if piece else ''}{begin};")
         # Unrolled further than into these sums, a tile would not find room in the registers.
         tiled = elements.over(x.shape, elements.prologue, len(segments) > 1)
-        with writer.loops([*x.shape[kept:-1], inner // parts], range(kept, len(x.shape)), unroll=False):
+        with _summed_loops(writer, x.shape[kept:-1], kept, inner // parts, piece):
             for k, place in enumerate(places):
                 for part in range(parts):
                     turn = at(0) if inner == parts else (0, ((len(x.shape) - 1, 1),))
                     last = plus(times(turn, parts), at(part))
                     _accumulate(tiled, node, f"sum{k * parts + part}", (*place[:-1], last))
-        for k, place in enumerate(places):
-            total = [f"sum{k * parts + part}" for part in range(parts)]
-            while len(total) > 1:
-                total = [f"{node.function}({', '.join(total[:2])})", *total[2:]]
-            _store(elements, node, tuple(place[:kept]), total[0])
+        if piece:
+            with writer.scope(f"if (to < {inner})"):
+                for k, here in enumerate(kept_at):
+                    writer.line(f"{here} = sum{k};")
+        with writer.scope("else" if piece else ""):
+            for k, place in enumerate(places):
+                total = [f"sum{k * parts + part}" for part in range(parts)]
+                while len(total) > 1:
+                    total = [f"{node.function}({', '.join(total[:2])})", *total[2:]]
+                _store(elements, node, tuple(place[:kept]), total[0])
+
+
+@contextmanager
+def _tile_loops(writer: Writer, counts: list[int], order: list[int], block: int) -> Iterator[None]:
+    """Return the loops over tiles; with a block, the last but one goes over so many tiles before the last goes on."""
+    if not block:
+        with writer.loops([counts[a] for a in order], order):
+            yield
+        return
+    *rest, first, second = order
+    with (
+        writer.loops([counts[a] for a in rest], rest),
+        writer.scope(f"for (int64 from = 0; from < {counts[first]}; from += {block})"),
+        writer.loops([counts[second]], [second]),
+        writer.scope(f"for (int64 i{first} = from; i{first} < minimum(from + {block}, {counts[first]}ll); i{first}++)"),
+    ):
+        yield
+
+
+@contextmanager
+def _summed_loops(writer: Writer, sizes: Sequence[int], axis: int, inner: int, piece: int) -> Iterator[None]:
+    """Return the loops over the summed axes, of which the first is ``axis``; of a piece, from its begin to its end."""
+    if not piece:
+        with writer.loops([*sizes, inner], range(axis, axis + len(sizes) + 1), unroll=False):
+            yield
+        return
+    with writer.scope(f"ROLLED for (int64 i{axis} = from; i{axis} < to; i{axis}++)"):
+        yield
 
 
 def _accumulate(elements: Elements, node: Reduce, total: str, place: tuple[Index, ...]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fcbp.lanes.decompositions import decompositions
 from fcbp.lanes.ir import Role
 from fcbp.lanes.lower import Lowered, Unsupported, UnsupportedOperation, is_own, is_supported, lower
 
@@ -44,7 +45,7 @@ class Traced(NamedTuple):
     """Tensors that the step closes over."""
     y_spec: optree.PyTreeSpec
     carried: int
-    """Leaves of the carry: the first of the results."""
+    """The number of the carry's leaves, which are the first results."""
     graph: str
     """The traced operations, a line each."""
 
@@ -90,7 +91,6 @@ def trace(
         Unsupported: something in the step cannot run in lanes.
         IndexError, ZeroDivisionError: of the numbers given, as in eager.
     """
-    from torch._decomp import decomposition_table
     from torch.fx.experimental.proxy_tensor import make_fx
 
     y_spec = None
@@ -103,7 +103,7 @@ def trace(
         y_leaves, y_spec = optree.tree_flatten(y)
         return [*optree.tree_leaves(new), *map(torch.as_tensor, y_leaves)]
 
-    table: Any = {op: f for op, f in decomposition_table.items() if not is_supported(op)}
+    table: Any = {op: f for op, f in decompositions().items() if not is_supported(op)}
     arguments = [leaf.detach().clone() for leaf in (*leaves, *x_leaves)]
 
     def graph(mode: contextlib.AbstractContextManager[Any]) -> fx.GraphModule:

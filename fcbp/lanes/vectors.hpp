@@ -9,7 +9,9 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__AVX512F__)
+#if defined(LANES)
+// The program begins with a number of its own.
+#elif defined(__AVX512F__)
 #define LANES 16
 #elif defined(__AVX__)
 #define LANES 8
@@ -137,12 +139,16 @@ INLINE Q neg(Q a) { return to_Q((int64)0) - a; }
 #if defined(__FMA__) && LANES == 8
 INLINE F multiply_add(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {_mm256_fmadd_pd(a.lo, b.lo, c.lo), _mm256_fmadd_pd(a.hi, b.hi, c.hi)}; }
-#elif defined(__AVX512F__)
+#elif defined(__AVX512F__) && LANES == 16
 INLINE F multiply_add(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {_mm512_fmadd_pd(a.lo, b.lo, c.lo), _mm512_fmadd_pd(a.hi, b.hi, c.hi)}; }
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 INLINE F multiply_add(F a, F b, F c) { return (F)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
 INLINE HD multiply_add(HD a, HD b, HD c) { return (HD)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
+INLINE D multiply_add(D a, D b, D c) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
+#elif defined(__FMA__) && LANES == 4
+INLINE F multiply_add(F a, F b, F c) { return _mm_fmadd_ps(a, b, c); }
+INLINE HD multiply_add(HD a, HD b, HD c) { return _mm_fmadd_pd(a, b, c); }
 INLINE D multiply_add(D a, D b, D c) { return {multiply_add(a.lo, b.lo, c.lo), multiply_add(a.hi, b.hi, c.hi)}; }
 #else
 INLINE F multiply_add(F a, F b, F c) { F r; EACH r[l] = multiply_add(a[l], b[l], c[l]); return r; }

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from fcbp.lanes.indices import Index
 from fcbp.lanes.ir import Node
 
-__all__ = ["Element", "Writer"]
+__all__ = ["PARTIAL", "Element", "Writer"]
+
+PARTIAL = "large.at->partial"
+"""The array of sums that are not yet whole."""
 
 Element = tuple[Node, tuple[Index, ...]]
 """A node, and an index for each of its axes."""
@@ -17,11 +20,19 @@ Element = tuple[Node, tuple[Index, ...]]
 class Writer:
     """Writes C++ line by line."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_heap: bool = False) -> None:
         self.lines: list[str] = []
+        self.has_heap = has_heap
+        """Whether there is memory beyond the stack."""
+        self.partial_sums = 0
+        """The most sums of a kernel that are kept in memory before they are whole."""
         self._depth = 1
         self._names = 0
         self._named: list[dict[Element, str]] = [{}]
+
+    def keep_partial_sums(self, count: int) -> None:
+        """Ask for memory of so many sums of float32."""
+        self.partial_sums = max(self.partial_sums, count)
 
     def line(self, text: str) -> None:
         """Write a line."""
@@ -29,7 +40,7 @@ class Writer:
 
     @contextmanager
     def scope(self, head: str) -> Iterator[None]:
-        """A scope, such as a loop or a branch; ``head`` stands before its brace."""
+        """Open a scope, such as a loop or a branch; ``head`` stands before its brace."""
         self.line(head + " {")
         self._depth += 1
         self._named.append({})
@@ -63,7 +74,7 @@ class Writer:
 
     @contextmanager
     def kernel(self) -> Iterator[None]:
-        """A part of the program that uses no name from outside."""
+        """Open a part of the program that uses no name from outside."""
         outside, self._named = self._named, [{}]
         yield
         self._named = outside

@@ -49,18 +49,19 @@ class LearnerHyperparams(NamedTuple):
     step_size: float | Tensor = 0.01
     """Step size of the optimiser."""
     method: Any = Hyperparams()
-    """The method's own; :class:`fcbp.Hyperparams` for CBP."""
+    """The method's numbers; :class:`fcbp.Hyperparams` for CBP."""
     optimizer: Any = ()
-    """Where the learner's optimiser is named or a function that makes one: its keywords in each step, by name."""
+    """The optimiser's keywords in each step, by name, where the learner's optimiser is a name or a function that makes
+    one."""
     schedule: Any = ()
-    """Where the learner has a schedule: its numbers by name."""
+    """The schedule's numbers by name, where the learner has one."""
     clip: float | Tensor | tuple[()] = ()
     """The bound on the gradients' global norm; ``()`` leaves it to the learner's ``clip``."""
 
 
 @show.by_fields
 class LearnerState(NamedTuple):
-    """All that a learner carries from step to step."""
+    """The state that a learner carries from step to step."""
 
     params: Params
     """Parameters by name."""

@@ -22,13 +22,13 @@ def draw_params(
     initializer: str | initializers.Initializer = "kaiming_uniform",
     nonlinearity: str = "relu",
 ) -> Params:
-    """Return initial parameters for ``model``, as the published CBP code draws them.
+    """Draw initial parameters for ``model``, as the published CBP code draws them.
 
     Weights of linear and convolutional layers are drawn by ``initializer``, with the gain of ``nonlinearity`` and in
     the last of them with gain 1; their biases are 0. Other parameters (norms, embeddings) keep the model's values.
 
     Args:
-        model: read, not changed.
+        model: the module, which is not changed.
         key: a key of :mod:`fcbp.random`; under ``vmap`` every member draws its own.
         initializer: a name or a function; see :mod:`fcbp.initializers`.
         nonlinearity: a name of :func:`fcbp.initializers.gain`.

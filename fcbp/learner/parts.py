@@ -114,7 +114,7 @@ def method_of(given: str | Kind | Method) -> Method:
 
 
 def _named(value: Any) -> str:
-    """Return a wrong argument in a message."""
+    """Show a wrong argument in a message."""
     if isinstance(value, nn.Module):
         return f"a model, {type(value).__name__}"
     return f"the class {value.__name__}" if isinstance(value, type) else repr(value)

@@ -22,7 +22,7 @@ __all__ = ["LaneProgram", "lane_program"]
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
 UNASKED = 1 << 26
-"""Bytes of a block beyond which there are no lanes for who does not ask for them: products of large matrices are a
+"""Bytes of a block beyond which there are no lanes unless they are asked for: products of large matrices are a
 library's, and tracing them takes long."""
 MOST = 1 << 30
 """Bytes of a block beyond which there are no lanes."""
@@ -34,13 +34,13 @@ LINES = 400
 
 @dataclass
 class LaneProgram:
-    """A step's program in lanes, or why there is none."""
+    """A step's program in lanes, or the reason why there is none."""
 
     draft: lanes.Lanes | None = None
     why_not: str = ""
     program: lanes.Program | None = None
     unbuilt: bool = False
-    """Whether it is building alone that stands against it: no compiler, or one that fails."""
+    """Whether the build alone stands against it: there is no compiler, or it fails."""
 
     def reason_against(self, count: int) -> str:
         """Say why lanes are not the best way for so many members; empty where they are."""
@@ -63,7 +63,7 @@ class LaneProgram:
         return cost.lanes_seconds(self.draft, count), cost.scan_seconds(self.draft, count)
 
     def reason_for(self, count: int) -> str:
-        """Return the course of lanes with so many members."""
+        """Say why lanes suit so many members."""
         assert self.draft is not None
         width, kib = self.draft.width, max(self.draft.block_bytes >> 10, 1)
         used = f"{count} members, {width} to a block of {kib} KiB"
@@ -126,7 +126,7 @@ def lane_program(
         *((leaf.shape[first:], leaf.dtype, leaf.device) for leaf in leaves),
         *((x.shape[x_first:], x.dtype, x.device) for x in x_leaves),
     )
-    key = (members.population, members.shared_x, spec, x_spec, described)
+    key = (members.population, members.shared_x, spec, x_spec, described, width)
     programs = _programs.setdefault(members.step, {})
     if key not in programs:
         try:
@@ -135,6 +135,10 @@ def lane_program(
             programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
+    full = programs[key].draft
+    if full is not None and full.halved is not None and cost.halving_pays(full, count):
+        key = (*key[:-1], full.halved.width)
+        programs.setdefault(key, LaneProgram(full.halved))
     return programs[key], count
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import sys
 from collections.abc import Iterator
 
 from torch import Tensor
@@ -20,9 +22,9 @@ def check_compiler_for(leaves: list[Tensor]) -> None:
         BuildError: the compiler fails, or does not end.
     """
     if all(leaf.device.type == "cpu" for leaf in leaves):
-        from torch._inductor.cpp_builder import get_cpp_compiler
-
-        check_compiler(get_cpp_compiler())
+        # Importing torch's takes a second, which who has the program at hand need not wait for.
+        torchs = sys.modules.get("torch._inductor.cpp_builder")
+        check_compiler(torchs.get_cpp_compiler() if torchs else os.environ.get("CXX", "g++"))
 
 
 @contextlib.contextmanager

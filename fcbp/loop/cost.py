@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,9 @@ from fcbp.lanes import Lanes
 from fcbp.lanes.ir import Leaf, Node, Position, Rank, Reduce, Scalar, View
 from fcbp.lanes.plan import Plan, tile_axes
 from fcbp.lanes.reads import inline
+from fcbp.loop.caches import Caches, caches
 
-__all__ = ["Caches", "caches", "lanes_seconds", "scan_seconds"]
+__all__ = ["Caches", "caches", "halving_pays", "lanes_seconds", "scan_seconds", "splits_vectors"]
 
 VECTOR = 16
 """Numbers of a vector for which the rates hold."""
@@ -33,6 +35,8 @@ SCAN_ELEMENT = 0.02e-9
 """Seconds of one element of the compiled scan, of which each operation is a part of some loop."""
 OPERATION = 1.5e-6
 """Seconds that the compiled scan takes for each stored result, whatever its size: most are loops of their own."""
+SCAN_LOADED = 1.3
+"""Bytes that the compiled scan moves for each that is read or written: it loads new arrays before it writes them."""
 STEP = 20e-6
 """Seconds that a step of the compiled scan takes, whatever it is."""
 FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
@@ -40,27 +44,18 @@ FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
 OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
 
-
-class Caches(NamedTuple):
-    """Sizes in bytes."""
-
-    own: int
-    """A core's own cache."""
-    shared: int
-    """The cores' common one."""
+CLEARLY = 0.95
+"""Halves are taken up to this share of the time of full blocks, where these compute for longer than they load."""
 
 
 @functools.cache
-def caches() -> Caches:
-    """Return the machine's caches; 1 and 32 MiB where the system does not tell."""
-    sizes = {}
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        with suppress(OSError, ValueError):
-            if (index / "type").read_text(encoding="utf-8").strip() != "Instruction":
-                size = (index / "size").read_text(encoding="utf-8").strip()
-                level = int((index / "level").read_text(encoding="utf-8"))
-                sizes[level] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
-    return Caches(sizes.get(2, 1 << 20), sizes.get(3, max(32 << 20, sizes.get(2, 0))))
+def splits_vectors() -> bool:
+    """Tell whether the processor computes a vector of 16 numbers in two turns: Zen 4 does, Intel's do not."""
+    with suppress(OSError):
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n", 1)[0]
+        words = dict(re.findall(r"^([^\t\n]+)\t*: (.*)$", about, re.MULTILINE))
+        return (words.get("vendor_id"), words.get("cpu family")) == ("AuthenticAMD", "25")
+    return False
 
 
 class _Work(NamedTuple):
@@ -77,20 +72,35 @@ class _Work(NamedTuple):
 
 
 def lanes_seconds(draft: Lanes, members: int) -> float:
-    """Return a step of so many members in lanes, on one core."""
+    """Estimate the seconds of a step of so many members in lanes, on one core."""
+    return -(-members // draft.width) * _together(*_block_seconds(draft))
+
+
+def _block_seconds(draft: Lanes) -> tuple[float, float]:
+    """Estimate the seconds of a block's step: computing, and loading."""
     work = _work(draft.plan, often=True)
-    rate = draft.width / VECTOR
-    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * rate
-    loading = work.loaded * draft.width / _rate(draft.block_bytes)
-    blocks = -(-members // draft.width)
-    return blocks * _together(computing, loading)
+    computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * draft.width / VECTOR
+    return computing, work.loaded * draft.width / _rate(draft.block_bytes)
+
+
+def halving_pays(draft: Lanes, members: int) -> bool:
+    """Tell whether so many members are faster with half as many to a block."""
+    half = draft.halved
+    if half is None:
+        return False
+    if not splits_vectors():
+        return members <= half.width
+    computing, loading = _block_seconds(draft)
+    own, shared = caches()
+    waits = draft.block_bytes > (own if loading > computing else shared // 2)
+    return lanes_seconds(half, members) <= (1 if waits else CLEARLY) * lanes_seconds(draft, members)
 
 
 def scan_seconds(draft: Lanes, members: int) -> float:
-    """Return a step of so many members in the compiled scan, on one core."""
+    """Estimate the seconds of a step of so many members in the compiled scan, on one core."""
     work = _work(draft.plan, often=False)
     computing = work.products * LIBRARY + work.elements * SCAN_ELEMENT
-    loading = work.loaded / _rate(draft.block_bytes // draft.width * members)
+    loading = SCAN_LOADED * work.loaded / _rate(draft.block_bytes // draft.width * members)
     return STEP + work.results * OPERATION + members * _together(computing, loading)
 
 
@@ -99,13 +109,13 @@ def _together(computing: float, loading: float) -> float:
 
 
 def _rate(size: int) -> float:
-    """Return bytes a second from where so many lie."""
+    """Return the bytes a second at which so many bytes load."""
     own, shared = caches()
     return FROM_OWN if size <= own else FROM_SHARED if size <= shared // 2 else FROM_MEMORY
 
 
 def _work(plan: Plan, often: bool) -> _Work:
-    """Return the work of a step.
+    """Count the work of a step.
 
     Args:
         often: leave out what is computed in few steps, as lanes do.
@@ -125,13 +135,17 @@ def _work(plan: Plan, often: bool) -> _Work:
             elements += node.size
         if node in stored:
             results += 1
-            loaded += 0 if often and plan.is_skipped_mostly(node) else _bytes(plan, node, stored)
+            loaded += 0 if often and plan.is_skipped_mostly(node) else _bytes(plan, node, stored, often)
     return _Work(products, elements, loaded, results)
 
 
-def _bytes(plan: Plan, node: Node, stored: set[Node]) -> int:
-    """Return the reads and writes of the loop that makes a node, without those that another loop does on the way."""
+def _bytes(plan: Plan, node: Node, stored: set[Node], often: bool) -> int:
+    """Return the reads and writes of the loop that makes a node, without those that another loop does on the way.
+
+    Args:
+        often: leave out what a sum computes itself before it adds it up, as lanes do.
+    """
     passed = {total for total, result in plan.epilogues.items() if result is node}
-    passed |= {part for total, part in plan.prologues.items() if total is node}
+    passed |= {part for total, part in plan.prologues.items() if total is node and often}
     read = sum(a.size * a.dtype.itemsize for a in inline(node, stored) if a not in passed and not a.uniform)
     return read + (0 if node in plan.epilogues else node.size * node.dtype.itemsize)

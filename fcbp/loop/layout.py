@@ -14,10 +14,26 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 
-__all__ = ["arrange", "is_side_by_side", "is_view", "population", "store", "stored", "work"]
+__all__ = [
+    "STORES",
+    "arrange",
+    "is_side_by_side",
+    "is_view",
+    "pin",
+    "population",
+    "store",
+    "stored",
+    "suits_side_by_side",
+    "work",
+]
 
 SMALL_MEMBER = 1 << 15
 """Elements of a member's state up to which members lie side by side. A larger one's own axes fill vectors."""
+
+STORES = "stores"
+"""The entry of a node's ``meta`` with the node whose numbers it has, in another layout."""
+LIBRARY = 1 << 12
+"""Multiply-adds of a member's product of two matrices from which on a library makes it."""
 
 
 def population(leaves: Iterable[Tensor]) -> int:
@@ -28,6 +44,20 @@ def population(leaves: Iterable[Tensor]) -> int:
         return 0
     (count,) = sizes
     return count if sum(leaf.numel() for leaf in leaves) <= SMALL_MEMBER * count else 0
+
+
+def suits_side_by_side(graph: fx.Graph) -> bool:
+    """Tell whether the members of a traced step may lie side by side.
+
+    A library's product of matrices would copy each member's. And batch norm under vmap writes the running statistics
+    through a view that only a member's own layout allows.
+    """
+    products = graph.find_nodes(op="call_function", target=aten.bmm.default)
+    large = any(
+        min(*_shape(a), *_shape(b)[1:]) > 1 and math.prod(_shape(a)) * _shape(b)[2] >= _shape(a)[0] * LIBRARY
+        for a, b in (node.args for node in products)
+    )
+    return not large and not graph.find_nodes(op="call_function", target=aten.native_batch_norm.default)
 
 
 def is_side_by_side(x: Tensor, count: int) -> bool:
@@ -82,18 +112,25 @@ def arrange(graph: fx.Graph, count: int, xs: Sequence[fx.Node]) -> None:
         _replace_uses(graph, node, node.next, count)
 
 
+def pin(graph: fx.Graph, results: Sequence[fx.Node], count: int) -> None:
+    """Have what is computed of a population's carry read as it is stored: else the compiler lays it out twice."""
+    for node in dict.fromkeys(results):
+        if node.op == "call_function" and not is_view(node.target) and len(_shape(node)) > 1:
+            _replace_uses(graph, node, node.next, count)
+
+
 def _replace_uses(graph: fx.Graph, node: fx.Node, before: fx.Node, count: int) -> None:
     users = list(node.users)
     with graph.inserting_before(before):
         new = stored(graph, node, _shape(node), count)
-        new.meta = dict(node.meta)
+        new.meta = {**node.meta, STORES: node}
     for user in users:
         user.replace_input_with(node, new)
 
 
 def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
-    """Computed values that an operation spreads over something larger: the compiler would compute them anew for each
-    of its elements."""
+    """Find computed values that an operation spreads over something larger: the compiler would compute them anew for
+    each of its elements."""
     found: dict[fx.Node, None] = {}
     for node in filter(_is_pointwise, graph.nodes):
         for operand in node.all_input_nodes:
@@ -109,7 +146,7 @@ def _broadcast(graph: fx.Graph, count: int) -> list[fx.Node]:
 
 
 def work(graph: fx.Graph) -> int:
-    """Return elements that the operations of a traced graph compute."""
+    """Count the elements that the operations of a traced graph compute."""
     computed = (node for node in graph.nodes if node.op == "call_function" and not is_view(node.target))
     return sum(math.prod(_shape(node)) for node in computed)
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fcbp.kinds import PyTree
-from fcbp.loop.program import check_carry
+from fcbp.loop.in_turn import Member
+from fcbp.loop.tracing import check_carry
 
-__all__ = ["check_members", "is_vmapped", "named", "over_pytrees", "tell"]
+__all__ = ["check_members", "is_vmapped", "member_of", "named", "over_pytrees", "tell"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -34,6 +35,12 @@ def _member_of(step: Step) -> Any:
         return lanes.members_of(step)
     except lanes.Unsupported:
         return None
+
+
+def member_of(step: Step) -> Member | None:
+    """Return one member's step of a vmapped one; ``None`` of any other."""
+    members = _member_of(step)
+    return Member(members.step, members.shared_x) if members is not None and members.population else None
 
 
 def named(step: Step) -> str:
@@ -73,7 +80,7 @@ def over_pytrees(step: Step) -> Step:
 
 
 def check_members(step: Step, carry: PyTree, xs: PyTree) -> None:
-    """Check that a vmapped step has somebody to run for.
+    """Check that a vmapped step has members.
 
     Raises:
         ValueError: a population is empty.

@@ -13,6 +13,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fcbp import rare
 from fcbp.checks import arguments, shown
 from fcbp.concrete import is_plain
 from fcbp.kinds import PyTree
@@ -152,7 +153,7 @@ def _registered(step: Callable[..., Any], length: int, y_spec: list[Any]) -> _En
 
 def _run(leaves: list[Tensor], fixed: list[Tensor], xs: list[Tensor], number: int) -> list[Tensor]:
     entry, compile = _entries[number], _compile.get()
-    with torch.no_grad():
+    with torch.no_grad(), rare.unbounded():
         backend = None
         if compile == "lanes":
             backend = scanning.explain(entry.step, (leaves, fixed), xs or None).backend

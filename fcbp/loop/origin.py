@@ -1,4 +1,4 @@
-"""By what a run's numbers are made: a backend, a processor's instructions, and a compiler or a library."""
+"""The origin of a run's numbers: a backend, a processor's instructions, and a compiler or a library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["made_by"]
 
 
 def made_by(backend: BackendName, device: torch.device) -> str:
-    """The words for it, such as ``"lanes, AVX-512, g++"`` or ``"eager, AVX2, torch 2.13.0"``.
+    """Name the origin of a run's bits, such as ``"lanes, AVX-512, g++"`` or ``"eager, AVX2, torch 2.13.0"``.
 
     Two runs in lanes have the same bits whatever the rest says; two in another backend may differ in last places where
     the rest differs.

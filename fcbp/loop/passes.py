@@ -23,7 +23,7 @@ from fcbp.loop import kernels, layout
 
 aten = torch.ops.aten
 
-__all__ = ["LARGE_MATRIX", "fuse"]
+__all__ = ["LARGE_MATRIX", "fuse", "is_for"]
 
 LARGE_MATRIX = 1 << 18
 """Elements from which on a matrix is worth a kernel of its own: a mebibyte, more than a core's own caches hold."""
@@ -61,7 +61,7 @@ class _Pass:
         return self.given.get(node) or self.computed.get(node)
 
     def prune(self, results: Iterable[fx.Node]) -> None:
-        """Forget what neither the sums nor these results are made of."""
+        """Remove the operations that neither the sums nor these results need."""
         wanted = {*results, *(node for total in self.sums for node in total.all_input_nodes)}
         for node in reversed(self.computed):
             if node in wanted:
@@ -78,6 +78,11 @@ class _Pass:
                     found[operand] = "".join(its)
         products = (node for node in self.sums if node.target is aten.mm.default)
         return found | {_args(node)[0]: "rows" for node in products}
+
+
+def is_for(graph: fx.Graph, number: int) -> bool:
+    """Tell whether there is a large matrix among the first ``number`` arguments of a traced step."""
+    return any(_is_large_matrix(leaf) for leaf in graph.find_nodes(op="placeholder")[:number])
 
 
 def fuse(graph: fx.Graph, number: int) -> None:
@@ -109,7 +114,7 @@ def fuse(graph: fx.Graph, number: int) -> None:
 
 
 def _grow(graph: fx.Graph, needs: dict[fx.Node, int], matrix: fx.Node, products: bool) -> _Pass:
-    """Return all elementwise operations and sums that lead on from ``matrix``, and what these are made of."""
+    """Find all elementwise operations and sums that lead on from ``matrix``, and their operands."""
     found = _Pass({matrix: MATRIX})
     reached = 0
 

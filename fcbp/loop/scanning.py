@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fcbp.checks import arguments, shown
 from fcbp.kinds import PyTree
-from fcbp.loop.compiler import check_compiler_for, limited_compiler
-from fcbp.loop.members import check_members, is_vmapped, named, over_pytrees, tell
+from fcbp.loop.compiler import check_compiler_for
+from fcbp.loop.members import check_members, is_vmapped, member_of, named, over_pytrees, tell
 from fcbp.loop.program import Program, build, check_carry
 from fcbp.names import check_option
 
@@ -34,7 +34,7 @@ SLOWER = "a step then takes milliseconds, 10 to 1,000 times as long as compiled"
 
 
 class Choice(NamedTuple):
-    """A backend and why."""
+    """A backend, and the reason for it."""
 
     backend: BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
@@ -80,8 +80,8 @@ def scan(
         xs: a pytree of tensors that share their leading axis; ``None`` is an empty one.
         length: number of steps; needed where ``xs`` has no tensors.
         compile: ``False`` runs the step eagerly, with the same results. Compiling takes 2 to 10 seconds for lanes and
-            10 to 60 seconds for the compiled scan; before, the logger ``"fcbp"`` says what is compiled. Where it fails,
-            a warning says why and the next backend runs.
+            10 to 20 for each program of the compiled scan, the first time on a machine; before, the logger ``"fcbp"``
+            says what is compiled. Where it fails, a warning says why and the next backend runs.
         backend: ``"lanes"``, ``"scan"`` (the compiled scan) or ``"eager"``; by default what :func:`explain` says.
 
     Returns:
@@ -133,13 +133,10 @@ def scan(
         try:
             if key not in programs:
                 check_compiler_for(leaves)
-                members = f" for {len(leaves[0])} members" if leaves and leaves[0].ndim and is_vmapped(step) else ""
-                tell(f"the scan of {named(step)}{members}", "10 to 60 seconds")
-                programs[key] = build(over_pytrees(step), leaves, spec, xs)
+                programs[key] = build(over_pytrees(step), leaves, spec, xs, _announcing(step, leaves), member_of(step))
             program = programs[key]
             if program is not None:
-                with limited_compiler():
-                    return program(leaves, xs, length)
+                return program(leaves, xs, length)
         except Exception as error:
             if isinstance(error, ValueError) or is_out_of_memory(error):
                 raise  # with too little memory running eagerly is no help
@@ -305,6 +302,19 @@ def _length(xs: Any, length: int | None) -> int:
 def _check_step(step: Step) -> None:
     if not callable(step):
         raise ValueError(f"step is {step!r}; expected a function (carry, x) -> (carry, y)")
+
+
+def _announcing(step: Step, leaves: list[Tensor]) -> Callable[[], None]:
+    """Return a function to call before a part of a step's program is compiled."""
+    members = f" for {len(leaves[0])} members" if leaves and leaves[0].ndim and is_vmapped(step) else ""
+    what = f"the scan of {named(step)}{members}"
+    said: list[str] = []
+
+    def announce() -> None:
+        tell(f"more of {what}: units fall due" if said else what, "10 to 20 seconds")
+        said.append(what)
+
+    return announce
 
 
 def _eager(step: Step, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:

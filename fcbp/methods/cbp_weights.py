@@ -52,10 +52,16 @@ def cbp_weights(
 
     Args:
         utility: of :func:`fcbp.weights.update_utility`.
-        managed: of :func:`fcbp.weights.init_state`, as are ``maturity`` and ``protect``.
+        managed: of :func:`fcbp.weights.init_state`.
+        maturity: of :func:`fcbp.weights.init_state`.
+        protect: of :func:`fcbp.weights.init_state`.
         scale_by_moments: scale the utility by the optimiser's moments: ``moments`` of
             :func:`fcbp.weights.update_utility`.
-        selection: of :func:`fcbp.weights.select_and_reset`, as is all that follows.
+        selection: of :func:`fcbp.weights.select_and_reset`, as are all arguments below.
+        initializer: the draw of reset weights.
+        rounding: the use of a fraction of a weight.
+        rate_counts: the weights that the rate multiplies.
+        capacity: the most weights reset per tensor and event.
 
     Raises:
         ValueError: an option is unknown or a number out of its range; the optimiser has no moments to scale by.

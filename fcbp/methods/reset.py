@@ -179,7 +179,7 @@ def reset_partially(
     units: Iterable[UnitGroup],
     draw: initializers.Initializer,
 ) -> PyTree:
-    """Move each unit a fraction r of the way to a new one: ``w_out = (1 - r) w_out``, then
+    """Move each unit by a fraction r of the way to a new one: ``w_out = (1 - r) w_out``, then
     ``w_in = (1 - r) w_in + r fresh``, for all groups one after the other.
 
     Where r is 0 the weights stay as they are, to the bit.

@@ -148,7 +148,7 @@ def _activation(given: str | Make) -> Make:
 
 
 def _positions(image: tuple[int, int, int], kernels: Sequence[int]) -> int:
-    """Return positions that are left of an image after convolutions without padding, each with a pooling over 2x2.
+    """Return the positions that are left of an image after convolutions without padding, each with a pooling over 2x2.
 
     Raises:
         ValueError: none are.

@@ -1,4 +1,4 @@
-"""Checks of what optimisers, schedules and the clipping of gradients are given."""
+"""Checks of the arguments of optimisers, schedules and the clipping of gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_number(
         value: its value.
         least: the least it may be.
         below: what it is below.
-        infinite: whether it may be infinite as well: a bound that bounds nothing.
+        infinite: whether infinity is allowed too: a bound that bounds nothing.
 
     Raises:
         ValueError: it is neither.
@@ -74,7 +74,7 @@ def check_like(name: str, given: PyTree, params: PyTree, *, dtype: torch.dtype |
     """Check that a pytree has the structure, the shapes and the dtypes of ``params``.
 
     Args:
-        name: what the pytree is called in a message.
+        name: the pytree's name in a message.
         given: the pytree.
         params: the parameters.
         dtype: another dtype than the parameters', of all leaves.

@@ -39,7 +39,7 @@ Schedule = Callable[[int | Tensor], Float[Tensor, ""]]
 
 @arguments
 def constant(value: Number = 1.0) -> Schedule:
-    """Return the same step size at every step; as ``optax.constant_schedule``.
+    """Make a schedule of the same step size at every step; as ``optax.constant_schedule``.
 
     Raises:
         ValueError: ``value`` is no number, 0 or more.

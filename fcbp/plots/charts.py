@@ -52,7 +52,7 @@ def learning_curves(
         results: what :func:`fcbp.sweep` returned.
         variable: one of its data variables; by default the loss, or the first where there is none.
         over: the dimension that is averaged.
-        legend: name the lines, and say above them what they are the mean of.
+        legend: name the lines, and say above them over how many members they are means.
         ax: where to draw; by default a new figure.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A run's pictures as files: which there are, and what is on each."""
+"""A run's pictures as files."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ MOST_PANELS = 12
 
 @arguments
 def save(results: xarray.Dataset, folder: Path | str) -> list[Path]:
-    """Draw what the results allow into PNG files in ``folder``: learning curves, the methods at their best, sensitivity
-    to each swept number, tables of two numbers, units replaced, utilities and ages."""
+    """Draw the pictures that the results allow into PNG files in ``folder``: learning curves, the methods at their
+    best, sensitivity to each swept number, tables of two numbers, units replaced, utilities and ages."""
     folder = expanded("folder", folder)
     several_methods = len({row.method for row in analysis.summary(results)}) > 1
     drawn = _few(results)

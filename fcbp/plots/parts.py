@@ -41,7 +41,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#0
 """Colours that people with any colour vision tell apart (Okabe and Ito, 2008), and a grey."""
 DASHES = ("-", "--", ":", "-.")
 MOST_LINES = 12
-"""More settings than this are not all drawn: the best of each method are, or the best."""
+"""The most settings drawn; of more, the best of each method are drawn, or the best."""
 
 
 def draw_curve(ax: Axes, curve: xarray.DataArray, over: str, label: str, style: dict[str, Any], alpha: float) -> None:

@@ -44,10 +44,10 @@ class ContinualBackprop:
 
     Args:
         model: any module, ``torch.compile``d or data-parallel as well.
-        optimizer: that of the model's parameters, or a tuple of several.
-        *example_inputs: what the model's forward takes, to find its units; see :func:`fcbp.find_units`.
+        optimizer: the optimiser of the model's parameters, or a tuple of several.
+        *example_inputs: inputs of the model's forward, to find its units; see :func:`fcbp.find_units`.
         method: a name of :data:`fcbp.methods.METHODS`, or a :class:`fcbp.methods.Method`.
-        seed: of the draws, or a key of :mod:`fcbp.random`; the same on every rank.
+        seed: the seed of the draws, or a key of :mod:`fcbp.random`; the same on every rank.
         units: the groups; by default those that :func:`fcbp.find_units` finds.
         example_kwargs: keyword arguments of the forward, beside ``example_inputs``.
         hyper: the method's numbers, in place of ``options``.
@@ -108,7 +108,7 @@ class ContinualBackprop:
         self.steps = 0
         """Steps so far."""
         self.replaced = {g.name: torch.zeros(g.size, dtype=torch.int32, device=device) for g in self.units}
-        """By group name, how often each unit was replaced."""
+        """By group name, the number of replacements of each unit."""
         self._stepped: set[torch.optim.Optimizer] = set()
         self._rates: list[Any] = []
         self._skipped = False
@@ -161,7 +161,7 @@ class ContinualBackprop:
         return dict(replaced) if replaced or weights is None else dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that a resumed run needs, beside the model's and the optimisers' own: tensors, numbers and
+        """Return the state that a resumed run needs, beside the model's and the optimisers' own: tensors, numbers and
         names."""
         return {
             "format": FORMAT,
@@ -214,7 +214,7 @@ class ContinualBackprop:
     def _before(
         self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Ahead of an optimiser's step; of one that is given a closure, when the closure has made the gradients."""
+        """Act ahead of an optimiser's step; where the step has a closure, after the closure has made the gradients."""
         given = args[1] if len(args) > 1 else kwargs.get("closure")
         if given is None:
             self._prepare(optimizer)
@@ -295,7 +295,7 @@ class ContinualBackprop:
         return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in self.params.items()}
 
     def _given(self, new_task: bool | Tensor | None) -> dict[str, Any]:
-        """Return the keywords of a method's protocol."""
+        """Return the arguments of a method's protocol by keyword."""
         device = next(iter(self.params.values())).device
         rates = self._rates
         same = all(rate is rates[0] or (isinstance(rate, float) and rate == rates[0]) for rate in rates)
@@ -353,7 +353,7 @@ def _key(seed: int | Tensor) -> Tensor:
 
 
 def _copy_back(old: Any, new: Any) -> None:
-    """Copy a pytree's tensors into those of another, where they are others."""
+    """Copy a pytree's tensors into those of another, where they differ."""
     pairs = zip(optree.tree_leaves(old), optree.tree_leaves(new), strict=True)
     for mine, theirs in pairs:
         if mine is not theirs:

@@ -28,7 +28,7 @@ class LightningCallback(Callback):
     logged as ``cbp/replaced``, the number so far. The state is saved in the trainer's checkpoints.
 
     Args:
-        *example_inputs: what the forward takes; by default the module's ``example_input_array``.
+        *example_inputs: inputs of the forward; by default the module's ``example_input_array``.
         model: the part of the Lightning module that is managed, ``lambda module: module.net``; by default all of it.
         log_every: steps from one log to the next; 0 logs nothing.
         **options: of :class:`ContinualBackprop`.

@@ -156,8 +156,8 @@ class Moments:
 
     @torch.no_grad()
     def before(self, optimizer: torch.optim.Optimizer) -> None:
-        """Ahead of an optimiser's step: Adafactor's running means, whose decay depends on the count; and what the
-        weights were."""
+        """Prepare an optimiser's step: move Adafactor's running means, whose decay depends on the count, and keep what
+        the weights were."""
         for name in self._stepping(optimizer):
             p, group = self.params[name], self._group(name)
             if not any(self.young[name].values()) or not optimizer.state.get(p):
@@ -313,7 +313,7 @@ def _steps(state: Mapping[str, Any]) -> Tensor | float:
 
 
 def _fill_single(moment: Tensor, marked: Tensor, value: float) -> None:
-    """Where a moment is a mean over an axis, it is made new if all of what it is the mean of is."""
+    """Make a moment that is a mean over an axis new, if all entries of the mean are new."""
     for axis in range(moment.ndim):
         if moment.shape[axis] != marked.shape[axis]:
             marked = marked.all(axis, keepdim=True)

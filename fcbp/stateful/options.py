@@ -1,4 +1,4 @@
-"""The method, its numbers, and what it is to be told of, from the keywords of a constructor."""
+"""The method, its numbers, and the facts that it reads, from the keywords of a constructor."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _not_renewing(about: str, method: Method) -> Method:
 def reads(function: Callable[..., Any], keyword: str) -> bool:
     """Tell whether a function of a method's protocol takes a keyword: by name, or to hand it on (``**given``).
 
-    What a function does not read it takes as ``**_``.
+    A function takes the keywords that it does not read as ``**_``.
     """
     parameters = inspect.signature(function).parameters
     return keyword in parameters or any(p.kind is p.VAR_KEYWORD and p.name != "_" for p in parameters.values())

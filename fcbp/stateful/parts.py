@@ -82,7 +82,7 @@ def _among_others(group: UnitGroup) -> UnitGroup:
 
 
 class Parts:
-    """Where a model's parameters and buffers hang, to see whether they are still there.
+    """The places of a model's parameters and buffers, for a check that they are still there.
 
     Args:
         model: the module.

@@ -127,7 +127,7 @@ class Readings:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was read."""
+        """Forget the activations read so far."""
         for calls in self.calls.values():
             calls.clear()
         self.sums.clear()

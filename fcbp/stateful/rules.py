@@ -39,7 +39,7 @@ class Rule:
     horizon: Callable[[Group], int]
     """Steps that a new weight is corrected for."""
     scales: Mapping[str, Callable[[Group, Count], Count]] = field(default_factory=dict)
-    """By the name of a moment, what it is divided by as a function of the count."""
+    """By the name of a moment, its divisor as a function of the count."""
     reads_grad: bool = False
     """Whether ``moved`` reads the gradient."""
 

@@ -1,4 +1,4 @@
-"""A saved state, and whether it is that of another method or network."""
+"""Checks of a saved state against the method and the network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fcbp.kinds import PyTree
 __all__ = ["FORMAT", "check_saved", "leaves_by_name"]
 
 FORMAT = 1
-"""Raised with every change of what is saved."""
+"""Version of the saved state, raised with every change of it."""
 
 
 def leaves_by_name(tree: PyTree, prefix: str = "") -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class Summary(NamedTuple):
     groups: dict[str, GroupSummary]
     """By group name."""
     left_out: dict[str, str]
-    """By name, why a group that was found is left out."""
+    """The reason, by name, for each group that was found and is left out."""
 
     def __str__(self) -> str:
         rows = [("group", "units", "replaced", "mature", "dormant", "age", "utility")]

@@ -21,7 +21,7 @@ except ImportError as error:
 __all__ = ["TransformersCallback"]
 
 FILE = "continual_backprop.pt"
-"""Beside the model in every checkpoint."""
+"""Name of the file beside the model in every checkpoint."""
 
 
 class TransformersCallback(TrainerCallback):

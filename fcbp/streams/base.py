@@ -85,7 +85,7 @@ class Stream(NamedTuple):
     task_length: int | None = None
     """Batches of a task; ``None`` where tasks do not begin at batches that are known beforehand."""
     calendar: Calendar | None = None
-    """When tasks and passes begin; ``None`` where that is not known beforehand."""
+    """The times at which tasks and passes begin; ``None`` where they are not known beforehand."""
     validation: Callable[[Any], tuple[Tensor, Tensor]] | None = None
     """``validation(state) -> (inputs, targets)``: examples of the state's task that are set aside of those to learn
     from."""

@@ -66,7 +66,7 @@ def bit_flipping(
     batch_size: int = 1,
     task_signal: bool = False,
 ) -> Stream:
-    """Return the slowly-changing regression problem of Dohare et al. (Nature 2024, Methods; arXiv 2108.06325).
+    """The slowly-changing regression problem of Dohare et al. (Nature 2024, Methods; arXiv 2108.06325).
 
     An example has ``input_bits`` bits. The first ``flipping_bits`` stay as they are for ``flip_period`` examples,
     after which one of them, drawn at random, flips; the others are drawn anew for every example. The target is the
@@ -81,7 +81,7 @@ def bit_flipping(
         flipping_bits: f of the paper.
         flip_period: T of the paper, in examples.
         target_units: linear-threshold units of the target.
-        beta: what fraction of the weights must agree for a unit to fire.
+        beta: the fraction of the weights that must agree for a unit to fire.
         redraw_all: at the end of a period draw all flipping bits anew, as the original's default configuration does,
             where the paper's text flips one.
         batch_size: examples per batch; a batch lies within one period where ``flip_period`` is a multiple of it.
@@ -227,14 +227,14 @@ class _Problem:
         return (state.flipping + flips.to(torch.float32).cumsum(0)).remainder(2)
 
     def _periods(self, state: BitFlippingState, length: int) -> Int64[Tensor, "periods"]:
-        """Return all periods in which ``length`` batches may lie, wherever in a period the first one lies."""
+        """Return all the periods in which ``length`` batches may lie, wherever in a period the first one lies."""
         number = (length * self.batch_size - 1) // self.flip_period + 2
         return state.step // self.flip_period + torch.arange(number, device=state.key.device)
 
     def _after(self, state: BitFlippingState, length: int, slow: Float[Tensor, "periods flipping"]) -> BitFlippingState:
         step = state.step + length * self.batch_size
         last = (step - 1) // self.flip_period - state.step // self.flip_period
-        return state._replace(step=step, flipping=slow[last])
+        return state._replace(step=step, flipping=slow[last.unsqueeze(0)].squeeze(0))
 
     def _unpack(self, words: Int64[Tensor, "n words"]) -> Float[Tensor, "n bits"]:
         bits = words.unsqueeze(-1) >> torch.arange(min(self.random_bits, 64), device=words.device)

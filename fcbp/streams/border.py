@@ -10,7 +10,7 @@ __all__ = ["Border", "Calendar", "Moment"]
 
 
 class Moment(NamedTuple):
-    """Where a batch lies."""
+    """The task and the pass of a batch, and whether it begins them."""
 
     task: int
     epoch: int
@@ -21,12 +21,12 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Calendar:
-    """When tasks and passes begin, which is the same for all members.
+    """The times at which tasks and passes begin, the same for all members.
 
     Args:
         lengths: batches of the tasks, one after the other.
         passes: batches of a pass over each task's examples.
-        then: what follows the last: tasks like it, or the first again.
+        then: the successor of the last: tasks like it, or the first again.
         ends: whether the last task ends, where others like it follow.
         classes: classes that have come until the end of each task; empty where that is not known.
 
@@ -61,7 +61,7 @@ class Calendar:
         return Moment(task, epoch, within == 0, in_pass == 0)
 
     def seen(self, task: int) -> int:
-        """Return classes that have come until the end of a task."""
+        """Count the classes that have come until the end of a task."""
         return self.classes[min(task, len(self.classes) - 1)]
 
     def next_pass(self, step: int) -> int:
@@ -84,9 +84,9 @@ class Border:
 
     Args:
         zero_head: make weights and biases of the last linear layer 0 before each task; its moments stay.
-        shrink_before: what every parameter is multiplied by before each task; buffers begin anew with a number that is
+        shrink_before: the factor of every parameter before each task; buffers begin anew with a number that is
             not 1.
-        perturb_before: what a fresh draw of every parameter is multiplied by before it is added.
+        perturb_before: the factor of a fresh draw of every parameter, which is then added.
         fresh_moments: begin the optimiser anew with each task.
         milestones: passes of a task after each of which the step size is multiplied by ``milestone_factor``; each task
             begins with the whole step size.
@@ -132,7 +132,7 @@ class Border:
         return self.at_tasks or self.early_stopping or bool(self.milestones)
 
     def next(self, calendar: Calendar, step: int) -> int | None:
-        """Return the first step after ``step`` before which something is to be done; ``None`` where there is nothing
+        """Return the first step after ``step`` before which there is something to do; ``None`` where there is nothing
         ever."""
         if not self:
             return None

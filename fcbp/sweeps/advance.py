@@ -38,7 +38,7 @@ images that makes its examples takes 13 % longer than one to which they are give
 
 
 class Carry(NamedTuple):
-    """All that a population goes on from."""
+    """The state from which a population goes on."""
 
     problem: Any
     """States of the streams; members of one seed share theirs. Nothing where the program has no stream."""
@@ -56,7 +56,7 @@ class Backend(NamedTuple):
     name: loop.BackendName
     """``"lanes"``, ``"scan"`` or ``"eager"``."""
     unbuilt: str
-    """Why it is not lanes or the scan, where it would be but for the compiler; else empty."""
+    """The compiler's error, where the way would else be lanes or the scan; else empty."""
     made_by: str = ""
     """The backend, the processor's instructions, and the compiler or the library: ``"lanes, AVX-512, g++"``."""
 
@@ -64,11 +64,11 @@ class Backend(NamedTuple):
 class Steps(NamedTuple):
     """A program's step, as each way of advancing runs it; one object each, for which compiled programs are kept."""
 
-    making: Callable[[Any, Any], Any]
+    own_examples: Callable[[Any, Any], Any]
     """Members in lanes: ``(window, index, member, settings, sums)`` is carried, the window empty without a stream."""
-    given: Callable[[Any, Any], Any]
+    given_examples: Callable[[Any, Any], Any]
     """Members in lanes: ``(member, settings, sums)`` is carried, each member's example given."""
-    together: Callable[[Any, Any], Any]
+    all_members: Callable[[Any, Any], Any]
     """All members as one: ``(members, settings, stream_of)`` is carried, each stream's example given."""
 
 
@@ -76,7 +76,7 @@ class Ahead(NamedTuple):
     """The rest of the members' windows after a call."""
 
     problem: Any
-    """The state of the streams that it goes on from."""
+    """The state of the streams from which the window goes on."""
     stream_of: Int64[Tensor, "members"]
     """The members' streams."""
     window: Any
@@ -89,9 +89,9 @@ class Advance:
 
     Args:
         program: of one member.
-        rehearsed: what it measures.
+        rehearsed: its measurements.
         compile: whether steps are compiled; ``"lanes"`` only where lanes suit.
-        threads: what lanes may use; ``None`` is torch's number.
+        threads: threads of lanes; ``None`` is torch's number.
     """
 
     def __init__(self, program: Program, rehearsed: Rehearsed, compile: Compile, threads: int | None) -> None:
@@ -104,7 +104,7 @@ class Advance:
         self.ahead: Ahead | None = None
         self.scan_failed = False
         self.unbuilt = ""
-        """Why something that suits the program could not be compiled; empty where all was."""
+        """The reason why a suitable way could not be compiled; empty where all was."""
 
     def __call__(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]]:
         if steps <= self.window_length(carry):
@@ -141,7 +141,7 @@ class Advance:
             length = self.longest_window(carry)
             if length:
                 ours = self.with_windows(carry, self.members_windows(carry, length), 0)
-                length = length if self.lanes_are_built(self.steps.making, ours) else 0
+                length = length if self.lanes_are_built(self.steps.own_examples, ours) else 0
             self.window_lengths[members] = length
         return self.window_lengths.get(members, 0)
 
@@ -156,13 +156,13 @@ class Advance:
         return next((n for n in WINDOWS if size_of(self.windows(first, n)) <= WINDOW_BYTES), 0)
 
     def making_examples(self, carry: Carry, steps: int) -> tuple[Carry, dict[str, Tensor]] | None:
-        """Return some steps; ``None`` where they cannot be compiled."""
+        """Run some steps whose members make their own examples; return ``None`` where they cannot be compiled."""
         length = self.window_length(carry)
         ahead = self.ahead
         follows = ahead is not None and ahead.problem is carry.problem and ahead.stream_of is carry.stream_of
         if ahead is None or not follows or ahead.next + steps > length:
             ahead = Ahead(carry.problem, carry.stream_of, self.members_windows(carry, length), 0)
-        done = self.in_lanes(self.steps.making, self.with_windows(carry, ahead.window, ahead.next), None, steps)
+        done = self.in_lanes(self.steps.own_examples, self.with_windows(carry, ahead.window, ahead.next), None, steps)
         if done is None:
             self.window_lengths[len(carry.stream_of)] = 0
             return None
@@ -210,7 +210,7 @@ class Advance:
         totals = self.zeros(carry)
         if suits:
             ours = (carry.members, carry.settings, totals)
-            done = self.in_lanes(self.steps.given, ours, laid_out(batches, carry.stream_of), steps)
+            done = self.in_lanes(self.steps.given_examples, ours, laid_out(batches, carry.stream_of), steps)
             if done is not None:
                 members, _, totals = done
                 return carry._replace(problem=problem, members=members), totals
@@ -218,8 +218,8 @@ class Advance:
         backend: loop.BackendName = "scan" if self.compile is True and not self.program.loops else "eager"
         ours = tuple(carry[1:])
         with loop.compiling(self.compile):  # of loops in the step
-            (members, *_), seen = loop.scan(self.steps.together, ours, batches, length=steps, backend=backend)
-        if backend == "scan" and not loop.compiles(self.steps.together, ours, batches):
+            (members, *_), seen = loop.scan(self.steps.all_members, ours, batches, length=steps, backend=backend)
+        if backend == "scan" and not loop.compiles(self.steps.all_members, ours, batches):
             self.scan_failed = True
             self.unbuilt = self.unbuilt or "the compiled scan cannot be built"
         totals = {name: value.sum(0, dtype=totals[name].dtype) for name, value in seen.items()}
@@ -234,7 +234,7 @@ class Advance:
             _, batches = self.sample(carry, 1)
             ours = (carry.members, carry.settings, self.zeros(carry))
             examples = laid_out(batches, carry.stream_of)
-            self.lanes_suit[members] = self.lanes_are_built(self.steps.given, ours, examples)
+            self.lanes_suit[members] = self.lanes_are_built(self.steps.given_examples, ours, examples)
         return self.lanes_suit.get(members, False)
 
     # --- parts ------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class Advance:
         return backend == "lanes"
 
     def in_lanes(self, step: loop.Step, ours: PyTree, batches: PyTree, length: int) -> PyTree:
-        """Return the last carry; ``None`` where the program cannot be compiled."""
+        """Run steps in lanes and return the last carry; ``None`` where the program cannot be compiled."""
         instead = "the compiled scan runs" if self.compile is True else "steps run eagerly"
         try:
             with using_threads(self.threads or torch.get_num_threads()):
@@ -257,7 +257,7 @@ class Advance:
             return None
 
     def sample(self, carry: Carry, length: int) -> PyTree:
-        """Return the streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
+        """Draw batches: return the streams ``length`` batches later, and these batches ``(length, streams, ...)``."""
         stream = self.program.stream
         if stream is None:
             return carry.problem, ()
@@ -300,13 +300,13 @@ def laid_out(batches: tuple[Tensor, ...], stream_of: Int64[Tensor, "members"]) -
 
 
 def size_of(tree: PyTree) -> int:
-    """Return bytes of a pytree's tensors."""
+    """Count the bytes of a pytree's tensors."""
     return sum(leaf.numel() * leaf.element_size() for leaf in optree.tree_leaves(tree))
 
 
 @contextlib.contextmanager
 def using_threads(number: int) -> Iterator[None]:
-    """``number`` threads for the operations within."""
+    """Use ``number`` threads for the operations within."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

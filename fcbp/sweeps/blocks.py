@@ -50,7 +50,7 @@ def need(name: str) -> ModuleType:
 
 
 def encode(sweep: str, key: str, values: np.ndarray) -> bytes:
-    """Return a block of float32 values, compressed.
+    """Compress a block of float32 values.
 
     The SHA-256 of the block, its name and its sweep stands behind it, where decoders pass over it: so a block in the
     place of another is found out.
@@ -166,7 +166,7 @@ def write(store: Directory, files: Mapping[str, bytes]) -> None:
 
 
 def clear(run: Directory, name: str) -> None:
-    """Remove a store; what is none of its files stays."""
+    """Remove a store; other files stay."""
     store = run.child(name)
     if store is None:
         return
@@ -184,7 +184,7 @@ def clear(run: Directory, name: str) -> None:
 
 
 def remove_leftovers(store: Directory, name: str) -> None:
-    """Remove what a kill left of writes in an array's folder."""
+    """Remove the files that a kill left in an array's folder."""
     array = store.child(name)
     for file in array.names() if array else []:
         if array and file.endswith((PART, ".partial")) and array.kind(file) == "file":

@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a chunk as one checksummed block of bytes, and where the last two are kept."""
+"""Checkpoints: the whole state of a chunk as one checksummed block of bytes, of which the last two are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DamagedError", "InMemory", "OnDisk", "Owner", "pack", "restore", "un
 
 MAGIC = b"fcbp checkpoint"
 FORMAT = 1
-"""Raised where the meaning of a checkpoint changes."""
+"""Version of checkpoints, raised where their meaning changes."""
 KEPT = 2
 
 
@@ -58,7 +58,8 @@ class Owner(NamedTuple):
 
 
 def pack(about: Mapping[str, Any], tensors: Sequence[Tensor]) -> bytes:
-    """Return a line that says what it is, a line about the state, the SHA-256 of what follows, and the tensors.
+    """Pack tensors into bytes: a line with the format, a line about the state, the SHA-256 of the rest, and the
+    tensors.
 
     The tensors keep their strides, for an operation may sum in another order where they differ.
     """
@@ -119,7 +120,7 @@ class OnDisk:
 
     Args:
         run: the run directory.
-        name: the folder's name, made when there is something to keep.
+        name: the folder's name; the folder is made with the first checkpoint.
     """
 
     def __init__(self, run: Directory, name: str) -> None:
@@ -178,6 +179,6 @@ FILE = re.compile(r"\d{6,}\.\d{6,}")
 
 
 def _files(folder: Directory, chunk: int) -> list[str]:
-    """Return names of a chunk's checkpoints, the oldest first."""
+    """List the names of a chunk's checkpoints, the oldest first."""
     ours = [name for name in folder.names() if FILE.fullmatch(name) and int(name.partition(".")[0]) == chunk]
     return sorted(ours, key=lambda name: int(name.partition(".")[2]))

@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Task(NamedTuple):
-    """All that a process needs to run a chunk."""
+    """The inputs of a process that runs a chunk."""
 
     plan: Plan
     chunk: Chunk
@@ -49,7 +49,7 @@ class Task(NamedTuple):
     device: str
     threads: int
     checkpoint_every: float
-    """Seconds."""
+    """Seconds between two checkpoints."""
     ran: Backend | None = None
     """The backend in which the group's steps ran before, where the rest is to run in the same."""
     structure: str = ""
@@ -133,7 +133,7 @@ def run_chunk(
     """Run a chunk.
 
     Args:
-        task: what to run and where to go on.
+        task: the members, and the checkpoint to go on from.
         stop: asked after every piece whether to save and end.
         programs: kept from chunk to chunk, so that one compiled program serves all.
 
@@ -188,8 +188,8 @@ def _backend(task: Task, now: Backend, tried: bool = True) -> Backend:
     """Name the backend of the steps.
 
     Args:
-        task: what to run.
-        now: what they run in here.
+        task: the members and their backend.
+        now: the backend here.
         tried: whether they have run; before, nobody knows whether the scan compiles.
 
     Raises:
@@ -213,7 +213,7 @@ WORDS = {"lanes": "taken in lanes", "scan": "taken in the compiled scan", "eager
 
 
 def _check_structure(task: Task, found: str) -> None:
-    """Check that a program is in this process what it is where the results are kept.
+    """Check that a program is the same in this process as in the one that keeps the results.
 
     Raises:
         ValueError: it is another: a module of a user's imports differently here.
@@ -227,7 +227,7 @@ def _check_structure(task: Task, found: str) -> None:
 
 
 def population_of(plan: Plan, group: int, device: str, threads: int | None = None) -> Population:
-    """Return a group's members side by side."""
+    """Put a group's members side by side."""
     numbers = plan.numbers(plan.groups[group][0])
     return population(plan.program(group, device), numbers, compile=plan.compile, device=device, threads=threads)
 
@@ -295,7 +295,7 @@ def _pack(task: Task, members: tuple[int, ...], state: _State, step: int) -> byt
 
 
 def _split(task: Task, state: _State | None, step: int, reason: str) -> Split:
-    """Return the halves of the members, each with its state."""
+    """Divide the members into halves, each with its state."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     count = len(task.chunk.members)

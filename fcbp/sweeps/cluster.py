@@ -1,4 +1,4 @@
-"""Chunks as Ray tasks: where they run, how they get there and what happens when a worker dies is Ray's."""
+"""Chunks as Ray tasks: Ray chooses their places, moves them there, and replaces workers that die."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _programs: dict[str, dict[Any, Any]] = {}
 
 
 class Mailbox:
-    """An actor: what the tasks tell, and the latest checkpoint of each."""
+    """An actor that holds the events of the tasks, and the latest checkpoint of each."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -74,7 +74,7 @@ def work(task: Task, mailbox: Any) -> None:
 
 
 def room(places: Places) -> int:
-    """Return the number of chunks that run at a time: on a cluster that runs already as many as it has room for.
+    """Count the chunks that run at a time: on a cluster that runs already as many as it has room for.
 
     Raises:
         ImportError: Ray is not installed here.
@@ -130,7 +130,7 @@ def run(
 
 
 def _explained(error: Exception, ray: Any) -> Exception:
-    """Return advice on an error of Ray's."""
+    """Give advice on an error of Ray's."""
     if "No module named 'fcbp'" in str(error):
         return ImportError("a Ray worker cannot import fcbp; install it on every node of the cluster")
     if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, Exception):

@@ -1,4 +1,4 @@
-"""A sweep under way: its chunks are handed out, what comes back is kept."""
+"""A sweep under way: chunks go out, and their results are kept."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SLOW = {
     "scan": "the compiled scan runs, several times slower for small learners,",
     "eager": "steps run eagerly, 10 to 1,000 times slower,",
 }
-"""The words for how slow the backend in place of lanes is."""
+"""The words for the speed of the backend in place of lanes."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,12 +57,12 @@ class Execution:
     """A plan being carried out.
 
     Args:
-        plan: what is to be done.
-        places: where.
+        plan: the plan.
+        places: the devices.
         folder: the run directory, new or of this plan; ``None`` keeps all in memory.
         show: whether there is a progress bar.
         checkpoint_every: seconds.
-        members_at_once: the most members of a chunk; ``None`` is what fits.
+        members_at_once: the most members of a chunk; ``None`` is as many as fit.
         notes: the text of ``experiment.yaml``, which a new run directory gets.
         accept_changes: whether the steps may go on in another backend than those before.
     """
@@ -81,7 +81,7 @@ class Execution:
         self.plan, self.places, self.folder, self.show = plan, places, folder, show
         self.checkpoint_every = checkpoint_every
         self.ran: dict[int, Backend] = {}
-        """By group, what the steps that are kept have run in, where the rest is to run in the same."""
+        """By group, the backend of the steps that are kept, where the rest is to run in the same."""
         self.digest = folders.digest(plan)
         self.checkpoints = checkpoint.InMemory() if folder is None else folder.checkpoints
         self.stop = Stop()
@@ -165,7 +165,7 @@ class Execution:
         return members_that_fit(self.programs[group], some, self.places.devices[0], len(self.places.devices))
 
     def _take_up(self, folder: Folder) -> None:
-        """Read how far an earlier process came."""
+        """Read the progress of an earlier process."""
         # Sources that have changed are taken note of: going on with them was asked for.
         self.config = {"programs": self._programs_told(), **folder.read(), "sources": self._sources()}
         self.began -= self.config["seconds"]
@@ -378,7 +378,7 @@ class Execution:
         told.add(why)
 
     def _why_eager(self) -> str:
-        """Return the message to a person who waits."""
+        """Write the message to a person who waits."""
         steps = f"{self.plan.steps:,} steps"
         if self.plan.compile != compiling_for(self.plan.steps):
             return f"{steps}: running eagerly, as asked."

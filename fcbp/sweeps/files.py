@@ -38,9 +38,9 @@ PAUSE = 0.02
 
 @contextlib.contextmanager
 def fresh(path: Path) -> Iterator[Path]:
-    """A directory that nobody else has: ``path``, or where there is one ``path-2``, ``path-3`` and so on.
+    """Make a directory that nobody else has: ``path``, or where there is one ``path-2``, ``path-3`` and so on.
 
-    It goes again where nothing was written to it.
+    The directory goes again where nothing was written to it.
     """
     parent = next((folder for folder in path.parents if folder.exists()), path.parent)
     number, mine = 1, path
@@ -94,7 +94,7 @@ class Directory:
             os.close(descriptor)
 
     def names(self) -> list[str]:
-        """Return names of all that lies in it, sorted."""
+        """List the names in the directory, sorted."""
         return sorted(os.listdir(self._descriptor))
 
     def child(self, name: str, create: bool = False) -> Directory | None:
@@ -178,7 +178,7 @@ class Directory:
             os.unlink(name, dir_fd=self._descriptor)
 
     def remove_directory(self, name: str) -> bool:
-        """Remove an empty directory; whether it is gone."""
+        """Remove an empty directory, and tell whether it is gone."""
         try:
             os.rmdir(_plain(name), dir_fd=self._descriptor)
         except FileNotFoundError:
@@ -200,7 +200,7 @@ class Directory:
         return _opened(_plain(name), flags | NO_LINK, self._descriptor)
 
     def _check(self, name: str, is_kind: Any, expected: str) -> None:
-        """Check that what has a name, if anything has it, is of a kind; a file has no other name elsewhere."""
+        """Check that an existing name is of a kind; a file has no other name elsewhere."""
         try:
             found = os.stat(_plain(name), dir_fd=self._descriptor, follow_symlinks=False)
         except FileNotFoundError:
@@ -278,7 +278,7 @@ def _digest(value: Any) -> str:
 
 
 def explained(error: OSError, path: Path) -> OSError:
-    """Return the error, with what a person can do about it."""
+    """Add to an error what a person can do about it."""
     advice = {errno.ENOSPC: "; make room and resume", errno.EFBIG: "; raise the limit and resume"}
     reason = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
     return OSError(error.errno or errno.EIO, f"writing failed: {reason}{advice.get(error.errno or 0, '')}", str(path))

@@ -1,4 +1,4 @@
-"""A run directory: whose it is, what it holds, and how far it has come."""
+"""A run directory: its owner, its content, and its progress."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Folder:
         return [name for name in self.directory.names() if name not in ours]
 
     def read(self) -> dict[str, Any]:
-        """Return the configuration, of which only what tells how far the run has come is trusted."""
+        """Read the configuration; only its entries on the run's progress are trusted."""
         config = files.read_json(self.directory, CONFIG)
         config.pop("sha256", None)
         if config.get("state") not in get_args(State) or not isinstance(config.get("seconds"), (int, float)):
@@ -94,7 +94,7 @@ class Folder:
             self.directory.write(NOTES, notes.encode())
 
     def finish(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the files that only an unfinished run needs."""
         self.checkpoints.clear()
 
     def release(self) -> None:
@@ -102,7 +102,7 @@ class Folder:
 
 
 def state(run: Path | str) -> str:
-    """``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, or ``"killed"``.
+    """Return ``"running"``, ``"finished"``, ``"interrupted"``, ``"failed"``, or ``"killed"``.
 
     Raises:
         ValueError: there is no run.
@@ -161,7 +161,7 @@ def read_plan(folder: Folder, say: Callable[[str], object] = str) -> Plan:
 
 
 def compiling(folder: Folder) -> Compile:
-    """:attr:`Plan.compile` of a run."""
+    """Return :attr:`Plan.compile` of a run."""
     compiled: Compile = files.read_sealed(folder.directory, PLAN)["compile"]
     return compiled
 
@@ -208,7 +208,7 @@ def write_plan(
     config: Mapping[str, Any],
     store: Mapping[str, Any],
 ) -> None:
-    """Keep the plan, and all that is not to change from now on.
+    """Keep the plan, and all facts that do not change from now on.
 
     Args:
         folder: the run directory.
@@ -231,7 +231,7 @@ def read_fixed(folder: Folder) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def read_chunks(folder: Folder) -> tuple[list[Chunk], set[int]]:
-    """Return the chunks of a run, and which are done."""
+    """Read the chunks of a run, and the numbers of those that are done."""
     table = files.read_sealed(folder.directory, PLAN)["chunks"]
     done = {row["id"] for row in table if row.pop("done")}
     return [Chunk(**{**row, "members": tuple(row["members"])}) for row in table], done

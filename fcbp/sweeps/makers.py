@@ -1,4 +1,4 @@
-"""Makers: what a sweep's programs come from, an experiment or a user's own functions."""
+"""Makers: the sources of a sweep's programs, an experiment or a user's own functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Maker(Protocol):
         """Return a member's seed."""
 
     def key(self, settings: Mapping[str, Any]) -> Hashable:
-        """Return the same for members that share a program."""
+        """Return a key that is the same for members of one program."""
 
     def make(self, members: Sequence[Mapping[str, Any]], device: torch.device | str | None = None) -> Program:
         """Return the program of members with one key."""
@@ -55,7 +55,7 @@ class Maker(Protocol):
         """Return the maker as plain data, one entry; a run directory holds it."""
 
     def surprises(self, members: Members, steps: int) -> list[str]:
-        """Notes for a person before the sweep starts."""
+        """Return notes for a person before the sweep starts."""
 
     def converted(self, convert: Callable[[str, Any], Any]) -> Maker:
         """Return the maker whose parts are ``convert(name of the setting, part)``, a part being a name, an address or

@@ -30,7 +30,7 @@ def members_that_fit(side_by_side: Population, members: Sequence[Member], device
     Args:
         side_by_side: the program.
         members: seed and numbers of each.
-        device: where they will run.
+        device: the device that they will run on.
         workers: processes that share the memory.
     """
     if torch.device(device).type == "cuda":
@@ -50,7 +50,7 @@ def _start(side_by_side: Population, members: Sequence[Member]) -> Carry:
 
 
 def _peak(side_by_side: Population, members: Sequence[Member], count: int, device: str) -> int:
-    """Return bytes that some members take at most."""
+    """Measure the most bytes that some members take."""
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -62,7 +62,7 @@ def _peak(side_by_side: Population, members: Sequence[Member], count: int, devic
 
 
 def available(device: str) -> int:
-    """Return bytes that are free on a device, or in the machine and in this process's control group."""
+    """Return the bytes that are free on a device, or in the machine and in this process's control group."""
     if torch.device(device).type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

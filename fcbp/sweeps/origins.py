@@ -1,4 +1,4 @@
-"""The origin of a sweep's programs: makers from what people give, and from what a run directory says."""
+"""The origin of a sweep's programs: makers from a person's argument, and from a run directory."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def check_imports(description: Sequence[Any], run: Path | None, say: Callable[[s
     """Return the addresses that a run or a file names, checked before any is imported, and told.
 
     Args:
-        description: what names them.
+        description: the plain data that name them.
         run: the run's directory; ``None`` for a file of settings.
         say: told of them.
 

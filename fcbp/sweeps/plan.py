@@ -27,11 +27,11 @@ class Plan:
 
     Attributes:
         maker: makes the members' programs.
-        members: what sets them apart.
+        members: the members' settings.
         steps: steps of every member.
         bin: steps averaged into one value.
         compile: whether the loop is compiled; ``"lanes"`` only where lanes suit.
-        dimension: what a bin is along: some steps, or a task.
+        dimension: the dimension of the bins: ``"step"`` or ``"task"``.
     """
 
     maker: Maker
@@ -111,12 +111,12 @@ def compiling_for(steps: int) -> Compile:
 
 
 def divide(plan: Plan, at_once: Sequence[int], workers: int = 1) -> list[Chunk]:
-    """Return chunks of nearly equal size.
+    """Divide the members into chunks of nearly equal size.
 
     Args:
         plan: the sweep.
         at_once: the most members of a chunk, for each group.
-        workers: of which all are to have something to do.
+        workers: the number of processes, each of which should get a chunk.
     """
     chunks: list[Chunk] = []
     for group, (members, most) in enumerate(zip(plan.groups, at_once, strict=True)):
@@ -136,6 +136,6 @@ def halves(members: Sequence[int]) -> tuple[tuple[int, ...], ...]:
 
 
 def pieces(steps: int, most: int) -> Iterator[int]:
-    """Return lengths of at most ``most`` that sum to ``steps`` and differ by one at the most."""
+    """Divide a run into lengths of at most ``most`` that sum to ``steps`` and differ by one at the most."""
     number = -(-steps // most)
     return (steps // number + (i < steps % number) for i in range(number))

@@ -62,8 +62,8 @@ def population(
         program: of one member.
         numbers: a member's, to rehearse the program with; by default the program's own.
         compile: whether steps are compiled; ``"lanes"`` only where lanes suit.
-        device: where the members are.
-        threads: what lanes may use; by default torch's number.
+        device: the device of the members.
+        threads: threads of lanes; by default torch's number.
     """
 
     rehearsed = rehearse(program, numbers, device=device)
@@ -102,7 +102,7 @@ def population(
 
 
 def select(carry: Carry, rows: Int64[Tensor, "rows"]) -> Carry:
-    """The population of some members."""
+    """Choose the population of some members."""
     ours: Any = tuple(carry[1:])
     chosen: Any = optree.tree_map(lambda leaf: leaf[rows], ours)
     return Carry(carry.problem, *chosen)

@@ -1,4 +1,4 @@
-"""The line, or in a notebook the bar, that shows how a sweep comes on."""
+"""The line, or in a notebook the bar, that shows the progress of a sweep."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Progress:
             self._show(lambda: self._bar.write(text, file=sys.stderr))
 
     def update(self, done: int, results: Results) -> None:
-        """Show how many member-steps are done, and what the results say."""
+        """Show the number of member-steps done, and the state of the results."""
         if self._bar is None:
             return
         if time.monotonic() - self._shown >= SHOW_EVERY:
@@ -77,7 +77,7 @@ class Progress:
 
 
 def summary(results: Results) -> str:
-    """Return members with NaN and units replaced."""
+    """Count the members with NaN and the units replaced."""
     replaced = results.values.get("units_replaced")
     units = f", {np.nansum(replaced):,.0f} units replaced" if replaced is not None else ""
     return f"{results.failed().sum()} NaN{units}"

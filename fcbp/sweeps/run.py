@@ -1,4 +1,4 @@
-"""``sweep`` and ``resume``: carry a plan out, keep its results, and end well whatever happens."""
+"""``sweep`` and ``resume``: carry a plan out, keep its results, and end well in every case."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from fcbp.addresses import check_not_importing
+from fcbp.addresses import check_not_importing, looked_up_once
 from fcbp.checks import arguments
 from fcbp.designs import Members, grid
 from fcbp.experiment import PROGRAMS, Experiment, ExperimentMaker
@@ -74,7 +74,7 @@ def sweep(
         experiment: a name of :data:`fcbp.experiment.EXPERIMENTS` or
             :data:`fcbp.experiment.PROGRAMS`, an experiment, a program, a function that makes
             programs, or the address of one of these: ``"package.module:name"`` or ``"path/to/file.py:name"``.
-        members: what :func:`fcbp.grid` or another design gives; a mapping is taken for a grid.
+        members: a design, such as :func:`fcbp.grid` gives; a mapping is taken for a grid.
         steps: steps of every member; by default the experiment's.
         bin: steps averaged into one value; by default the experiment's, or a fiftieth of the run, at most 20,000.
             ``"task"`` makes each task of the stream a bin, and ``task`` the results' dimension.
@@ -171,7 +171,17 @@ def resume(
     names by address are imported, after a line that says so: installed ones, and files under the current directory.
 
     Args:
-        run: the ``out`` of :func:`sweep`; the other arguments are those of it.
+        run: the ``out`` of :func:`sweep`.
+        progress: as for :func:`sweep`, as are all arguments below.
+        device: by default the CPU.
+        devices: several, each with a process of its own.
+        backend: ``"ray"`` runs the members as Ray tasks.
+        address: of the Ray cluster.
+        checkpoint_every: seconds between two checkpoints.
+        accept_changes: go on although a part's source, or what compiles, has changed.
+
+    Returns:
+        The results, as :func:`sweep` gives them.
 
     Raises:
         ValueError: there is no run, or it was killed before it began; a part lies outside of the current directory, or
@@ -192,6 +202,7 @@ def resume(
         folder.release()
 
 
+@looked_up_once()
 def _plan(
     experiment: Any,
     members: Members | Mapping[str, Any],
@@ -235,7 +246,7 @@ LOOP = 100
 
 
 def _lengths(steps: int | None, bin: int | Literal["task"] | None) -> tuple[int, int, Literal["step", "task"]]:
-    """Steps, steps of a bin, and the dimension of the bins."""
+    """Return the steps, the steps of a bin, and the dimension of the bins."""
     if steps is None:
         raise ValueError("steps is None; expected the number of steps of every member")
     for name, value in (("steps", steps), *((("bin", bin),) if bin not in (None, "task") else ())):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that whoever works asks for."""
+"""Ctrl-C and SIGTERM as a wish to stop, which working code asks for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Stop:
 
     @contextlib.contextmanager
     def on_signals(self, wanted: bool, say: Callable[[str], None]) -> Iterator[None]:
-        """Ctrl-C and SIGTERM (as a cluster sends before the time is up) ask to stop; a second Ctrl-C does not ask."""
+        """Take Ctrl-C and SIGTERM (which a cluster sends before the time is up) for a wish to stop; a second Ctrl-C
+        stops at once."""
         if not wanted or threading.current_thread() is not threading.main_thread():
             yield
             return

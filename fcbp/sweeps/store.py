@@ -1,4 +1,4 @@
-"""Results: arrays in memory, the same as Zarr on the disk, and the dataset that people get."""
+"""Results: arrays in memory, the same as Zarr on the disk, and the dataset that users get."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ SAME_BITS = {
 ALONG_THE_RUN = ("task", "step", "examples")
 """Coordinates of the bins."""
 FLUSH_EVERY = 5.0
-"""Seconds between two writes of what has come in."""
+"""Seconds between two writes of new values."""
 BLOCK = 1 << 18
-"""Values of a block, which is what is compressed, checked and written at once."""
+"""Values of a block; a block is compressed, checked and written at once."""
 
 
 class Results:
@@ -52,7 +52,7 @@ class Results:
 
     Args:
         plan: the sweep.
-        variables: what is measured, with its long name and unit.
+        variables: the measured variables, with long names and units.
         path: a Zarr store to keep beside, or ``None``.
         sweep: the digest of the plan, which blocks are marked with.
         batch_size: examples of a step, where there are examples.
@@ -97,7 +97,7 @@ class Results:
         return failed
 
     def flush(self, sync: bool = False) -> None:
-        """Write what came in; with ``sync`` wait until the disk has it."""
+        """Write the new values; with ``sync`` wait until the disk has them."""
         self._flushed = time.monotonic()
         if self.path is None:
             return
@@ -185,7 +185,7 @@ class Results:
         self.derived = blocks.derived(data, dict.fromkeys(self.values, described))
 
     def _mend(self, known: Mapping[str, str]) -> None:
-        """Write again those derived files that are not as they ought to be."""
+        """Write again the derived files that are damaged."""
         assert self.path is not None
         assert self._run is not None
         arrays = list(dict.fromkeys(key.partition("/")[0] for key in self.derived if "/" in key))
@@ -301,7 +301,7 @@ def _in_order(data: xarray.Dataset, plan: Mapping[str, Any]) -> xarray.Dataset:
 
 
 def _arrays(plan: Mapping[str, Any]) -> list[str]:
-    """Return names of a store's arrays."""
+    """List the names of a store's arrays."""
     return list(dict.fromkeys(key.partition("/")[0] for key in plan["store"]["files"] if "/" in key))
 
 
@@ -346,7 +346,7 @@ def run_directory(run: Path | str, holding: str = CONFIG) -> Directory:
 
     Args:
         run: the name.
-        holding: what it holds beside the configuration.
+        holding: the file that it holds beside the configuration.
 
     Raises:
         ValueError: there is no run.
@@ -378,7 +378,7 @@ def progress_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _coordinate(values: Sequence[Any]) -> list[Any]:
-    """Return values as an array of one kind can hold them; what is not set is NaN among numbers."""
+    """Turn values into ones that an array of one kind can hold; among numbers, a value that is not set is NaN."""
     if all(value is None or isinstance(value, (int, float)) for value in values):
         return [math.nan if value is None else value for value in values]
     return ["" if value is None else value if isinstance(value, str) else str(value) for value in values]

@@ -23,7 +23,7 @@ from fcbp.sweeps.plan import Chunk
 
 __all__ = ["run", "serve"]
 
-PATIENCE = 10
+SECONDS_TO_END = 10
 """Seconds that a process has to end by itself."""
 COMMAND = "import sys; from fcbp.sweeps.workers import serve; serve(int(sys.argv[1]))"
 
@@ -56,12 +56,12 @@ class _Worker:
             )
 
     def end(self, at_once: bool = False) -> int:
-        """Return the exit status of a process that is over or that nobody needs any more."""
+        """End a process that is over or no longer needed, and return its exit status."""
         self.connection.close()
         if at_once:
             self.process.kill()
         try:
-            return self.process.wait(timeout=PATIENCE)
+            return self.process.wait(timeout=SECONDS_TO_END)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
@@ -147,12 +147,13 @@ def _replaced(worker: _Worker, pending: deque[Chunk], deaths: Counter[int], thre
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""They are the parent's, which asks to stop."""
+"""Signals that the parent handles; it then asks its workers to stop."""
 
 
 @contextlib.contextmanager
 def _held_back() -> Iterator[None]:
-    """Signals to a process that starts here wait until it has begun: Ctrl-C goes to all, and imports cannot take it."""
+    """Hold signals back from a process that starts here until it has begun: Ctrl-C goes to all, and imports cannot take
+    it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -98,7 +98,7 @@ class Call:
         Args:
             kind: the use.
             names: the parameters.
-            makes: as in :class:`Event`, as are all that follow.
+            makes: as in :class:`Event`, as are all arguments below.
             reads: see there; none by default.
             activation: see there.
             singularities: see there.
@@ -125,7 +125,7 @@ def flow_out(ledger: Ledger, marks: Marks, to: str) -> None:
 
 
 def mark_uneven(call: Call, m: Marks, why: str, entries: Ids | None = None) -> Marks:
-    """Note that a constant unit is not constant in a result: all units, or the units of these entries alone."""
+    """Note that constant units are not constant in a result: all units, or the units of these entries alone."""
     return with_step(call.ledger, m, [call.name, f"call {len(call.ledger.histories)}"], Unevenness(why, entries))
 
 

@@ -14,7 +14,7 @@ __all__ = ["copied"]
 
 
 class _Detached(TorchFunctionMode):
-    """While it is entered, copies of tensors have no history; torch refuses to copy tensors that have one."""
+    """A mode in which copies of tensors have no history; torch refuses to copy tensors that have one."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -81,7 +81,7 @@ def explain(
     Args:
         model: any module.
         *example_inputs: positional arguments of ``method``; values do not matter, shapes and dtypes do.
-        include: as for :func:`find_units`, as are all that follow.
+        include: as for :func:`find_units`, as are all arguments below.
         exclude: see there.
         attention_heads: see there.
         residual: see there.

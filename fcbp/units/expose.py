@@ -26,7 +26,7 @@ _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 @contextlib.contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Switch the vendors' fused kernels off while it is entered: an LSTM is then run as products and gates."""
+    """Switch the vendors' fused kernels off within the context: an LSTM is then run as products and gates."""
     kernels = [
         (torch._C._get_mkldnn_enabled(), torch._C._set_mkldnn_enabled),
         (torch._C._get_cudnn_enabled(), torch._C._set_cudnn_enabled),
@@ -41,7 +41,7 @@ def plain_kernels() -> Iterator[None]:
 
 
 class Unfused(TorchFunctionMode):
-    """While it is entered, recurrent layers of a batch of members (``torch.vmap``) run step by step.
+    """A mode in which recurrent layers of a batch of members (``torch.vmap``) run step by step.
 
     torch has no batching rule for the fused layers. Where a gradient is taken, torch runs them step by step itself.
     """
@@ -68,7 +68,7 @@ class Unfused(TorchFunctionMode):
 
 
 class WrittenOut(TorchFunctionMode):
-    """While it is entered, circular padding puts parts beside each other; torch writes them into an empty tensor."""
+    """A mode in which circular padding puts parts beside each other; torch writes them into an empty tensor."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -133,7 +133,7 @@ def _attend(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """``nn.MultiheadAttention.forward`` (torch 2.13), its output projection called as a module."""
+    """Do the work of ``nn.MultiheadAttention.forward`` (torch 2.13), with the output projection called as a module."""
     batched = query.ndim == 3
     if not batched:
         query, key, value = (x.unsqueeze(0) for x in (query, key, value))

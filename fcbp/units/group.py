@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int32, Shaped
 from torch import Tensor
 
-from fcbp import tree
+from fcbp import rare, tree
 from fcbp.tree import Path
 
 __all__ = ["Slice", "UnitGroup"]
@@ -262,6 +262,9 @@ def put_at(
     if isinstance(value, Tensor):
         value = value.reshape(old.movedim(axis, 0).shape).movedim(0, axis)
     new = torch.where(mask.reshape(-1, *(1,) * (leaf.ndim - axis - 1)), value, old)
+    if rare.is_bounded():  # the compiler writes these entries over the old ones, where it would copy the leaf
+        written: Tensor = torch.ops.aten.index_put(leaf, (*(None,) * axis, entries), new)
+        return written
     return leaf.index_copy(axis, entries, new)
 
 

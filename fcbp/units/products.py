@@ -61,7 +61,7 @@ def _summed_product(call: Call, m: Marks, x: Marks, w: Marks, number: int, axes:
 
 
 def summed(call: Call, m: Marks, axes: Sequence[int], keepdim: bool, across: bool = False) -> Marks:
-    """Marks of a reduction; units that are reduced over become statistics."""
+    """Return the marks of a reduction; units that are reduced over become statistics."""
     result, ids = reduce(call.ledger, m, axes, keepdim, call.where, across)
     result = replace(result, drawn_mean=0.0).loses_zeros(call.where)
     if len(ids) and (m.is_activation or m.origin):

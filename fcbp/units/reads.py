@@ -32,7 +32,7 @@ _RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 class Reads(TorchFunctionMode):
-    """While it is entered, ``record(name, activation)`` is called whenever a parameter reads an activation.
+    """A mode that calls ``record(name, activation)`` whenever a parameter reads an activation.
 
     Parameters are known by identity, as are tensors that are computed from parameters alone: views of them, products
     with a scale, weight norms. The layers of a recurrent module are run one by one, so that the input of each is seen.

@@ -24,7 +24,7 @@ class Excluded:
 
     Attributes:
         name: the module that makes them, or where none does, reads them.
-        size: how many there are.
+        size: the number of units.
         reason: why they cannot be, or are not to be, reset.
     """
 

@@ -28,7 +28,7 @@ __all__ = ["select_and_reset", "update_utility"]
 Params = Tensors
 
 Utility = Literal["gradient", "magnitude", "random"]
-"""Measures of how useful a weight is."""
+"""Measures of a weight's use."""
 Selection = Literal["lowest", "below", "random"]
 """The choice of the mature weights that are reset."""
 
@@ -49,11 +49,11 @@ def update_utility(
     Args:
         state: the state before this step.
         params: parameters **after** the optimiser's step.
-        grads: gradients, a pytree like ``params``; ``()`` will do where the utility is not ``"gradient"``.
+        grads: gradients, a pytree like ``params``; ``()`` is enough where the utility is not ``"gradient"``.
         hyper: see :class:`Hyperparams`.
         utility: ``"gradient"``, ``abs(g * w)``; ``"magnitude"``, ``abs(w)``; or ``"random"``, for which a fresh uniform
             draw replaces the running mean (``selection="random"`` chooses by the same law and costs less).
-        moments: scale the utility by what the optimiser remembers, an :class:`fcbp.optim.AdamState` (or anything with
+        moments: scale the utility by the optimiser's moments, an :class:`fcbp.optim.AdamState` (or anything with
             pytrees ``mean`` and ``mean_square``): by ``(abs(mean) + 1e-8) / (sqrt(mean_square) + 1e-8)``; or an
             :class:`fcbp.optim.SGDState` with momentum: by ``abs(momentum)``.
 
@@ -222,7 +222,7 @@ def _select(
     lots: Int64[Tensor, ""],
     rounds: tuple[Int64[Tensor, ""], int],
 ) -> _Selection:
-    """Return the weights of a tensor that are reset now, and their number."""
+    """Choose the weights of a tensor that are reset now, and count them."""
     n = state.born[name].shape[0]
     few = _few(state, name, hyper, limit) if options.known and options.selection == "lowest" else None
     if few is not None:
@@ -243,7 +243,7 @@ def _select(
 
 
 def _few(state: WeightsState, name: str, hyper: Hyperparams, limit: int) -> Few | None:
-    """Return a few weights with all the lowest among them, where that is known to be quicker."""
+    """Find a few weights with all the lowest among them, where that is known to be quicker."""
     if state.protected or state.outliers:
         return None
     n = state.born[name].shape[0]

@@ -129,7 +129,7 @@ def draw(
     shape: torch.Size,
     like: Float[Tensor, "weights"],
 ) -> Float[Tensor, "number or weights"]:
-    """``number`` values, or of an orthogonal matrix all."""
+    """Draw ``number`` values, or all values of an orthogonal matrix."""
     if initializer == "initial":
         last = initial.shape[0] - 1
         fine = torch.promote_types(like.dtype, torch.float32)

@@ -1,6 +1,6 @@
-"""A short cut where values can be read: the few weights among which the lowest are, found without a pass that writes.
+"""A short cut where values can be read: a few weights with the lowest among them, found without a pass that writes.
 
-What is chosen is what :func:`fcbp.weights.lowest.lowest` chooses, to the bit.
+The choice is that of :func:`fcbp.weights.lowest.lowest`, to the bit.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def few_lowest(
     debias: Callable[[Float[Tensor, "some"], Int32[Tensor, "some"]], Float[Tensor, "some"]],
     most: int,
 ) -> Few | None:
-    """Return weights among which are the ``most`` lowest of the eligible; ``None`` where the short cut does not serve.
+    """Find weights among which are the ``most`` lowest of the eligible; ``None`` where the short cut does not serve.
 
     Args:
         utility: running means, not bias-corrected; the correction makes none of them less.
         born: the steps after which the weights were made.
         youngest: the mature were made before this step.
         debias: the bias correction of some weights, from their ``utility`` and ``born``.
-        most: how many may be asked for.
+        most: the largest number that may be asked for.
     """
     size = utility.shape[0]
     stride = size // _SAMPLED

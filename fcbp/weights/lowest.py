@@ -14,8 +14,8 @@ _SORTED = 4096
 
 
 def settled(x: Float[Tensor, "weights"]) -> Float[Tensor, "weights"]:
-    """``x``, computed once: a compiler may work out a value anew wherever it is read, in a vector here and as a scalar
-    there, and the last digits of the two need not be equal. What is added to has to lie in memory."""
+    """Compute ``x`` once: a compiler may work out a value anew wherever it is read, in a vector here and as a scalar
+    there, and the last digits of the two need not be equal. The operand of a sum has to lie in memory."""
     return x.index_add(0, torch.zeros(1, dtype=torch.int32, device=x.device), torch.zeros_like(x[:1]))
 
 
@@ -29,7 +29,7 @@ def finite_or_inf(x: Float[Tensor, "weights"]) -> Float[Tensor, "weights"]:
 
 
 def quantiles(x: Float[Tensor, "weights"], fractions: tuple[float | Tensor, ...]) -> tuple[Float[Tensor, ""], ...]:
-    """Return quantiles of what is finite, as numpy's of ``method="lower"``; infinity where nothing is."""
+    """Return quantiles of the finite values, as numpy's of ``method="lower"``; infinity where none is finite."""
     finite = count_finite(x)
 
     def rank(fraction: float | Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def lowest(
 
 
 def _lowest_places(x: Shaped[Tensor, "weights"], count: int) -> Int64[Tensor, "count"]:
-    """Return places of the ``count`` lowest, lowest first, ties to the lower index.
+    """Return the places of the ``count`` lowest, lowest first, ties to the lower index.
 
     They lie in the ``count`` blocks whose minima are lowest, ties to the lower block: of an entry in any other block,
     each of those holds one that comes before it. So the minima are looked through first, by the same rule.

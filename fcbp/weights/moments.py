@@ -21,7 +21,7 @@ __all__ = ["reset_moments", "scales"]
 @arguments
 @torch.no_grad()
 def reset_moments(opt_state: PyTree, replaced: Tensors, *, fresh: Fresh = 0.0) -> PyTree:
-    """Reset what an optimiser remembers of the reset weights: moments and per-element step counts.
+    """Reset an optimiser's memory of the reset weights: moments and per-element step counts.
 
     Every tensor shaped like a parameter under that parameter's name is reset, wherever it lies, as by
     :func:`fcbp.reset_moments`. A number for a whole tensor, and a factored moment's rows and columns, belong to other
@@ -30,7 +30,7 @@ def reset_moments(opt_state: PyTree, replaced: Tensors, *, fresh: Fresh = 0.0) -
     Args:
         opt_state: a pytree; those of :mod:`fcbp.optim`, or any that holds tensors under the parameters' names.
         replaced: the masks that :func:`select_and_reset` returned.
-        fresh: what a reset entry becomes, as for :func:`fcbp.reset_moments`.
+        fresh: the new value of a reset entry, as for :func:`fcbp.reset_moments`.
 
     Raises:
         ValueError: ``opt_state`` is no pytree of tensors; a tensor under a parameter's name has another shape; a

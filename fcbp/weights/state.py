@@ -1,4 +1,4 @@
-"""The numbers of per-weight CBP, and what it remembers."""
+"""The numbers of per-weight CBP, and its memory."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class WeightsState(NamedTuple):
 
 @arguments
 def check_hyperparams(hyper: Hyperparams) -> None:
-    """Check what is a plain number (a tensor may be vmapped or on a device; its values are not read).
+    """Check plain numbers (a tensor may be vmapped or on a device; its values are not read).
 
     Raises:
         ValueError: a number is NaN or out of its range.
@@ -110,7 +110,7 @@ def init_state(
     maturity: Maturity = "steps",
     protect: bool = False,
 ) -> WeightsState:
-    """Return the state before the first step; made of the initial parameters, whose distribution it keeps.
+    """Make the state before the first step from the initial parameters, whose distribution it keeps.
 
     Args:
         params: any pytree of tensors, as initialised.

@@ -125,6 +125,7 @@ def test_cbp_replaces_units_of_actor_and_critic():
     assert all(int(age.min()) < 16 for age in ages.values())
 
 
+@pytest.mark.slow
 def test_a_bin_without_an_ending_has_no_return():
     options = {**TINY, "time_limit": 20}
     results = fcbp.sweep(agents.ppo, fcbp.grid(seed=[0], **{n: [v] for n, v in options.items()}), steps=6, bin=1)
@@ -146,6 +147,7 @@ def test_the_return_of_a_bin_is_the_mean_of_its_episodes():
     assert results["episode_return"].item() == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_levels_are_tasks_and_the_observations_change_with_them():
     program = agents.ppo(**TINY, change="offset", task_length=2)
     mine = settings(program)

@@ -114,6 +114,7 @@ def test_the_run_directory(finished):
     assert swept == {"seed": (0, 1), "activation": ("relu", "tanh"), "replacement_rate": (0.0, 0.05)}
 
 
+@pytest.mark.slow
 def test_the_store_opens_with_xarray_and_holds_what_a_sweep_gives(finished):
     out, _ = finished
     stored = xarray.open_zarr(out / "results.zarr", consolidated=False)
@@ -175,6 +176,7 @@ def test_an_out_that_holds_something_is_refused_and_kept(finished, capsys, monke
     assert "config.json" in errors
 
 
+@pytest.mark.slow
 def test_run_goes_on_with_a_run_that_is_there(finished, capsys, monkeypatch):
     """The same command line with --resume gives the results of a finished run; another experiment's is refused."""
     out, process = finished
@@ -276,6 +278,7 @@ def test_methods_are_compared_each_at_its_best(compared, capsys):
     assert names[:2] == ["learning_curves.png", "methods.png"]
 
 
+@pytest.mark.slow
 def test_the_file_of_a_run_of_methods_makes_the_same_members(compared, swept, capsys, tmp_path):
     command("run", compared / "experiment.yaml", "--out", tmp_path / "run", capsys=capsys)
     plan = json.loads((compared / "plan.json").read_text())

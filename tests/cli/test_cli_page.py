@@ -143,6 +143,7 @@ def without_times(found):
     return {name: value for name, value in found.items() if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_run_and_resume_give_rows_as_json(capsys, tmp_path):
     out = tmp_path / "two methods"
     words = ["--method", "bp", "fresh", "--seeds", "2", "--steps", "40", "--no-grid", "--out", out]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from elsewhere import MACHINES, launcher_on
 from lanes_table import GROUPS
+from lanes_values import values
 
 import fcbp
 from fcbp import lanes
@@ -33,36 +34,6 @@ def assert_same_bits(found, expected):
             assert torch.equal(one.nan_to_num(7).signbit(), other.nan_to_num(7).signbit())
 
 
-def table(members=5, n=3, m=4, k=2):
-    """What ``lanes_table`` takes, with special values and numbers of all sizes."""
-    generator = torch.Generator().manual_seed(3)
-
-    def real(*shape, size=1.0):
-        return torch.randn(members, *shape, generator=generator) * size
-
-    def whole(low, high, *shape):
-        return torch.randint(low, high, (members, *shape), generator=generator)
-
-    special = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, 3e38])
-    which = whole(0, 14, n, m)
-    return {
-        "x": real(n, m),
-        "y": real(n, m),
-        "row": real(m),
-        "w": real(m, k),
-        "odd": torch.where(which < len(special), special[which.clamp(max=len(special) - 1)], real(n, m, size=20.0)),
-        "i": whole(-20, 20, n, m).int(),
-        "j": whole(1, 9, n, m).int(),
-        "q": whole(-(1 << 62), 1 << 62, n, m),
-        "d": real(n, m).double(),
-        "mask": whole(0, 2, n, m).bool(),
-        "rows": whole(0, n, n),
-        "columns": whole(0, m, n),
-        "image": real(2, 2, 5, 6),
-        "kernel": real(4, 2, 3, 3),
-    }
-
-
 def draft_of(step, carry, xs):
     leaves, spec = optree.tree_flatten(carry)
     return lanes.draft(torch.vmap(step), leaves, spec, xs, lambda *_: None), leaves
@@ -82,7 +53,7 @@ def test_operations(name, group, monkeypatch):
         found = [optree.tree_leaves(operation(member)) for operation in GROUPS[group].values()]
         return carry, [torch.as_tensor(leaf) for leaves in found for leaf in leaves]
 
-    draft, leaves = draft_of(step, table(), ())
+    draft, leaves = draft_of(step, values(5, 3, 4, 2, 3, size=20.0), ())
     with monkeypatch.context() as patch:
         patch.setattr(lanes, "OPTIMIZE", "-O0")
         expected = optree.tree_leaves(draft.compile()(leaves, (), 1))

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import fcbp
 from fcbp import lanes, loop
 from fcbp.learner import LearnerHyperparams, make_learner
+from fcbp.loop import objects
 from fcbp.units import Slice, UnitGroup
 
 MODES = [
@@ -44,7 +45,7 @@ def reference(step, carry, xs, length):
 
 
 def compilations():
-    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return len(objects._loaded)
 
 
 def assert_trees_close(actual, expected, **tolerance):
@@ -154,7 +155,7 @@ def test_scan_is_the_loop(case, backend):
     result = loop.scan(
         lambda c, x: step(c, x), carry, xs, length, backend=backend
     )  # a step that no test compiled before
-    assert compilations() - count == int(backend == "scan")
+    assert 0 < compilations() - count <= 3 if backend == "scan" else compilations() == count
     number = length or pytree.tree_leaves(xs)[0].shape[0]
     assert_trees_close(result, reference(step, carry, xs, number), rtol=1e-6, atol=1e-6)
     assert_untouched(before, carry, xs)
@@ -550,7 +551,8 @@ def test_a_vmapped_learner_compiled_is_the_eager_one():
     (eager, hyper), eager_info = loop.scan(step, carry, xs, compile=False)
     count = compilations()
     (compiled, compiled_hyper), info = loop.scan(step, carry, xs, backend="scan")
-    assert compilations() - count == 1
+    # One for nobody that is due, one for at most 1 unit of a group, and one for 5 to 16, of which the group has 7.
+    assert compilations() - count == 3
     assert_untouched(before, carry, xs)
     assert_trees_close(compiled_hyper, hyper, rtol=0, atol=0)
     assert torch.equal(info["replaced"]["0"], eager_info["replaced"]["0"])
@@ -605,7 +607,7 @@ def test_the_compiled_learner_follows_the_original(case, backend):
     state, info = loop.scan(
         step, learner.init(fcbp.random.key(0)), (golden.tensor("inputs").float(), targets), backend=backend
     )
-    assert compilations() - count == int(backend == "scan")
+    assert 0 < compilations() - count <= 3 if backend == "scan" else compilations() == count
     events = [(t + 1, g, unit) for g, u in enumerate(units) for t, unit in info["replaced"][u.name].nonzero().tolist()]
     assert sorted(events) == golden.events()
     assert len(events) > 5

@@ -7,17 +7,14 @@ import torch
 import fcbp
 from fcbp import loop, methods, optim, random
 from fcbp.learner import LearnerHyperparams, make_learner
-from fcbp.loop import program
 from fcbp.nets import ResNet
 
 STEPS, BATCH, CLASSES = 20, 2, 5
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize(("members", "is_long"), [(3, False), (8, True)])
-def test_a_resnet_learns_compiled_and_vmapped_as_in_the_loop_over_members(members, is_long, monkeypatch):
-    if is_long:  # as a step of the full network is: called one by one, written over the old carry
-        monkeypatch.setattr(program, "LONG_STEP", 1)
+def test_a_resnet_learns_compiled_and_vmapped_as_in_the_loop_over_members():
+    members = 3
     model = ResNet((1,), CLASSES, width=4)
     assert model.training
     units = fcbp.find_units(model, torch.zeros(2, 3, 32, 32))

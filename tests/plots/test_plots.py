@@ -187,6 +187,7 @@ def test_sensitivity_of_one_seed_has_no_errors():
 # --- files ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_save(tmp_path):
     paths = plots.save(results(seed=SEEDS, replacement_rate=RATES, step_size=[0.1, 0.01]), tmp_path)
     assert [path.name for path in paths] == [

@@ -15,7 +15,8 @@ ROOT = Path(fcbp.__file__).parent
 
 # A module imports only from lower layers and from its own; a package is one module here.
 LAYERS = [
-    {"checks", "kinds", "paths", "random", "tree", "names", "concrete", "designs", "addresses", "show", "version"},
+    {"checks", "kinds", "paths", "random", "tree", "names", "concrete", "rare"}
+    | {"designs", "addresses", "show", "version"},
     {"units", "utility", "initializers", "losses", "data", "envs"},
     {"cbp", "weights", "optim", "methods", "metrics"},
     {"learner", "nets", "streams", "program", "stateful"},

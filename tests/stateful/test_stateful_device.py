@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,11 @@ OPTIMIZERS = {
 }
 
 
+@functools.cache
+def units_of_network() -> tuple[fcbp.UnitGroup, ...]:
+    return fcbp.find_units(network(), torch.zeros(1, 1, 6, 6))
+
+
 def network() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 2)
@@ -27,11 +34,9 @@ def network() -> nn.Module:
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("method", ["cbp", "redo", "ccbp", "l2", "upgd"])
 def test_no_step_reads_a_number_from_the_device(name, method):
-    model = network()
-    units = fcbp.find_units(model, torch.zeros(1, 1, 6, 6))
-    model = model.to("meta")
+    model = network().to("meta")
     optimizer = OPTIMIZERS[name](model.parameters())
-    cbp = ContinualBackprop(model, optimizer, method=method, units=units)
+    cbp = ContinualBackprop(model, optimizer, method=method, units=units_of_network())
     for _ in range(3):
         optimizer.zero_grad()
         model(torch.zeros(3, 1, 6, 6, device="meta")).square().mean().backward()

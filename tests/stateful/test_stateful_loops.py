@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
 from typing import Any
@@ -47,6 +48,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
+@functools.cache
 def plain_run() -> tuple[nn.Module, ContinualBackprop]:
     model = network()
     optimizer, cbp = adapter(model)

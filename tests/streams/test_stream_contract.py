@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stream_rows import STREAM_ROWS, StreamRow, drifting_classes
+from torch.overrides import TorchFunctionMode
 
 import fcbp
 from fcbp import streams
@@ -91,6 +92,30 @@ def test_vmap_is_the_loop(row):
         same(found, stack([stream.at(stream.window(stream.init(key), 9), torch.tensor(8)) for key in keys]))
         skipped = torch.vmap(lambda state: stream.skip(state, 15))(states)
         same(skipped, together[0])
+
+
+class NoIndexWithoutAxes(TorchFunctionMode):
+    """An older torch cannot vmap an index that is a tensor without axes, as a batched one may be."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.__getitem__:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            assert not any(isinstance(i, torch.Tensor) and not i.ndim for i in index), f"an index without axes: {index}"
+        return function(*args, **kwargs or {})
+
+
+@rows
+def test_every_torch_can_vmap_the_indexing(row):
+    stream = row.build()
+    states = torch.vmap(stream.init)(fcbp.random.key(torch.arange(2)))
+    with NoIndexWithoutAxes():
+        states, _ = torch.vmap(lambda state: stream.sample(state, 15))(states)
+        if stream.held_out is not None:
+            torch.vmap(stream.held_out)(states)
+        if stream.window is not None:
+            windows = torch.vmap(lambda state: stream.window(state, 9))(states)
+            torch.vmap(lambda window: stream.at(window, torch.tensor(8)))(windows)
+            torch.vmap(lambda state: stream.skip(state, 15))(states)
 
 
 @rows

@@ -90,17 +90,20 @@ UNITS = (hidden(0), hidden(1))
 FEW, MANY = UNITS[:1], UNITS[1:]
 
 
+def drawn_once(draw: Callable[[int], Any]) -> Callable[[int], Any]:
+    """The same draws for a member whenever they are asked for, in tensors of their own."""
+    kept = functools.cache(draw)
+    return functools.wraps(draw)(lambda member: optree.tree_map(torch.clone, kept(member)))
+
+
+@drawn_once
 def key(member: int) -> torch.Tensor:
     return random.fold_in(random.key(11), member)
 
 
+@drawn_once
 def params(member: int) -> dict[str, torch.Tensor]:
     """The parameters of a member."""
-    return {name: leaf.clone() for name, leaf in _params(member).items()}
-
-
-@functools.cache
-def _params(member: int) -> dict[str, torch.Tensor]:
     shapes: dict[str, tuple[int, ...]] = {}
     for i in range(len(SIZES) - 1):
         shapes |= {f"{i}.weight": (SIZES[i + 1], SIZES[i]), f"{i}.bias": (SIZES[i + 1],)}
@@ -113,6 +116,7 @@ def grads(member: int) -> dict[str, torch.Tensor]:
     return params(member + 100)
 
 
+@drawn_once
 def buffers(member: int) -> dict[str, torch.Tensor]:
     statistics = {
         f"{i}.norm.{name}": random.uniform(random.fold_in(key(member), 50 + 2 * i + j), (group.size,))
@@ -122,6 +126,7 @@ def buffers(member: int) -> dict[str, torch.Tensor]:
     return {**statistics, "0.norm.num_batches_tracked": torch.tensor(member)}
 
 
+@drawn_once
 def features(member: int) -> dict[str, torch.Tensor]:
     return {g.name: random.normal(random.fold_in(key(member), 60 + i), (7, g.size)) for i, g in enumerate(UNITS)}
 
@@ -134,6 +139,7 @@ def hyper(member: int) -> fcbp.Hyperparams:
     )
 
 
+@drawn_once
 def state(member: int) -> fcbp.CBPState:
     """A state some steps on: ages on both sides of the threshold, utilities in no order, something owed."""
     fresh = fcbp.init_state(UNITS, params(member), random.fold_in(key(member), 70))
@@ -149,6 +155,7 @@ def state(member: int) -> fcbp.CBPState:
     )
 
 
+@drawn_once
 def replaced(member: int) -> dict[str, torch.Tensor]:
     return {g.name: random.bernoulli(random.fold_in(key(member), 90), 0.4, (g.size,)) for g in UNITS}
 

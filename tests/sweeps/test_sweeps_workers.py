@@ -171,7 +171,7 @@ def test_the_time_of_each_program_is_that_of_its_process():
 
 
 def test_ctrl_c_with_workers(in_chunks, started, gate, monkeypatch, tmp_path):
-    monkeypatch.setattr(workers, "PATIENCE", 300)
+    monkeypatch.setattr(workers, "SECONDS_TO_END", 300)
     with monkeypatch.context() as patch:
         half_way(patch, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted, match="to go on"):

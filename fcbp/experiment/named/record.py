@@ -8,6 +8,7 @@ from typing import Any
 
 from fcbp.experiment import parts
 from fcbp.experiment.settings import Experiment
+from fcbp.methods import Kind
 
 __all__ = ["Problem"]
 
@@ -30,11 +31,11 @@ class Problem:
     task: str
     """The task: its kind, its length, and the change at its end."""
     departs: tuple[str, ...] = ()
-    """Where code and paper differ, or this from them: the default first, then how to have the other."""
+    """Differences of code and paper, or of this from them: the default first, then the way to the other."""
     best: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The settings that the authors chose for a method, by method, where they differ."""
 
-    def with_method(self, method: Any) -> Experiment:
+    def with_method(self, method: str | Kind) -> Experiment:
         """Return the experiment with another method and the settings published for it; else with the method's defaults.
 
         Numbers of the experiment's own method are that method's alone: another that has some of their names has its
@@ -47,4 +48,5 @@ class Problem:
             fields = {name: value for name, value in fields.items() if name not in gone}
         probe = Experiment(**{name: value for name, value in fields.items() if name not in own} | {"method": method})
         kept = {name: value for name, value in fields.items() if name not in own or probe.reads(name)}
-        return Experiment(**{**kept, "method": method, **self.best.get(method, {})})
+        chosen = self.best.get(method, {}) if isinstance(method, str) else {}
+        return Experiment(**{**kept, "method": method, **chosen})

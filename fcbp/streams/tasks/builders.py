@@ -1,4 +1,4 @@
-"""Functions that make streams of tasks: their own settings, and those that all of them have."""
+"""Functions that make streams of tasks: their own settings, and the common ones."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FIELDS = {field.name: field.type for field in fields(Common)}
 
 
 def builder(**defaults: object) -> Callable[[Callable[..., Kind]], Callable[..., Stream]]:
-    """Return a decorator that makes a function of data and settings to a kind of tasks into one to a stream.
+    """Make a decorator that turns a function ``(data, **settings) -> Kind`` into one that returns a stream.
 
     The function made has the settings of :class:`~fcbp.streams.tasks.engine.Common` too, which its signature and its
     documentation show.
 
     Args:
-        **defaults: of those settings, where they are others than ``Common``'s.
+        **defaults: defaults of these settings that differ from ``Common``'s.
     """
     given_defaults: dict[str, Any] = defaults
     base = Common(**given_defaults)

@@ -36,7 +36,7 @@ def class_pairs(
 
     Args:
         data: a data set; or ``(inputs, targets)``, or these and a test's.
-        classes_per_task: how many.
+        classes_per_task: classes of a task.
         per_class: examples of each class, the first in the data; by default as many as the smallest class has.
         new_order: draw another order where it would begin again.
         numbering: a target is the class's place in the task (``"task"``), in the order of classes (``"arrival"``), or
@@ -192,9 +192,9 @@ class _Examples:
     """The examples of each class, as many of each.
 
     Args:
-        data: where they are.
-        per_class: how many to learn from; ``None`` is as many as the smallest class has.
-        validation: how many of each class, the first, are set aside.
+        data: the data set.
+        per_class: examples of a class to learn from; ``None`` is as many as the smallest class has.
+        validation: examples of each class, the first, that are set aside.
 
     Raises:
         ValueError: a class has fewer.

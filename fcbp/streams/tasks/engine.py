@@ -75,7 +75,7 @@ class Common:
         flip: exchange left and right in half of the images.
         crop: pixels that are put around an image, by reflection, before a piece of its size is cut out.
         rotation: two angles in degrees between which images are turned, counter-clockwise.
-        test_examples: how many examples a test has; by default all, of growing tasks as many as the largest has. Where
+        test_examples: examples of a test; by default all, of growing tasks as many as the largest has. Where
             a task has others, each of them comes as often as another, or once more.
         augment_test: change test images as those to learn from.
         task_signal: give a third entry ``(length,)``, bool: whether a new task begins in the batch. The first task
@@ -184,11 +184,11 @@ class Kind:
 
 
 class _Schedule:
-    """When tasks begin.
+    """The times at which tasks begin.
 
     Args:
         lengths: batches of the tasks, one after the other.
-        then: what follows the last.
+        then: the successor of the last.
     """
 
     def __init__(self, lengths: tuple[int, ...], then: Literal["last", "first"]) -> None:
@@ -209,7 +209,7 @@ class _Schedule:
         return turn * len(self.lengths) + place, within - pick(starts, place)
 
     def within(self, batches: int) -> int:
-        """Return the most tasks that so many batches are of."""
+        """Return the largest number of tasks that so many batches belong to."""
         return (batches - 1) // self.shortest + 2
 
 
@@ -420,7 +420,7 @@ class _Maker:
 
 
 def subset_of(key: Tensor, position: Tensor, size: int, domain: Domain) -> Tensor:
-    """Return numbers of a random part of a data set; all of it as it is."""
+    """Draw the numbers of a random part of a data set; the whole stays in its order."""
     if size == domain.size:
         return position
     zero = torch.zeros(position.shape[:-1], dtype=torch.int64, device=position.device)

@@ -1,4 +1,4 @@
-"""Inputs from a data set: taken by number inside the loop, augmented and normalised, only those that are asked for."""
+"""Inputs from a data set: taken by number inside the loop, augmented and normalised, and no others."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def _split(inputs: Any, targets: Any) -> Split:
 
 
 def constants(tensors: dict[str, Tensor], flat: tuple[str, ...] = ()) -> Callable[[torch.device], dict[str, Tensor]]:
-    """``constants(tensors)(device)``: the tensors there; each device has one copy, which all members read.
+    """Make a function that gives the tensors on a device, ``constants(tensors)(device)``; each device has one copy,
+    which all members read.
 
     A device other than the CPU is to be asked for once before a program is traced: a copy made by a program is its own.
 

@@ -32,7 +32,7 @@ def permuted_inputs(
 
     Args:
         data: a data set; or ``(inputs, targets)``, or these and a test's.
-        subset: how many examples are learned from, drawn at random by the key; by default all.
+        subset: the number of examples to learn from, drawn at random by the key; by default all.
         first_task_permuted: ``False`` leaves the pixels of the first task as they are.
 
     Returns:

@@ -70,8 +70,8 @@ def shuffle(
     """Return the images of positions under permutations.
 
     Args:
-        key: of all the permutations.
-        number: which of them, for each row of positions.
+        key: the key of all the permutations.
+        number: the number of the permutation, for each row of positions.
         position: 0 to ``domain.size - 1``.
         domain: of the positions; its tensors have an entry for each row.
 
