@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 
 from fcbp.lanes.functions import Function
-from fcbp.lanes.indices import axes_of, linear, substitute, variable
-from fcbp.lanes.ir import Leaf, Map, Node, Reduce, View, base, is_choice, is_map
+from fcbp.lanes.indices import Index, axes_of, linear, substitute, variable
+from fcbp.lanes.ir import Leaf, Map, Node, Reduce, Role, View, base, is_choice, is_map
 from fcbp.lanes.lower import Lowered
 from fcbp.lanes.reads import dependencies, inline
 
@@ -71,7 +71,7 @@ def _moved(lowered: Lowered, total: Reduce, weights: Leaf) -> Lowered | None:
             return None
         ahead = maker.map(Function.CHOOSE, mask, maker.sums(choice), ahead)
     before = [leaf for (role, _), leaf in lowered.leaves.items() if role == "carry"]
-    leaves = {("carry", i): leaf for i, leaf in enumerate([*before, sums])}
+    leaves: dict[tuple[Role, int], Node] = {("carry", i): leaf for i, leaf in enumerate([*before, sums])}
     leaves |= {key: leaf for key, leaf in lowered.leaves.items() if key[0] != "carry"}
     leaves["next", example.position] = following
     return Lowered(
@@ -91,7 +91,7 @@ def _rebuilt(lowered: Lowered, old: Node, leaf: Leaf) -> dict[Node, Node]:
     return new
 
 
-def _place(total: Reduce, weights: Leaf) -> tuple[object, ...] | None:
+def _place(total: Reduce, weights: Leaf) -> tuple[Index, ...] | None:
     """Where a sum reads the weights; ``None`` if not in the order in which they lie in memory."""
     (x,) = total.args
     here = [variable(a, x.shape) for a in range(len(x.shape))]
@@ -103,7 +103,7 @@ def _place(total: Reduce, weights: Leaf) -> tuple[object, ...] | None:
 class _Ahead:
     """Makes the nodes of a sum that is computed ahead."""
 
-    def __init__(self, total: Reduce, weights: Leaf, following: Leaf, number: int) -> None:
+    def __init__(self, total: Reduce, weights: Leaf, following: Node, number: int) -> None:
         self.total, self.weights, self.following, self.number = total, weights, following, number
 
     def _next(self) -> int:

@@ -127,10 +127,10 @@ def lane_program(
             programs[key] = LaneProgram(why_not=too_large) if too_large else LaneProgram(draft)
         except lanes.Unsupported as error:
             programs[key] = LaneProgram(why_not=str(error))
-    draft = programs[key].draft
-    if draft is not None and draft.halved is not None and cost.halving_pays(draft, count):
-        key = (*key[:-1], draft.halved.width)
-        programs.setdefault(key, LaneProgram(draft.halved))
+    full = programs[key].draft
+    if full is not None and full.halved is not None and cost.halving_pays(full, count):
+        key = (*key[:-1], full.halved.width)
+        programs.setdefault(key, LaneProgram(full.halved))
     return programs[key], count
 
 
