@@ -916,7 +916,8 @@ def test_exponentials_and_logarithms_are_right_to_the_last_place_but_one():
 def test_sums_of_products_have_the_same_bits_on_every_processor(machine, monkeypatch):
     def step(w, x):
         h = torch.relu(x @ w)
-        return w - 0.01 * (x.T @ h), (h.sum(0) / 3, (x.double() @ w.double()).sqrt())
+        own = h.exp(), (h + 0.1).log(), h.tanh(), torch.expm1(-h), (h.double() + 0.1).log()
+        return w - 0.01 * (x.T @ h), (h.sum(0) / 3, (x.double() @ w.double()).sqrt(), own)
 
     carry, xs = torch.randn(19, 6, 5), torch.randn(4, 19, 7, 6)
     first, *others = on_machines(MACHINES, machine, monkeypatch, torch.vmap(step), carry, xs)
