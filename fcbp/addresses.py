@@ -12,6 +12,7 @@ True
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import hashlib
 import importlib
 import importlib.util
@@ -32,6 +33,7 @@ __all__ = [
     "check_not_importing",
     "is_address",
     "load",
+    "looked_up_once",
     "name_of",
     "source_of",
 ]
@@ -87,6 +89,36 @@ def address_of(value: object) -> str | None:
     Functions and classes know their module; other objects are looked for among the names of the modules that are
     imported. Objects of a script that is being run are found in its file.
     """
+    known = _known.get()
+    if known is None:
+        return _searched(value)
+    if id(value) not in known:
+        known[id(value)] = value, _searched(value)
+    return known[id(value)][1]
+
+
+_known: contextvars.ContextVar[dict[int, tuple[object, str | None]] | None] = contextvars.ContextVar(
+    "known", default=None
+)
+"""Objects by identity, which are held so that no other takes it, and their addresses; nothing outside of a context."""
+
+
+@contextlib.contextmanager
+def looked_up_once() -> Iterator[None]:
+    """Look each object up once within the context.
+
+    A search among all names takes tens of milliseconds. The start of a sweep asks hundreds of times, and gives no
+    object a new name.
+    """
+    token = _known.set({} if _known.get() is None else _known.get())
+    try:
+        yield
+    finally:
+        _known.reset(token)
+
+
+def _searched(value: object) -> str | None:
+    """Search for an object's address."""
     module_name, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if isinstance(module_name, str) and isinstance(name, str) and (address := _checked(module_name, name, value)):
         return address

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,29 @@ def test_text_is_read_and_written_as_utf_8(path):
 def test_a_text_file_without_an_encoding_is_seen():
     assert without_encoding("open('a')\nPath('a').read_text()\np.write_text('b')\np.open('a')\n") == [1, 2, 3, 4]
     assert without_encoding("open('a', 'rb')\np.open('wb')\np.read_text(encoding='utf-8')\n") == []
+
+
+def test_within_a_context_an_object_is_searched_for_once_and_outside_of_it_anew(monkeypatch):
+    searched = []
+    search = addresses._searched
+    monkeypatch.setattr(addresses, "_searched", lambda value: searched.append(value) or search(value))
+    lost = object()
+    with addresses.looked_up_once():
+        assert addresses.address_of(lost) is None
+        with addresses.looked_up_once():
+            assert addresses.address_of(lost) is None
+    assert searched == [lost]
+    monkeypatch.setattr(designs, "found", lost, raising=False)
+    assert addresses.address_of(lost) == "fcbp.designs:found"
+
+
+def test_a_module_that_is_gone_is_imported_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "again.py").write_text("made = object()\n", encoding="utf-8")
+    first = addresses.load("again.py:made")
+    assert addresses.load("again.py:made") is first
+    gone = [name for name in sys.modules if name.endswith("_again")]
+    for name in gone:
+        del sys.modules[name]
+    assert gone
+    assert addresses.load("again.py:made") is not first

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fcbp.addresses import is_address, name_of
+from fcbp.addresses import is_address, looked_up_once, name_of
 from fcbp.checks import arguments
 from fcbp.designs import Members
 from fcbp.experiment import parts
@@ -24,6 +24,7 @@ __all__ = ["ExperimentMaker", "check"]
 
 
 @arguments
+@looked_up_once()
 def check(runs: Sequence[Experiment], swept: Sequence[str] = ()) -> None:
     """Check experiments before any work: each setting, that each is read, and the numbers by a step of each program.
 

@@ -11,7 +11,10 @@ from fcbp.lanes.functions import Function
 from fcbp.lanes.ir import Map, Node, Reduce, is_choice
 from fcbp.lanes.reads import inline, reads_at
 
-__all__ = ["with_epilogues", "with_prologues"]
+__all__ = ["sums_columns", "with_epilogues", "with_prologues"]
+
+COLUMNS_FROM = 2048
+"""Elements of an argument from which on a pass of its own over columns takes longer than sums that lie in memory."""
 
 Fusion = tuple[list[Node], dict[Node, Node]]
 """A new order of nodes, and by each fused reduction its prologue or epilogue."""
@@ -58,12 +61,21 @@ def with_prologues(order: list[Node], stored: set[Node], guards: dict[Node, Node
             plain
             and part not in prologues.values()
             and part.uniform == total.uniform
-            and _reads_once(total, part, stored)
+            and (_reads_once(total, part, stored) or sums_columns(total, part, stored))
         ):
             order.remove(total)
             order.insert(max(places) + 1, total)
             prologues[total] = part
     return order, prologues
+
+
+def sums_columns(total: Reduce, argument: Node, stored: set[Node]) -> bool:
+    """Tell whether a reduction adds up the rows of a large argument, each of whose elements it reads once."""
+    (x,) = total.args
+    if total.function is not Function.ADD or total.axes != 1 or x.size != argument.size or x.size < COLUMNS_FROM:
+        return False
+    last = len(x.shape) - 1
+    return reads_at(total, x.shape, argument, stored, (last, *range(last)))
 
 
 def _reads_once(total: Node, argument: Node, stored: set[Node]) -> bool:

@@ -110,10 +110,17 @@ def reads(
             waiting += [(a, at) for a in read.args]
 
 
-def reads_at(node: Node, shape: tuple[int, ...], argument: Node, stored: set[Node]) -> bool:
-    """Tell whether ``node``, at a position of a loop over ``shape``, reads ``argument`` at that position alone."""
+def reads_at(
+    node: Node, shape: tuple[int, ...], argument: Node, stored: set[Node], order: Sequence[int] | None = None
+) -> bool:
+    """Tell whether ``node``, at a position of a loop over ``shape``, reads ``argument`` at that position alone.
+
+    Args:
+        order: the loop's axes in the order in which the argument lies in memory; by default their own.
+    """
     here = [variable(a, shape) for a in range(len(shape))]
-    same = linear(here, shape)
+    order = range(len(shape)) if order is None else order
+    same = linear([here[a] for a in order], [shape[a] for a in order])
 
     def is_allowed(read: Node, place: Sequence[Index]) -> bool:
         if read is argument:

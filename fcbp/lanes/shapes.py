@@ -58,6 +58,7 @@ def _same(b: Builder, out: Out, x: Node, **options: Any) -> Node:
 
 
 @operation("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "_reshape_alias", "flatten")
+@operation("squeeze_", "unsqueeze_")
 def _reshape(b: Builder, out: Out, x: Node, *args: Any) -> Node:
     return b.reshape(x, out.shape)
 

@@ -12,6 +12,7 @@ import torch
 from fcbp.lanes.cpp import array_type, literal, to_vector, type_of
 from fcbp.lanes.elements import Elements
 from fcbp.lanes.functions import REDUCTION_START, Function
+from fcbp.lanes.fusion import sums_columns
 from fcbp.lanes.indices import Index, at, code, linear, plus, times, variable
 from fcbp.lanes.ir import Node, Reduce, Scan, is_map
 from fcbp.lanes.plan import axes_read, tile_axes
@@ -28,6 +29,8 @@ TILES = {
 """By the number of the machine's vector registers: rows and columns of a tile of sums of products. The sums and their
 factors leave some registers free."""
 
+ROWS = 5
+"""Rows that a loop of sums over rows takes at a time."""
 NEAR = 800
 """Elements of two factors that lie in the nearest cache together, while a tile goes along the summed axis."""
 OWN = 2048
@@ -41,11 +44,31 @@ def write_reduction(elements: Elements, node: Reduce) -> None:
     """Write the loops of a reduction, a few results side by side."""
     (x,) = node.args
     elements = elements.over(x.shape, elements.prologue)
+    if elements.prologue is not None and sums_columns(node, elements.prologue, set(elements.plan.order)):
+        _write_column_sums(elements, node)
+        return
     tiles = _tiles(elements, node)
     piece = _piece(elements, node, tiles)
     with _pieces(elements, node, piece):
         for segments in itertools.product(*(_segments(x.shape[axis], width) for axis, width in tiles.items())):
             _write_segment(elements, node, dict(zip(tiles, segments, strict=True)), piece)
+
+
+def _write_column_sums(elements: Elements, node: Reduce) -> None:
+    """Write the loops of sums over the rows of an argument that is computed in them, a few rows at a time."""
+    (x,), writer, last = node.args, elements.writer, len(node.shape)
+    with writer.loops(node.shape):
+        writer.line(f"{elements.stored(node, elements.here[:last])} = {_start(node.function, node)};")
+    for start, count, width in _segments(x.shape[last], ROWS):
+        counts = [*node.shape, count]
+        with writer.scope(""), writer.loops([count, *node.shape], [last, *range(last)]):
+            own = [variable(a, counts) for a in range(last + 1)]
+            total = elements.stored(node, own[:last])
+            writer.line(f"{type_of(node)} sum = {total};")
+            for k in range(width):
+                row = plus(times(own[last], width), at(start + k))
+                _accumulate(elements, node, "sum", (*own[:last], row))
+            writer.line(f"{total} = sum;")
 
 
 def _piece(elements: Elements, node: Reduce, tiles: dict[int, int]) -> int:

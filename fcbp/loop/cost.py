@@ -35,6 +35,8 @@ SCAN_ELEMENT = 0.02e-9
 """Seconds of one element of the compiled scan, of which each operation is a part of some loop."""
 OPERATION = 1.5e-6
 """Seconds that the compiled scan takes for each stored result, whatever its size: most are loops of their own."""
+SCAN_LOADED = 1.3
+"""Bytes that the compiled scan moves for each that is read or written: it loads new arrays before it writes them."""
 STEP = 20e-6
 """Seconds that a step of the compiled scan takes, whatever it is."""
 FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
@@ -70,12 +72,12 @@ class _Work(NamedTuple):
 
 
 def lanes_seconds(draft: Lanes, members: int) -> float:
-    """Return a step of so many members in lanes, on one core."""
+    """Estimate the seconds of a step of so many members in lanes, on one core."""
     return -(-members // draft.width) * _together(*_block_seconds(draft))
 
 
 def _block_seconds(draft: Lanes) -> tuple[float, float]:
-    """Return a block's step: computing, and loading."""
+    """Estimate the seconds of a block's step: computing, and loading."""
     work = _work(draft.plan, often=True)
     computing = (work.products * MULTIPLY_ADD + work.elements * ELEMENT) * draft.width / VECTOR
     return computing, work.loaded * draft.width / _rate(draft.block_bytes)
@@ -89,7 +91,8 @@ def halving_pays(draft: Lanes, members: int) -> bool:
     if not splits_vectors():
         return members <= half.width
     computing, loading = _block_seconds(draft)
-    waits = draft.block_bytes > caches().own and loading > computing
+    own, shared = caches()
+    waits = draft.block_bytes > (own if loading > computing else shared // 2)
     return lanes_seconds(half, members) <= (1 if waits else CLEARLY) * lanes_seconds(draft, members)
 
 
@@ -97,7 +100,7 @@ def scan_seconds(draft: Lanes, members: int) -> float:
     """Estimate the seconds of a step of so many members in the compiled scan, on one core."""
     work = _work(draft.plan, often=False)
     computing = work.products * LIBRARY + work.elements * SCAN_ELEMENT
-    loading = work.loaded / _rate(draft.block_bytes // draft.width * members)
+    loading = SCAN_LOADED * work.loaded / _rate(draft.block_bytes // draft.width * members)
     return STEP + work.results * OPERATION + members * _together(computing, loading)
 
 
@@ -132,13 +135,17 @@ def _work(plan: Plan, often: bool) -> _Work:
             elements += node.size
         if node in stored:
             results += 1
-            loaded += 0 if often and plan.is_skipped_mostly(node) else _bytes(plan, node, stored)
+            loaded += 0 if often and plan.is_skipped_mostly(node) else _bytes(plan, node, stored, often)
     return _Work(products, elements, loaded, results)
 
 
-def _bytes(plan: Plan, node: Node, stored: set[Node]) -> int:
-    """Return the reads and writes of the loop that makes a node, without those that another loop does on the way."""
+def _bytes(plan: Plan, node: Node, stored: set[Node], often: bool) -> int:
+    """Return the reads and writes of the loop that makes a node, without those that another loop does on the way.
+
+    Args:
+        often: leave out what a sum computes itself before it adds it up, as lanes do.
+    """
     passed = {total for total, result in plan.epilogues.items() if result is node}
-    passed |= {part for total, part in plan.prologues.items() if total is node}
+    passed |= {part for total, part in plan.prologues.items() if total is node and often}
     read = sum(a.size * a.dtype.itemsize for a in inline(node, stored) if a not in passed and not a.uniform)
     return read + (0 if node in plan.epilogues else node.size * node.dtype.itemsize)

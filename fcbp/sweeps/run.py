@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from fcbp.addresses import check_not_importing
+from fcbp.addresses import check_not_importing, looked_up_once
 from fcbp.checks import arguments
 from fcbp.designs import Members, grid
 from fcbp.experiment import PROGRAMS, Experiment, ExperimentMaker
@@ -202,6 +202,7 @@ def resume(
         folder.release()
 
 
+@looked_up_once()
 def _plan(
     experiment: Any,
     members: Members | Mapping[str, Any],

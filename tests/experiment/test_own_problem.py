@@ -16,7 +16,7 @@ import fcbp
 
 SUPPORT = Path(own_problem.__file__).parent
 MEMBERS = {"seed": range(4), "batch_size": [1, 32], "step_size": [0.001, 0.01]}
-OPTIONS = {"steps": 40, "progress": False, "compile": False}
+OPTIONS = {"steps": 20, "progress": False, "compile": False}
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), str(Path(__file__).parent)]),
@@ -46,7 +46,7 @@ def test_accuracy_by_task_in_the_dataset_and_in_the_picture(in_sevens):
     assert in_sevens["accuracy"].dims == ("seed", "batch_size", "step_size", "task")
     assert in_sevens["margin"].dims == in_sevens["test_accuracy"].dims == in_sevens["accuracy"].dims
     assert list(in_sevens["task"].values) == [0, 1]
-    assert list(in_sevens["step"].values) == [20, 40]
+    assert list(in_sevens["step"].values) == [10, 20]
     assert ((in_sevens["accuracy"] >= 0) & (in_sevens["accuracy"] <= 1)).all()
     large = in_sevens.sel(batch_size=32, step_size=0.01)["accuracy"].mean()
     assert large > 0.12  # better than chance
@@ -66,7 +66,7 @@ def test_whole_and_in_sevens(in_sevens):
 @pytest.mark.slow
 def test_from_the_command_line_with_the_users_own_flags(in_sevens, tmp_path):
     flags = (
-        "--seeds 4 --batch-size 1 32 --step-size 0.001 0.01 --width 8 --replacement-rate 0.0001 --steps 40 "
+        "--seeds 4 --batch-size 1 32 --step-size 0.001 0.01 --width 8 --replacement-rate 0.0001 --steps 20 "
         "--members-at-once 7 --compile False"
     )
     command = [sys.executable, "-m", "fcbp.cli", "run", f"{SUPPORT}/own_problem.py:experiment", *flags.split()]
@@ -133,7 +133,7 @@ def network(spec):
     return torch.nn.Sequential(torch.nn.Linear(64, 100), torch.nn.ReLU(), torch.nn.Linear(100, 10))
 
 
-experiment = fcbp.Experiment(stream=digits, network=network, metrics=("accuracy",), steps=20)
+experiment = fcbp.Experiment(stream=digits, network=network, metrics=("accuracy",), steps=20, bin=10)
 results = fcbp.sweep(experiment, fcbp.grid(seed=range(2), step_size=[0.01, 0.1]), progress=False, compile=False)
 """
 
@@ -150,7 +150,7 @@ def test_a_stream_from_arrays_a_network_and_a_sweep_are_under_25_lines():
 def test_compiled_as_eager():
     members = {"seed": [0, 1], "batch_size": [1]}
     compiled, eager = (
-        fcbp.sweep(own_problem.experiment, members, steps=40, progress=False, compile=how) for how in (True, False)
+        fcbp.sweep(own_problem.experiment, members, steps=20, progress=False, compile=how) for how in (True, False)
     )
     for name in ("loss", "accuracy", "test_accuracy"):
         np.testing.assert_allclose(compiled[name], eager[name], rtol=1e-3, atol=1e-4)

@@ -19,7 +19,7 @@ from fcbp.learner import LearnerHyperparams, make_learner
 from fcbp.methods import METHODS
 
 rows = pytest.mark.parametrize("row", METHOD_ROWS, ids=lambda row: row.name)
-STEPS = 12
+STEPS = 9
 """Four tasks; every period and every maturity of the rows is shorter."""
 OPTIMIZERS = {"sgd": optim.sgd(), "momentum": optim.sgd(0.9), "adam": optim.adam()}
 

@@ -156,6 +156,7 @@ NETWORKS: dict[str, Operation] = {
     "linear backward": lambda v: torch.func.grad(lambda w: F.linear(v.x, w.T).square().sum())(v.w),
     "mm": lambda v: v.x @ v.w,
     "mv": lambda v: v.x @ v.row,
+    "vm": lambda v: (v.row @ v.x.T, (v.row @ v.w).unsqueeze_(0)),
     "dot": lambda v: v.row @ v.row,
     "bmm": lambda v: torch.bmm(v.x[None].expand(2, -1, -1), v.w[None].expand(2, -1, -1)),
     "einsum": lambda v: torch.einsum("nm,nm,m->n", v.x, v.y, v.row),

@@ -6,7 +6,7 @@ import torch
 import fcbp
 
 IMAGES, LABELS = (torch.as_tensor(a) for a in sklearn.datasets.load_digits(return_X_y=True))
-IMAGES, LABELS, TASK = IMAGES.float() / 16, LABELS.long(), 20
+IMAGES, LABELS, TASK = IMAGES.float() / 16, LABELS.long(), 10
 
 
 def permuted_digits(batch_size=1, task_length=TASK):

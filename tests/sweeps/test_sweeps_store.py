@@ -73,9 +73,13 @@ def test_names_units_and_attributes(finished):
     config = json.loads((out / "config.json").read_text())
     assert config["experiment"] == json.loads(attributes["experiment"])
     assert config["sizes"] == dict(results.sizes)
-    written = ("experiment", "programs")  # as JSON: attributes are no trees
-    assert {name: config[name] for name in attributes} == {
-        name: json.loads(value) if name in written else value for name, value in attributes.items()
+    made_by = {maker for program in config["programs"] for maker in program["made_by"]}
+    assert attributes["made_by"].split("; ") == sorted(made_by)
+    written, derived = ("experiment", "programs"), ("made_by", "same_bits")  # as JSON: attributes are no trees
+    assert {name: config[name] for name in attributes if name not in derived} == {
+        name: json.loads(value) if name in written else value
+        for name, value in attributes.items()
+        if name not in derived
     }
 
 
