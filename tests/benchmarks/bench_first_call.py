@@ -55,14 +55,18 @@ def in_a_fresh_process(program: str, cache: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize(("cache", "limit"), [("cold", 25.0), ("warm", 8.0)])
-def test_first_call(benchmark: Any, report: Any, tmp_path: Path, cache: str, limit: float) -> None:
-    program = FIRST_CALL.format(members=500, backend=None)
+@pytest.mark.parametrize(
+    ("backend", "cache", "limit"),
+    [(None, "cold", 25.0), (None, "warm", 8.0), ("scan", "cold", 20.0), ("scan", "warm", 2.0)],
+)
+def test_first_call(benchmark: Any, report: Any, tmp_path: Path, backend: str | None, cache: str, limit: float) -> None:
+    program = FIRST_CALL.format(members=500, backend=backend)
     if cache == "warm":
         in_a_fresh_process(program, tmp_path)
     total, call = benchmark.pedantic(in_a_fresh_process, args=(program, tmp_path), rounds=1)
     nan = float("nan")
-    name = f"main job, first call to first result, {cache} cache"
+    job = "main job in the compiled scan" if backend else "main job"
+    name = f"{job}, first call to first result, {cache} cache"
     report(Row(name, 2, "call", call, "limit", limit, limit / call, f"<= {limit:g} s", call <= limit))
     report(Row(f"{name}, import included", 2, "process", total, "", nan, nan))
 
