@@ -13,7 +13,7 @@ from fcbp.lanes.reads import inline, reads_at
 
 __all__ = ["sums_columns", "with_epilogues", "with_prologues"]
 
-COLUMNS_FROM = 2048
+COLUMNS_FROM = 1 << 13
 """Elements of an argument from which on a pass of its own over columns takes longer than sums that lie in memory."""
 
 Fusion = tuple[list[Node], dict[Node, Node]]
