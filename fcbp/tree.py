@@ -11,7 +11,7 @@ from fcbp.kinds import PyTree
 
 Path = tuple[str | int, ...]
 
-__all__ = ["NoSuchPath", "Path", "child", "get", "replace", "show"]
+__all__ = ["NoSuchPath", "Path", "get", "replace", "show"]
 
 
 class NoSuchPath(KeyError, ValueError):

@@ -240,7 +240,7 @@ def test_the_suites_methods_suit_lanes(method):
 def test_the_suite_gives_every_method_the_same_budget():
     for problem in bench.SUITES["digits"].problems:
         methods = [row["method"] for row in problem.settings]
-        assert {methods.count(method) for method in methods} == {5}
+        assert {methods.count(method) for method in methods} == {6}
         assert set(methods) == {"fresh", "bp", "cbp", "redo", "l2-init", "shrink-perturb", "upgd", "swr"}
         fcbp.experiment.check([problem.experiment.replace(**row) for row in problem.settings])
 

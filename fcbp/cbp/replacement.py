@@ -93,7 +93,7 @@ def select_and_reset(
     key, draws, rounds = random.split(state.key, 3).unbind()
     claims = due(state, units, hyper, rounding, rate_counts, rounds)
     # Most steps replace nobody. Where that can be seen the rest is left out, which changes no bit.
-    least = 1 if initializers.draws_in_order(draw_rows) else max((group.size for group in units), default=1)
+    least = 1 if initializers.draws_in_order(draw_rows) else max([1, *(group.size for group in units)])
     chosen = {group.name: select(state, group, hyper, claims[group.name], capacity, least) for group in units}
     active = [group for group in units if chosen[group.name].rows]
     if transfer_bias:

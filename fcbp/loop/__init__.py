@@ -1,7 +1,6 @@
 """``scan``: run a pure step many times, compiled."""
 
 from fcbp.loop.nested import compiling, nested
-from fcbp.loop.origin import made_by
 from fcbp.loop.program import PARALLEL_FROM, check_carry
 from fcbp.loop.scanning import Choice, compiles, explain, is_out_of_memory, prepare, scan, source
 
@@ -13,7 +12,6 @@ __all__ = [
     "compiling",
     "explain",
     "is_out_of_memory",
-    "made_by",
     "nested",
     "prepare",
     "scan",

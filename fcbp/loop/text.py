@@ -39,7 +39,7 @@ def written(draft: lanes.Lanes) -> Source:
         for node in nodes
     ]
     order = [_placed(node, draft) for node in plan.order]
-    code = draft.source.removeprefix(prelude(draft.elements)).strip("\n")
+    code = draft.source.partition(prelude(draft.elements))[2].strip("\n")
     return Source(draft.traced.graph.strip(), "\n".join(lines), "\n".join(order), code)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from fcbp import loop
 from fcbp.kinds import PyTree
 from fcbp.loop.nested import Compile
+from fcbp.loop.origin import made_by
 from fcbp.program import Program
 from fcbp.rehearsal import Rehearsed
 from fcbp.sweeps.plan import pieces
@@ -123,10 +124,10 @@ class Advance:
         name: loop.BackendName = "scan" if self.compile is True and not self.scan_failed else "eager"
         if self.program.loops:
             name = "scan" if self.compile else "eager"
-            return Backend(name, "", loop.made_by(name, device))
+            return Backend(name, "", made_by(name, device))
         if self.window_length(carry) or self.suits_lanes(carry):
-            return Backend("lanes", "", loop.made_by("lanes", device))
-        return Backend(name, self.unbuilt, loop.made_by(name, device))
+            return Backend("lanes", "", made_by("lanes", device))
+        return Backend(name, self.unbuilt, made_by(name, device))
 
     def most_steps(self, carry: Carry) -> int:
         """Return the most steps of one call."""

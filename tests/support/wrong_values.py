@@ -177,6 +177,7 @@ CALLS: dict[str, dict[str, Any]] = {
         **{"measure": "contribution", "grads": GRADS},
     },
     "initializers.checked": {"initializer": fcbp.initializers.lecun_normal},
+    "initializers.draws_in_order": {"initializer": fcbp.initializers.lecun_normal},
     "initializers.gain": {"nonlinearity": "relu"},
     "initializers.get": {"initializer": "kaiming_uniform", "nonlinearity": "relu"},
     **{f"initializers.{name}": DRAW for name in fcbp.initializers.__all__ if name.endswith(("_normal", "_uniform"))},
@@ -312,6 +313,13 @@ CALLS: dict[str, dict[str, Any]] = {
     "tree.get": {"tree": PARAMS, "path": (next(iter(PARAMS)),)},
     "tree.replace": {"tree": PARAMS, "updates": {(next(iter(PARAMS)),): X}},
     "tree.show": {"path": ("a",)},
+    "tuning.is_tuned": {"out": RUN},
+    "tuning.sweeps_of": {"out": RUN},
+    "tuning.tune": {
+        **{"experiment": fcbp.Experiment(steps=4, bin=2), "settings": [{"step_size": 0.1}], "tune_seeds": 1},
+        **{"report_seeds": 1, "variable": None, "over": 1.0, "apart": (), "out": None, "resume": False},
+        **{"compile": False, "progress": False},
+    },
     "units.check_features": {"units": UNITS, "features": FEATURES},
     "units.check_units": {"units": UNITS, "params": PARAMS, "buffers": None},
     "utility.get": {"measure": "contribution"},
@@ -343,14 +351,14 @@ WITHOUT_ARGUMENTS = {
     *("data.default_root", "data.names", "methods.backprop", "methods.fresh", "methods.full_reset", "methods.l2"),
     *("methods.weight_decay", "experiment.setting_names"),
 }
-ELSEWHERE = {"loop.check_carry", "data.fetch", "nets.resnet18", "envs.build"}
-"""Of traces; uses the network; large, and a ``ResNet``; of functions, as each environment calls it."""
+ELSEWHERE = {"loop.check_carry", "data.fetch", "nets.resnet18", "envs.build", "tuning.resume", "tuning.table"}
+"""Of traces; uses the network; large, and a ``ResNet``; of functions, as each environment calls it; of a tuning."""
 
 HEAVY = {
     *("find_units", "units.explain", "stateful.ContinualBackprop", "sweep", "loop.scan", "loop.nested", "data.check"),
     *("experiment.assemble", "experiment.build_program", "experiment.check", "nets.ResNet"),
     *("nets.TransformerEncoder", "nets.VisionTransformer", "agents.dqn", "agents.ppo", "agents.continual_acrobot"),
-    *("agents.continual_cartpole", "agents.continual_pendulum", "analysis.stratified_bootstrap"),
+    *("agents.continual_cartpole", "agents.continual_pendulum", "analysis.stratified_bootstrap", "tuning.tune"),
 }
 """Calls of which each takes long, or that go on for as long as they are told: other values are tried there."""
 FEW = ("None", "a dict", "an object", "a model")
