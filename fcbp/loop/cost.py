@@ -44,7 +44,7 @@ FROM_OWN, FROM_SHARED, FROM_MEMORY = 200e9, 90e9, 45e9
 OVERLAP = 0.7
 """The share of the shorter of computing and loading that the longer hides."""
 
-CLEARLY = 0.95
+CLEARLY = 0.85
 """Halves are taken up to this share of the time of full blocks, where these compute for longer than they load."""
 
 
