@@ -8,6 +8,7 @@ import own_problem
 import own_programs
 import pytest
 import torch
+from interruption import Killed, kill_after
 
 import fcbp
 from fcbp.sweeps import advance, files
@@ -30,25 +31,11 @@ def same(found, expected):
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
-class Enough(BaseException):
-    """Stands for a kill: nobody catches it to tidy up."""
-
-
 def killed(program, members, out, events):
-    handle, write, count = Execution._handle, Execution._write_config, 0
-
-    def dying(self, event):
-        nonlocal count
-        handle(self, event)
-        count += 1
-        if count == events:
-            raise Enough
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(advance, "PIECE", 8)
-        patch.setattr(Execution, "_handle", dying)
-        patch.setattr(Execution, "_write_config", lambda self, state: None if count == events else write(self, state))
-        with pytest.raises(Enough):
+        kill_after(patch, events)
+        with pytest.raises(Killed):
             sweep(program, members, out=out, checkpoint_every=0, members_at_once=2)
 
 

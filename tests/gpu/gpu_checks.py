@@ -11,6 +11,7 @@ import contract
 import optree
 import pytest
 import torch
+from classifiers import classifiers
 from gpu_dry import kernels_on_host, passes_nvcc
 from interruption import raise_after
 from lanes_table import GROUPS
@@ -106,16 +107,7 @@ def kernel_is_taken(step, carry, xs):
 
 
 def learners(device, members=70, steps=30):
-    model = fcbp.nets.mlp(6, (9, 7), 3, activation="tanh")
-    units = fcbp.find_units(model, torch.zeros(1, 6))
-    learner = fcbp.make_learner(model, units, loss="cross_entropy", method=fcbp.methods.cbp())
-    hyper = fcbp.LearnerHyperparams(0.05, method=fcbp.Hyperparams(0.05, 2.0, 0.9))
-
-    def step(state, example):
-        state, info = learner.step(state, example, hyper)
-        return state, info["loss"]
-
-    state = torch.vmap(learner.init)(torch.stack([fcbp.random.key(i) for i in range(members)]))
+    step, state = classifiers(members, "tanh")
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(steps, members, 5, 6, generator=generator)
     return step, on(device, state), on(device, (inputs, torch.randint(3, inputs.shape[:3], generator=generator)))

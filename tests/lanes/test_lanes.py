@@ -14,6 +14,7 @@ import warnings
 import optree
 import pytest
 import torch
+from classifiers import classifiers
 from compilers import hanging
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -753,16 +754,7 @@ def test_no_number_depends_on_the_pieces_in_which_large_factors_are_read(monkeyp
 
 @pytest.mark.parametrize("members", [3, 19])
 def test_blocks_of_half_as_many_members_give_the_same_bits(members):
-    model = fcbp.nets.mlp(6, (9, 7), 3)
-    units = fcbp.find_units(model, torch.zeros(1, 6))
-    learner = fcbp.make_learner(model, units, loss="cross_entropy", method=fcbp.methods.cbp())
-    hyper = fcbp.LearnerHyperparams(0.05, method=fcbp.Hyperparams(0.05, 2.0, 0.9))
-
-    def step(state, example):
-        state, info = learner.step(state, example, hyper)
-        return state, info["loss"]
-
-    state = torch.vmap(learner.init)(torch.stack([fcbp.random.key(i) for i in range(members)]))
+    step, state = classifiers(members)
     xs = torch.randn(40, members, 5, 6), torch.randint(3, (40, members, 5))
     leaves, spec = optree.tree_flatten(state)
     full = lanes.draft(torch.vmap(step), leaves, spec, xs, lambda *_: None)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from interruption import Killed, kill_after
 
 import fcbp
 from fcbp.sweeps import advance, checkpoint, files, folder, store
@@ -60,37 +61,14 @@ def same(out, undisturbed):
     assert sorted(path.name for path in out.iterdir()) == ["config.json", "experiment.yaml", "plan.json", store.STORE]
 
 
-class Enough(BaseException):
-    """Stands for a kill: nobody catches it to tidy up."""
-
-
-def killed_after(events, monkeypatch):
-    """A sweep ends, as if killed, after it has handled so many events."""
-    count = 0
-    handle = Execution._handle
-
-    def dying(self, event):
-        nonlocal count
-        handle(self, event)
-        count += 1
-        if count == events:
-            raise Enough
-
-    monkeypatch.setattr(Execution, "_handle", dying)
-    monkeypatch.setattr(Execution, "_write_config", lambda self, state: None if count == events else write(self, state))
-
-
-write = Execution._write_config
-
-
 def half_done(out, events, **options):
     """A directory of a sweep that was killed; of each number of events one is run, and the others are its copies."""
     if not options and events in killed:
         shutil.copytree(killed[events], out, dirs_exist_ok=True)
         return
     with pytest.MonkeyPatch.context() as patch:
-        killed_after(events, patch)
-        with pytest.raises(Enough):
+        kill_after(patch, events)
+        with pytest.raises(Killed):
             sweep(out, **options)
     if not options:
         killed[events] = Path(tempfile.mkdtemp(dir=out.parent))
@@ -178,11 +156,11 @@ def test_a_finished_run_is_only_read(undisturbed, monkeypatch):
 @pytest.mark.parametrize("stage", ["create", "_write_plan", "_write_config"])
 def test_killed_before_it_began(tmp_path, undisturbed, stage, monkeypatch):
     def die(*args):
-        raise Enough
+        raise Killed
 
     with monkeypatch.context() as patch:
         patch.setattr(store.Results if stage == "create" else Execution, stage, die)
-        with pytest.raises(Enough):
+        with pytest.raises(Killed):
             sweep(tmp_path)
     with pytest.raises(ValueError, match=r"holds no config.json"):
         fcbp.resume(tmp_path)
