@@ -13,7 +13,7 @@ from fcbp.lanes.reads import reads
 __all__ = ["Plan", "axes_read", "tile_axes"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """All decisions about a program but its text."""
 

@@ -114,6 +114,7 @@ def _rate(size: int) -> float:
     return FROM_OWN if size <= own else FROM_SHARED if size <= shared // 2 else FROM_MEMORY
 
 
+@functools.lru_cache(maxsize=64)  # a scan in pieces asks at each piece
 def _work(plan: Plan, often: bool) -> _Work:
     """Count the work of a step.
 
